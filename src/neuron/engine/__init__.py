@@ -1,0 +1,1 @@
+"""The inference engine: one process per loaded model, reached through ``messages``."""

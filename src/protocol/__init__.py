@@ -1,0 +1,1 @@
+"""The vocabulary that cortex and neuron share; see ``docs/architecture.md``."""

@@ -1,0 +1,60 @@
+"""Errors that travel: one code for machines, three sentences for people.
+
+Every failure that a client or operator can see is a :class:`WireError`: what happened, why (with
+the numbers), what to do. The gateway maps codes to HTTP statuses in one table
+(``cortex.api.errors``); nothing else decides a status.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class ErrorCode(StrEnum):
+    """What went wrong, as programs see it."""
+
+    INVALID_REQUEST = "invalid_request"
+    """The request itself is wrong: syntax, type, range, template."""
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    """The prompt does not fit into the model's context."""
+    REQUEST_TOO_LARGE = "request_too_large"
+    """The body or job is larger than what the gateway or the bus takes."""
+    MODEL_NOT_FOUND = "model_not_found"
+    """No host of the fleet knows this model."""
+    MODEL_UNAVAILABLE = "model_unavailable"
+    """The model is known but no host can serve it now."""
+    OVERLOADED = "overloaded"
+    """A bounded queue is full."""
+    TIMEOUT = "timeout"
+    """A deadline passed before the work began or while it made no progress."""
+    STREAM_LOST = "stream_lost"
+    """The neuron that ran the request is gone, or its frames have a gap."""
+    BUS_UNAVAILABLE = "bus_unavailable"
+    """The gateway has no connection to NATS."""
+    POISON = "poison"
+    """The request was delivered several times and nobody survived or accepted it."""
+    ENGINE_FAILED = "engine_failed"
+    """The engine process died or cannot go on."""
+    INTERNAL = "internal"
+    """A bug; the details are in the log under the request's id."""
+
+
+class WireError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A failure as it travels on the bus and into every API dialect."""
+
+    code: ErrorCode
+    message: str
+    retry_after_seconds: int = 0
+    """0 = do not promise that a retry helps."""
+    param: str = ""
+    """The request field at fault, for INVALID_REQUEST."""
+
+
+class FleetError(Exception):
+    """Raised inside a program for a failure that has a :class:`WireError`."""
+
+    def __init__(
+        self, code: ErrorCode, message: str, *, retry_after_seconds: int = 0, param: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.error = WireError(code, message, retry_after_seconds, param)

@@ -1,0 +1,84 @@
+"""Names that travel on the bus: model ids, node and gateway ids, job and instance ids.
+
+Model ids contain ``/``, ``.`` and ``:``, which NATS subjects, KV keys and consumer names may not.
+:func:`token` writes any text as one safe token and :func:`untoken` reads it back; the pair is a
+bijection, so one model has exactly one subject.
+"""
+
+import re
+import secrets
+from functools import lru_cache
+
+MAX_MODEL_ID_BYTES = 200
+"""Longer model ids are refused: consumer names have a limit of 255 bytes with the codec's escapes
+for ordinary names."""
+
+_HOST_ID = re.compile(r"[a-z0-9-]{1,48}")
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_ESCAPE = re.compile(rb"=([0-9A-F]{2})")
+
+
+class InvalidName(ValueError):
+    """Raised when a name or token is outside its grammar; the message says which and why."""
+
+
+@lru_cache(maxsize=4096)
+def token(text: str) -> str:
+    """Writes *text* as one token of ``[A-Za-z0-9_=-]``: other UTF-8 bytes become ``=XX``.
+
+    Raises :class:`InvalidName` for an empty text, which has no token.
+    """
+    if not text:
+        raise InvalidName("an empty name has no token")
+    return "".join(chr(b) if b in _PLAIN else f"={b:02X}" for b in text.encode())
+
+
+@lru_cache(maxsize=4096)
+def untoken(text: str) -> str:
+    """Reads a token back; the inverse of :func:`token`.
+
+    Raises :class:`InvalidName` for anything that :func:`token` would not have written.
+    """
+    try:
+        decoded = _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), text.encode("ascii")).decode()
+        canonical = token(decoded) == text
+    except (UnicodeError, InvalidName):
+        canonical = False
+    if not canonical:
+        raise InvalidName(f"{text!r} is not a canonical token")
+    return decoded
+
+
+def check_model_id(model: str) -> str:
+    """Returns *model* when it can be a model id, else raises :class:`InvalidName`."""
+    size = len(model.encode())
+    if not 0 < size <= MAX_MODEL_ID_BYTES:
+        raise InvalidName(f"a model id has 1 to {MAX_MODEL_ID_BYTES} bytes, this one has {size}")
+    if any(ord(character) < 32 for character in model):
+        raise InvalidName(f"a model id has no control characters: {model!r}")
+    return model
+
+
+def check_host_id(name: str) -> str:
+    """Returns *name* when it can be a node or gateway id, else raises :class:`InvalidName`."""
+    if not _HOST_ID.fullmatch(name):
+        raise InvalidName(
+            f"{name!r} cannot name a node or gateway: 1 to 48 of the characters a-z, 0-9 and '-'"
+        )
+    return name
+
+
+def host_id_from(text: str) -> str:
+    """The nearest valid node or gateway id to a free text such as a host name."""
+    cleaned = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:48].strip("-")
+    return cleaned or "node"
+
+
+def new_job_id() -> str:
+    """A fresh 128-bit job id: 32 hex digits, so it is one token everywhere."""
+    return secrets.token_hex(16)
+
+
+def new_instance_id() -> str:
+    """Names one life of a process: a restarted neuron or gateway gets another one."""
+    return secrets.token_hex(6)
