@@ -1,0 +1,294 @@
+"""One NATS connection with the options that a serving fleet needs.
+
+nats-py's defaults notice a dead server after six minutes, give up for good after two, and let one
+exception in an error callback stop the read loop in silence. Here: pings of seconds, endless
+reconnects after a bounded first connect, and callbacks that cannot raise.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Self
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+log = logging.getLogger("bus")
+
+MINIMUM_SERVER = (2, 12)
+"""Prioritized pulls came with 2.12; per-message TTLs with 2.11 (2.9 accepts and ignores them)."""
+MINIMUM_PAYLOAD_BYTES = 1 << 20
+_HEADROOM_BYTES = 4096
+"""Payload plus headers above max_payload closes a nats-py client for ever: stay below."""
+_PENDING_BYTES = 8 << 20
+
+
+class BusSetupError(Exception):
+    """Raised when the first connect fails or the server cannot carry a fleet; for people."""
+
+
+class BusMessage(NamedTuple):
+    """A received message."""
+
+    subject: str
+    data: bytes
+    reply: str
+    headers: dict[str, str]
+
+
+Handler = Callable[[BusMessage], None]
+"""Called for each message in order; must not block. Its exceptions are logged, never fatal."""
+
+
+class Bus:
+    """A connected client. ``closed`` is set when the connection is gone for good."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+        self.closed = asyncio.Event()
+        self.reconnects = 0
+        self._client = Client()
+        self._closing = False
+        self._last_error: Exception | None = None
+        self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, name: str, token: str = "", deadline_seconds: float = 5.0
+    ) -> Self:
+        """Connects and checks the server; raises :class:`BusSetupError` with the remedy."""
+        bus = cls(url, name)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await bus._first_connect(token)
+                await bus._check_server()
+        except TimeoutError:
+            await bus.close()
+            raise BusSetupError(bus._why_not_connected()) from None
+        except BusSetupError:
+            await bus.close()
+            raise
+        return bus
+
+    async def _first_connect(self, token: str) -> None:
+        options: dict[str, Any] = {"token": token} if token else {}
+        while True:
+            # A bounded number of attempts: with endless ones nats-py's connect() never returns
+            # for a dead server or a refused login.
+            try:
+                await self._client.connect(
+                    self.url,
+                    name=self.name,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0.1,
+                    connect_timeout=1,
+                    ping_interval=2,
+                    max_outstanding_pings=2,
+                    pending_size=_PENDING_BYTES,
+                    inbox_prefix=f"_INBOX_{self.name}",
+                    error_cb=self._errored,
+                    disconnected_cb=self._disconnected,
+                    reconnected_cb=self._reconnected,
+                    closed_cb=self._was_closed,
+                    **options,
+                )
+                break
+            except (nats.errors.Error, OSError, ValueError) as error:
+                if self._is_refusal(error) or isinstance(error, ValueError):
+                    raise BusSetupError(self._why_not_connected(error)) from None
+                await asyncio.sleep(0.1)
+                self._client = Client()
+        self._client.options["max_reconnect_attempts"] = -1
+
+    def _is_refusal(self, error: Exception) -> bool:
+        texts = f"{error} {self._last_error}".lower()
+        return "authoriz" in texts or "authentic" in texts
+
+    def _why_not_connected(self, error: Exception | None = None) -> str:
+        error = error or self._last_error or TimeoutError()
+        if self._is_refusal(error):
+            return (
+                f"NATS at {self.url} refuses the login. Give the credentials that its "
+                "configuration expects (--nats-token-file FILE)."
+            )
+        reason = str(self._last_error or error) or type(error).__name__
+        return (
+            f"no NATS server answers at {self.url} ({reason}). Start nats-server with "
+            "deploy/nats.conf, or name another one with --nats URL."
+        )
+
+    async def _check_server(self) -> None:
+        version = self._client.connected_server_version
+        found = f"{version.major}.{version.minor}.{version.patch}"
+        if (version.major, version.minor) < MINIMUM_SERVER:
+            needed = ".".join(map(str, MINIMUM_SERVER))
+            raise BusSetupError(
+                f"NATS at {self.url} is version {found}; {needed} or newer is needed, older ones "
+                "silently ignore expiry times. Upgrade nats-server."
+            )
+        if self.max_payload_bytes < MINIMUM_PAYLOAD_BYTES:
+            raise BusSetupError(
+                f"NATS at {self.url} has max_payload = {self.max_payload_bytes} bytes; at least "
+                f"{MINIMUM_PAYLOAD_BYTES} are needed. Set max_payload: 8MB (deploy/nats.conf)."
+            )
+        try:
+            answer = await self._client.request("$JS.API.INFO", b"", timeout=2)
+            problem = json.loads(answer.data).get("error", {}).get("description", "")
+        except nats.errors.NoRespondersError:
+            problem = "no responders"
+        except nats.errors.TimeoutError:
+            problem = "no answer in 2 s"
+        if problem:
+            raise BusSetupError(
+                f"JetStream is off on NATS at {self.url} ({problem}). Add 'jetstream {{}}' to its "
+                "configuration, or start it with deploy/nats.conf."
+            )
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """False while the client is reconnecting."""
+        return bool(self._client.is_connected)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """What the server takes in one message, less the room for headers."""
+        return int(self._client.max_payload) - _HEADROOM_BYTES
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Runs *callback* after every reconnect: what the server forgot must be told again.
+
+        Returns the function that takes the registration back.
+        """
+        self._on_reconnect.append(callback)
+        return lambda: self._on_reconnect.remove(callback)
+
+    async def _errored(self, error: Exception) -> None:
+        if "permissions violation" in str(error):
+            log.critical("NATS denies %s: %s. See the roles in deploy/nats.conf.", self.name, error)
+        elif self._client.is_connected and not self._closing:
+            log.warning("NATS: %s", error or type(error).__name__)
+        self._last_error = error
+
+    async def _disconnected(self) -> None:
+        if not self._closing and not self.closed.is_set():
+            log.warning("lost the connection to NATS at %s; reconnecting", self.url)
+
+    async def _reconnected(self) -> None:
+        self.reconnects += 1
+        log.warning("connected to NATS at %s again", self.url)
+        for callback in list(self._on_reconnect):
+            try:
+                await callback()
+            except Exception:
+                log.exception("after reconnect")
+
+    async def _was_closed(self) -> None:
+        if not self._closing:
+            log.critical("NATS closed the connection for good: %s", self._last_error)
+        self.closed.set()
+
+    # -- messages ------------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Sends; raises :class:`BusOverflow` for more than the server takes.
+
+        While disconnected, messages are kept up to 8 MiB and then dropped with a warning: what
+        must not be lost is repeated by its protocol, not by this buffer.
+        """
+        if len(data) > self.max_payload_bytes:
+            raise BusOverflow(len(data), self.max_payload_bytes)
+        try:
+            await self._client.publish(subject, data, reply=reply, headers=headers)
+        except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionClosedError) as error:
+            log.warning("dropped a message on %s: %s", subject, error)
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        timeout: float = 2.0,
+        headers: dict[str, str] | None = None,
+    ) -> bytes | None:
+        """The answer's payload, or None when nobody answers in time."""
+        if len(data) > self.max_payload_bytes:
+            raise BusOverflow(len(data), self.max_payload_bytes)
+        try:
+            answer = await self._client.request(subject, data, timeout=timeout, headers=headers)
+        except nats.errors.Error:  # time-out, no responders, disconnected, closed
+            return None
+        return bytes(answer.data)
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> "Subscription":
+        """Calls *handler* for every message; survives reconnects."""
+
+        async def deliver(message: Msg) -> None:
+            try:
+                handler(_message(message))
+            except Exception:
+                log.exception("while handling a message on %s", message.subject)
+
+        return Subscription(await self._client.subscribe(subject, queue=queue, cb=deliver))
+
+    def new_inbox(self) -> str:
+        """A subject for answers to this process alone."""
+        return str(self._client.new_inbox())
+
+    async def flush(self, timeout: float = 2.0) -> bool:
+        """Waits until the server has everything sent so far; False when it does not answer."""
+        try:
+            await self._client.flush(timeout=timeout)
+        except nats.errors.Error:
+            return False
+        return True
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client, for ``nats.micro``."""
+        return self._client
+
+    async def close(self) -> None:
+        """Flushes and closes; never raises."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(2):
+                if self._client.is_connected:
+                    await self._client.flush(timeout=1)
+                await self._client.close()
+        except (TimeoutError, nats.errors.Error, OSError):
+            log.debug("NATS connection closed without a flush")
+        self.closed.set()
+
+
+class BusOverflow(Exception):
+    """Raised before a message that is larger than the server takes is sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a message of {size} bytes exceeds the bus limit of {limit} bytes")
+        self.size = size
+        self.limit = limit
+
+
+class Subscription:
+    """A running subscription."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def stop(self) -> None:
+        """No message is delivered afterwards."""
+        try:
+            await self._inner.unsubscribe()
+        except nats.errors.Error:
+            log.debug("unsubscribed from a closed connection")
+
+
+def _message(message: Msg) -> BusMessage:
+    return BusMessage(message.subject, message.data, message.reply, message.headers or {})

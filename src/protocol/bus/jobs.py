@@ -1,0 +1,259 @@
+"""The hand-over stream JOBS: gateways publish jobs, neurons with room pull them.
+
+Pulling beats pushing: a worker takes the next job exactly when it can run it, so the fastest free
+one gets it on any mix of machines. Each neuron keeps one open pull of one job per lane, with a
+priority that grows with its load; the server serves the lowest first.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from protocol import subjects
+from protocol.bus.connection import Bus, BusMessage, Subscription
+from protocol.bus.kv import ensure_stream
+from protocol.job import Priority
+
+log = logging.getLogger("bus")
+
+STREAM = "JOBS"
+MAX_DELIVERIES = 4
+"""The fourth delivery is answered with POISON, not run."""
+_PULL_GROUP = "neurons"
+PULL_EXPIRES_SECONDS = 2.0
+_MAX_PULL_PRIORITY = 9
+_MAX_JOBS_PER_LANE = 256
+_TOO_MANY_MESSAGES = (10077, 10122)
+
+
+class QueueFull(Exception):
+    """Raised when the hand-over of a model is at its bound."""
+
+
+class JobLanes:
+    """The gateways' side: provisions the stream and its consumers, publishes jobs."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._provisioned: set[str] = set()
+
+    async def provision(self) -> bool:
+        """Creates the stream; False when JetStream does not answer or refuses."""
+        return await ensure_stream(
+            self._bus,
+            {
+                "name": STREAM,
+                "subjects": [subjects.ALL_JOBS],
+                "retention": "workqueue",
+                "storage": "file",
+                "discard": "new",
+                "discard_new_per_subject": True,
+                "max_msgs_per_subject": _MAX_JOBS_PER_LANE,
+                "max_bytes": 1 << 30,
+                "allow_msg_ttl": True,
+                "duplicate_window": 30_000_000_000,
+            },
+        )
+
+    async def provision_model(self, model: str) -> bool:
+        """Creates the consumers of a model; remembered, and idempotent on the server."""
+        if model in self._provisioned:
+            return True
+        for priority in Priority:
+            name = subjects.lane_consumer(model, priority)
+            config = {
+                "durable_name": name,
+                "name": name,
+                "filter_subject": subjects.job(model, priority),
+                "ack_policy": "explicit",
+                "ack_wait": 1_000_000_000,
+                "max_deliver": MAX_DELIVERIES,
+                "max_ack_pending": 1024,
+                "priority_policy": "prioritized",
+                "priority_groups": [_PULL_GROUP],
+            }
+            body = json.dumps({"stream_name": STREAM, "config": config}).encode()
+            answer = await self._bus.request(
+                f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}", body, timeout=5
+            )
+            error = json.loads(answer).get("error") if answer else {"description": "no answer"}
+            if error:
+                log.error("cannot create the consumer %s: %s", name, error.get("description"))
+                return False
+        self._provisioned.add(model)
+        return True
+
+    def forget(self) -> None:
+        """After a reconnect the server may be another one: provision again."""
+        self._provisioned.clear()
+
+    async def publish(
+        self,
+        data: bytes,
+        *,
+        model: str,
+        priority: Priority,
+        message_id: str,
+        ttl_seconds: int,
+    ) -> bool:
+        """Hands a job over; False when JetStream does not confirm it in time.
+
+        Raises :class:`QueueFull` at the stream's bound. Publishing the same *message_id* again
+        within 30 s is harmless, so a publish without confirmation may be repeated.
+        """
+        answer = await self._bus.request(
+            subjects.job(model, priority),
+            data,
+            headers={"Nats-Msg-Id": message_id, "Nats-TTL": str(max(1, ttl_seconds))},
+            timeout=2,
+        )
+        if answer is None:
+            return False
+        error = json.loads(answer).get("error")
+        if not error:
+            return True
+        if error.get("err_code") in _TOO_MANY_MESSAGES:
+            raise QueueFull(model)
+        log.error("cannot hand over a job for %s: %s", model, error.get("description"))
+        return False
+
+    async def acknowledge(self, ack: str) -> None:
+        """Removes a delivered job from the stream: a neuron has it, or refused it for good."""
+        if ack.startswith(f"$JS.ACK.{STREAM}."):
+            await self._bus.publish(ack, b"+ACK")
+
+
+class Delivery(NamedTuple):
+    """A job that was pulled."""
+
+    data: bytes
+    ack: str
+    """Where to acknowledge; the gateway does that, after it saw Accepted."""
+    deliveries: int
+    """1 for the first delivery."""
+
+
+class JobPuller:
+    """The neurons' side: one open pull per lane of one model, only while there is room."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        model: str,
+        *,
+        has_room: Callable[[], bool],
+        pull_priority: Callable[[], int],
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        self._bus = bus
+        self._model = model
+        self._has_room = has_room
+        self._pull_priority = pull_priority
+        self._deliver = deliver
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Room may have appeared: look again now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Pulls until cancelled."""
+        async with asyncio.TaskGroup() as lanes:
+            for priority in Priority:
+                lanes.create_task(self._run_lane(priority), name=f"pull {self._model} {priority}")
+
+    async def _run_lane(self, priority: Priority) -> None:
+        consumer = subjects.lane_consumer(self._model, priority)
+        lane = _Lane(self._bus, consumer, self._deliver)
+        lost = asyncio.Event()
+
+        async def reconnected() -> None:
+            lost.set()  # the server forgot the open pull
+
+        forget_reconnect = self._bus.on_reconnect(reconnected)
+        await lane.open()
+        try:
+            while True:
+                if not self._has_room():
+                    self._wake.clear()
+                    if not self._has_room():
+                        await self._wait_for_room()
+                    continue
+                lost.clear()
+                await lane.pull_once(self._pull_priority(), lost)
+        finally:
+            forget_reconnect()
+            await lane.close()
+
+    async def _wait_for_room(self) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+class _Lane:
+    """One consumer's open pull. The inbox is this instance's own: a late delivery to it is still
+    a delivery, so nothing that the server hands out is lost between two pulls."""
+
+    def __init__(self, bus: Bus, consumer: str, deliver: Callable[[Delivery], None]) -> None:
+        self._bus = bus
+        self._consumer = consumer
+        self._deliver = deliver
+        self._inbox = bus.new_inbox()
+        self._ended = asyncio.Event()
+        self._missing = False
+        self._subscription: Subscription | None = None
+
+    async def open(self) -> None:
+        self._subscription = await self._bus.subscribe(self._inbox, self._received)
+
+    async def close(self) -> None:
+        if self._subscription:
+            await self._subscription.stop()
+
+    async def pull_once(self, priority: int, lost: asyncio.Event) -> None:
+        """Posts one pull and waits until it is served, expired or lost."""
+        self._ended.clear()
+        self._missing = False
+        request = {
+            "batch": 1,
+            "expires": int(PULL_EXPIRES_SECONDS * 1e9),
+            "group": _PULL_GROUP,
+            "priority": min(max(priority, 0), _MAX_PULL_PRIORITY),
+        }
+        await self._bus.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}",
+            json.dumps(request).encode(),
+            reply=self._inbox,
+        )
+        waits = [asyncio.ensure_future(self._ended.wait()), asyncio.ensure_future(lost.wait())]
+        try:
+            await asyncio.wait(
+                waits, timeout=PULL_EXPIRES_SECONDS + 0.5, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._missing:
+            await asyncio.sleep(0.1)  # no gateway has provisioned this model yet
+
+    def _received(self, message: BusMessage) -> None:
+        status = message.headers.get("Status")
+        if status is not None:
+            self._missing = status not in ("408", "404")
+            self._ended.set()
+            return
+        self._ended.set()
+        self._deliver(Delivery(message.data, message.reply, _deliveries(message.reply)))
+
+
+def _deliveries(ack: str) -> int:
+    """Reads it from the ack subject: ``$JS.ACK.<stream>.<consumer>.<count>.…``, or with domain
+    and account before the stream."""
+    parts = ack.split(".")
+    position = 4 if len(parts) < 11 else 6
+    return int(parts[position]) if len(parts) > position and parts[position].isdigit() else 1

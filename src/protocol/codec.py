@@ -1,0 +1,43 @@
+"""JSON in and out: readable on the wire with ``nats sub``, as cheap as msgpack with msgspec."""
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from protocol import fleet, frames, job
+
+T_co = TypeVar("T_co", covariant=True)
+
+_ENCODER = msgspec.json.Encoder()
+encode = _ENCODER.encode
+"""Any protocol message as JSON bytes."""
+
+
+class UnreadableMessage(ValueError):
+    """Raised for bytes that are not the expected message: foreign, damaged, or from a newer
+    version with a tag that this one does not know. Receivers count and drop them."""
+
+
+class Reader(Generic[T_co]):
+    """Decodes one kind of message; made once, used for ever."""
+
+    def __init__(self, kind: object) -> None:
+        self._decoder: msgspec.json.Decoder[T_co] = msgspec.json.Decoder(kind)
+
+    def __call__(self, data: bytes) -> T_co:
+        """Raises :class:`UnreadableMessage`."""
+        try:
+            return self._decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            raise UnreadableMessage(f"{error} in {data[:200]!r}") from None
+
+
+read_job = Reader[job.Job](job.Job)
+read_steer = Reader[job.Steer](job.Steer)
+read_frame = Reader[frames.AnyFrame](frames.AnyFrame)
+read_node_info = Reader[fleet.NodeInfo](fleet.NodeInfo)
+read_node_live = Reader[fleet.NodeLive](fleet.NodeLive)
+read_model_record = Reader[fleet.ModelRecord](fleet.ModelRecord)
+read_node_heartbeat = Reader[fleet.NodeHeartbeat](fleet.NodeHeartbeat)
+read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat)
+read_describe = Reader[fleet.Describe](fleet.Describe)

@@ -1,0 +1,23 @@
+"""Fixtures for the whole suite: factories, no state."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.nats import NatsServer, running_nats
+
+
+@pytest.fixture
+def start_nats(tmp_path: Path) -> Iterator[Callable[[], NatsServer]]:
+    """Starts real nats-servers, each with its own data."""
+    with ExitStack() as stack:
+        count = iter(range(100))
+        yield lambda: stack.enter_context(running_nats(tmp_path / f"nats-{next(count)}"))
+
+
+@pytest.fixture
+def nats(start_nats: Callable[[], NatsServer]) -> NatsServer:
+    """One real nats-server."""
+    return start_nats()

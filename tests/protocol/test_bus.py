@@ -1,0 +1,264 @@
+"""The bus against a real nats-server, killed and restarted where it matters."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocol import keys, subjects
+from protocol.bus import (
+    Bus,
+    BusMessage,
+    BusSetupError,
+    Delivery,
+    JobLanes,
+    JobPuller,
+    KvBucket,
+    KvView,
+    QueueFull,
+)
+from protocol.bus.connection import BusOverflow
+from protocol.bus.jobs import STREAM
+from protocol.job import Priority
+from tests.support.nats import NatsServer, connected, running_nats
+from tests.support.waiting import background, until
+
+
+async def test_a_dead_server_is_one_clear_line_within_the_deadline() -> None:
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(BusSetupError, match=r"no NATS server answers at nats://127.0.0.1:9"):
+        await Bus.connect("nats://127.0.0.1:9", name="t", deadline_seconds=1.0)
+    assert asyncio.get_running_loop().time() - started < 2.5
+
+
+async def test_a_malformed_url_is_one_clear_line() -> None:
+    with pytest.raises(BusSetupError, match="no NATS server answers"):
+        await Bus.connect("not a url", name="t", deadline_seconds=1.0)
+
+
+async def test_a_refused_login_is_one_clear_line(tmp_path: Path) -> None:
+    with running_nats(tmp_path, extra='authorization { token: "secret" }\n') as server:
+        with pytest.raises(BusSetupError, match="refuses the login"):
+            await Bus.connect(server.url, name="t", token="wrong")
+        bus = await Bus.connect(server.url, name="t", token="secret")
+        assert bus.is_connected
+        await bus.close()
+
+
+async def test_a_server_without_jetstream_is_one_clear_line(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    server.start()
+    server.kill()
+    config = tmp_path / "nats.conf"
+    config.write_text("\n".join(x for x in config.read_text().splitlines() if "jetstream" not in x))
+    process = subprocess.Popen([_binary(), "-c", str(config), "-p", server.url.rpartition(":")[2]])
+    try:
+        with pytest.raises(BusSetupError, match="JetStream is off"):
+            await Bus.connect(server.url, name="t")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _binary() -> str:
+    return os.path.join(os.path.dirname(sys.executable), "nats-server")
+
+
+async def test_an_older_server_is_refused(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.bus.connection.MINIMUM_SERVER", (99, 0))
+    with pytest.raises(BusSetupError, match=r"is version 2\.\d+\.\d+; 99\.0 or newer is needed"):
+        await Bus.connect(nats.url, name="t")
+
+
+async def test_oversized_messages_are_refused_before_they_kill_the_client(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        with pytest.raises(BusOverflow):
+            await bus.publish("x", b"." * (bus.max_payload_bytes + 1))
+        await bus.publish("x", b"." * bus.max_payload_bytes, headers={"a": "b" * 100})
+        assert await bus.flush()
+        assert bus.is_connected
+
+
+async def test_a_handler_that_raises_does_not_stop_the_subscription(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        seen: list[bytes] = []
+
+        def handler(message: BusMessage) -> None:
+            seen.append(message.data)
+            raise ValueError("boom")
+
+        await bus.subscribe("s", handler)
+        for data in (b"1", b"2"):
+            await bus.publish("s", data)
+        await until(lambda: seen == [b"1", b"2"])
+
+
+async def test_view_follows_writes_deletes_and_expiry(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        bucket = KvBucket(bus, keys.NODES)
+        assert await bucket.provision()
+        assert await bucket.provision(), "provisioning is idempotent"
+        await bucket.put("old.info", b'{"early":1}')
+        changes: list[tuple[str, bytes | None]] = []
+        view = KvView(bus, keys.NODES, lambda k, v: changes.append((k, v)))
+        async with background(view.run()):
+            await view.filled.wait()
+            assert dict(view) == {"old.info": b'{"early":1}'}
+            await bucket.put("a.info", b"1")
+            await bucket.put("b.live", b"2", ttl_seconds=1)
+            await until(lambda: view.get("b.live") == b"2")
+            await bucket.delete("a.info")
+            await until(lambda: view.get("a.info") is None)
+            await until(lambda: view.get("b.live") is None, seconds=3)
+        assert changes[-1] == ("b.live", None)
+        assert dict(view) == {"old.info": b'{"early":1}'}
+
+
+async def test_view_of_more_keys_than_one_batch(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        bucket = KvBucket(bus, keys.NODES)
+        await bucket.provision()
+        for start in range(0, 2100, 100):
+            await asyncio.gather(
+                *(bucket.put(f"n{i}.info", b"x") for i in range(start, start + 100))
+            )
+        view = KvView(bus, keys.NODES, lambda k, v: None)
+        async with background(view.run()):
+            await view.filled.wait()
+            assert len(dict(view)) == 2100
+
+
+async def test_view_catches_up_after_a_server_restart(nats: NatsServer) -> None:
+    async with connected(nats.url, "reader") as reader, connected(nats.url, "writer") as writer:
+        bucket = KvBucket(writer, keys.NODES)
+        await bucket.provision()
+        await bucket.put("gone.info", b"1")
+        await bucket.put("kept.info", b"1")
+        view = KvView(reader, keys.NODES, lambda k, v: None)
+        async with background(view.run()):
+            await view.filled.wait()
+            nats.kill()
+            nats.start()
+            await until(lambda: writer.reconnects == 1)
+            assert await bucket.put("kept.info", b"2"), "file storage outlives the server"
+            await bucket.delete("gone.info")
+            await until(lambda: view.get("kept.info") == b"2" and view.get("gone.info") is None)
+
+
+async def test_put_without_a_bucket_says_so(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        assert not await KvBucket(bus, keys.NODES).put("a.info", b"1")
+
+
+def _puller(
+    bus: Bus, got: list[Delivery], room: Callable[[], bool], priority: int = 0
+) -> JobPuller:
+    return JobPuller(
+        bus, "m/1.5", has_room=room, pull_priority=lambda: priority, deliver=got.append
+    )
+
+
+async def _publish(lanes: JobLanes, name: str, priority: Priority = Priority.NORMAL) -> bool:
+    return await lanes.publish(
+        name.encode(), model="m/1.5", priority=priority, message_id=name, ttl_seconds=60
+    )
+
+
+async def test_jobs_are_pulled_only_with_room_and_redelivered_until_acknowledged(
+    nats: NatsServer,
+) -> None:
+    async with connected(nats.url) as bus:
+        lanes = JobLanes(bus)
+        assert await lanes.provision()
+        assert await lanes.provision_model("m/1.5")
+        got: list[Delivery] = []
+        slots = 2
+        puller = _puller(bus, got, lambda: len(got) < slots)
+        async with background(puller.run()):
+            for name in ("a", "b", "c"):
+                assert await _publish(lanes, name)
+            await until(lambda: len(got) == 2)
+            assert [d.deliveries for d in got] == [1, 1]
+            await lanes.acknowledge(got[0].ack)
+            slots = 4  # "b" was never acknowledged: it comes back after ack_wait
+            puller.wake()
+            await until(lambda: len(got) == 4)
+        assert sorted(d.data for d in got) == [b"a", b"b", b"b", b"c"]
+        assert max(d.deliveries for d in got) == 2
+
+
+async def test_the_less_loaded_neuron_gets_the_job_and_high_priority_goes_first(
+    nats: NatsServer,
+) -> None:
+    async with connected(nats.url) as bus:
+        lanes = JobLanes(bus)
+        await lanes.provision()
+        await lanes.provision_model("m/1.5")
+        busy: list[Delivery] = []
+        idle: list[Delivery] = []
+        async with (
+            background(_puller(bus, busy, lambda: True, priority=7).run()),
+            background(_puller(bus, idle, lambda: True, priority=1).run()),
+        ):
+            await until(lambda: _waiting_pulls(bus, 2))
+            for number in range(6):
+                await _publish(lanes, f"job{number}")
+                await until(lambda n=number: len(idle) + len(busy) == n + 1)  # type: ignore[misc]
+                await until(lambda: _waiting_pulls(bus, 2))
+        assert (len(idle), len(busy)) == (6, 0)
+
+
+async def _waiting_pulls(bus: Bus, count: int) -> bool:
+    import json
+
+    name = subjects.lane_consumer("m/1.5", Priority.NORMAL)
+    info = json.loads(await bus.request(f"$JS.API.CONSUMER.INFO.{STREAM}.{name}") or b"{}")
+    return int(info.get("num_waiting", 0)) == count
+
+
+async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> None:
+    async with connected(nats.url, "g") as gateway, connected(nats.url, "n") as neuron:
+        lanes = JobLanes(gateway)
+        await lanes.provision()
+        await lanes.provision_model("m/1.5")
+        got: list[Delivery] = []
+        async with background(_puller(neuron, got, lambda: True).run()):
+            await _publish(lanes, "before")
+            await until(lambda: len(got) == 1)
+            await lanes.acknowledge(got[0].ack)
+            nats.kill()
+            nats.start()
+            await until(lambda: gateway.reconnects == neuron.reconnects == 1)
+            assert await _publish(lanes, "after")
+            await until(lambda: len(got) == 2, seconds=1.5)
+
+
+async def test_a_neuron_that_starts_before_any_gateway_gets_jobs_later(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        got: list[Delivery] = []
+        async with background(_puller(bus, got, lambda: True).run()):
+            lanes = JobLanes(bus)
+            await lanes.provision()
+            await lanes.provision_model("m/1.5")
+            await _publish(lanes, "a")
+            await until(lambda: len(got) == 1, seconds=3)
+
+
+async def test_a_full_lane_is_a_typed_refusal(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.bus.jobs._MAX_JOBS_PER_LANE", 2)
+    async with connected(nats.url) as bus:
+        lanes = JobLanes(bus)
+        await lanes.provision()
+        await _publish(lanes, "a")
+        await _publish(lanes, "b")
+        assert await _publish(lanes, "b"), "the same message id is not a new job"
+        with pytest.raises(QueueFull):
+            await _publish(lanes, "c")
