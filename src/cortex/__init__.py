@@ -1,1 +1,3 @@
 """cortex: the gateway; one OpenAI-compatible API over every model of the fleet."""
+
+__version__ = "0.1.0"

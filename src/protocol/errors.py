@@ -6,6 +6,7 @@ the numbers), what to do. The gateway maps codes to HTTP statuses in one table
 """
 
 from enum import StrEnum
+from typing import Self
 
 import msgspec
 
@@ -58,3 +59,13 @@ class FleetError(Exception):
     ) -> None:
         super().__init__(message)
         self.error = WireError(code, message, retry_after_seconds, param)
+
+    @classmethod
+    def of(cls, error: WireError) -> Self:
+        """The exception for an error that arrived from elsewhere."""
+        return cls(
+            error.code,
+            error.message,
+            retry_after_seconds=error.retry_after_seconds,
+            param=error.param,
+        )

@@ -37,11 +37,14 @@ class JobLanes:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._has_stream = False
         self._provisioned: set[str] = set()
 
     async def provision(self) -> bool:
-        """Creates the stream; False when JetStream does not answer or refuses."""
-        return await ensure_stream(
+        """Creates the stream; remembered. False when JetStream does not answer or refuses."""
+        if self._has_stream:
+            return True
+        self._has_stream = await ensure_stream(
             self._bus,
             {
                 "name": STREAM,
@@ -56,6 +59,7 @@ class JobLanes:
                 "duplicate_window": 30_000_000_000,
             },
         )
+        return self._has_stream
 
     async def provision_model(self, model: str) -> bool:
         """Creates the consumers of a model; remembered, and idempotent on the server."""
@@ -87,6 +91,7 @@ class JobLanes:
 
     def forget(self) -> None:
         """After a reconnect the server may be another one: provision again."""
+        self._has_stream = False
         self._provisioned.clear()
 
     async def publish(

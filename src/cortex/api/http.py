@@ -1,0 +1,104 @@
+"""Raw ASGI pieces for the endpoints that stream.
+
+Starlette's ``StreamingResponse`` neither joins what arrives in one tick nor ends a non-streaming
+handler when its client leaves; and Hypercorn's ``send()`` does not raise after a disconnect. So
+the streaming endpoints speak ASGI themselves and watch ``receive()``.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from starlette.types import Receive, Send
+
+from cortex.api.errors import envelope, http_of, retry_headers
+from protocol.errors import ErrorCode, FleetError, WireError
+
+MAX_BODY_BYTES = 32 << 20
+_JSON = (b"content-type", b"application/json")
+_SSE = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """Raised when the client disconnected before it had sent its whole body."""
+
+
+async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` beyond *limit*."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise FleetError(
+                ErrorCode.REQUEST_TOO_LARGE,
+                f"The body is larger than {limit >> 20} MiB, the most that this gateway takes.",
+            )
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+@contextlib.asynccontextmanager
+async def watching_disconnect(
+    receive: Receive, on_disconnect: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Calls *on_disconnect* when the client leaves during the block."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        on_disconnect()
+
+    task = asyncio.create_task(watch(), name="disconnect watch")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def send_json(
+    send: Send, body: bytes, *, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    """A whole JSON answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [_JSON, length, *(headers or [])],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: WireError, request_id: str = "") -> None:
+    """A failure before any header went out."""
+    headers = retry_headers(error) + request_id_header(request_id)
+    await send_json(send, envelope(error), status=http_of(error).status, headers=headers)
+
+
+async def open_sse(send: Send, request_id: str) -> None:
+    """The headers of an event stream."""
+    headers = _SSE + request_id_header(request_id)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
+    """A piece of the stream; the last one has ``more=False``."""
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def request_id_header(request_id: str) -> list[tuple[bytes, bytes]]:
+    """``x-request-id``, by which logs and clients name the same request."""
+    return [(b"x-request-id", request_id.encode())] if request_id else []

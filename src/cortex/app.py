@@ -1,0 +1,110 @@
+"""The HTTP application: its routes are the table of contents of the API."""
+
+import logging
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortex import __version__
+from cortex.api.chat import ChatCompletions
+from cortex.api.errors import plain_envelope
+from cortex.api.models import Models
+from cortex.gateway import Gateway
+from cortex.metrics import CONTENT_TYPE
+from protocol.job import PROTOCOL
+
+log = logging.getLogger("api")
+
+
+def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
+    """The API of one gateway."""
+    models = Models(gateway.fleet, gateway.started_at)
+    status = _Status(gateway, metrics_url)
+    return Starlette(
+        routes=[
+            Route(
+                "/v1/chat/completions",
+                ChatCompletions(gateway.dispatcher, gateway.metrics),
+                methods=["POST"],
+            ),
+            Route("/v1/models", models.list, methods=["GET"]),
+            Route("/v1/models/{model:path}", models.get, methods=["GET"]),
+            Route("/health", status.health, methods=["GET"]),
+            Route("/ready", status.ready, methods=["GET"]),
+            Route("/version", status.version, methods=["GET"]),
+            Route("/", status.root, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _bug},
+    )
+
+
+def make_metrics_app(gateway: Gateway) -> Starlette:
+    """What Prometheus scrapes, on its own port."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    return Starlette(routes=[Route("/metrics", metrics, methods=["GET"])])
+
+
+class _Status:
+    """Cheap questions that never wait for a neuron."""
+
+    def __init__(self, gateway: Gateway, metrics_url: str) -> None:
+        self._gateway = gateway
+        self._metrics_url = metrics_url
+
+    async def health(self, request: Request) -> Response:
+        """200 while the process answers."""
+        return _json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """200 when a request could be served now, else 503 and why."""
+        reason = self._gateway.why_not_ready
+        if reason:
+            return _json({"status": "not ready", "reason": reason}, 503)
+        return _json({"status": "ready"})
+
+    async def version(self, request: Request) -> Response:
+        """What runs here and where its metrics are."""
+        return _json(
+            {
+                "name": "cortex",
+                "version": __version__,
+                "protocol": PROTOCOL,
+                "gateway": self._gateway.id,
+                "metrics": self._metrics_url,
+            }
+        )
+
+    async def root(self, request: Request) -> Response:
+        """For people and for clients that look whether somebody is there."""
+        return _json({"name": "cortex", "version": __version__, "models": "/v1/models"})
+
+
+def _json(body: dict[str, object], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        message = f"{path} does not exist. See GET /v1/models and POST /v1/chat/completions."
+        body = plain_envelope(message, "unknown_url")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        body = plain_envelope(f"{path} is not served; use {allowed}.", "method_not_allowed")
+    else:
+        body = plain_envelope(str(error.detail), "http_error")
+    return Response(body, error.status_code, error.headers, "application/json")
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    message = "The gateway failed; its log has the details."
+    body = plain_envelope(message, "internal_error", "server_error")
+    return Response(body, 500, media_type="application/json")

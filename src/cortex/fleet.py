@@ -1,0 +1,145 @@
+"""The live picture of the fleet: a reducer over KV records and heartbeats.
+
+It owns what is known about nodes and models right now and answers from memory. It decides nothing
+(``router``) and sends nothing. A node counts as alive while its heartbeats arrive; a record of an
+earlier life of its neuron is ignored.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from protocol import codec, keys
+from protocol.fleet import (
+    ModelLoad,
+    ModelRecord,
+    ModelState,
+    NodeHeartbeat,
+    NodeInfo,
+    NodeLive,
+)
+from protocol.names import InvalidName
+
+log = logging.getLogger("fleet")
+
+HEARTBEAT_TIMEOUT_SECONDS = 1.6
+"""Three missed heartbeats at 2 Hz, and a little."""
+
+Clock = Callable[[], float]
+
+
+class Placed(NamedTuple):
+    """One model on one living node."""
+
+    record: ModelRecord
+    load: ModelLoad
+
+
+class Node:
+    """What is known of one node."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.info: NodeInfo | None = None
+        self.live: NodeLive | None = None
+        self.models: dict[str, ModelRecord] = {}
+        self.heartbeat: NodeHeartbeat | None = None
+        self.heard_at = float("-inf")
+
+
+class Fleet:
+    """All nodes. *changed* is a condition-like event: waiters get a fresh one for each change."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._nodes: dict[str, Node] = {}
+        self._changed = asyncio.Event()
+
+    # -- events in -----------------------------------------------------------------------------
+
+    def key_changed(self, key: str, value: bytes | None) -> None:
+        """A key of ``cortex_nodes`` was written, or is gone (None)."""
+        try:
+            name, kind, model = keys.parse_node_key(key)
+            node = self._nodes.setdefault(name, Node(name))
+            if kind == "info":
+                node.info = codec.read_node_info(value) if value else None
+            elif kind == "live":
+                node.live = codec.read_node_live(value) if value else None
+            elif value:
+                node.models[model] = codec.read_model_record(value)
+            else:
+                node.models.pop(model, None)
+        except (InvalidName, codec.UnreadableMessage) as error:
+            log.warning("ignored %s in %s: %s", key, keys.NODES, error)
+            return
+        self._notify()
+
+    def heard(self, heartbeat: NodeHeartbeat) -> None:
+        """A neuron's pulse arrived."""
+        node = self._nodes.setdefault(heartbeat.node, Node(heartbeat.node))
+        node.heartbeat = heartbeat
+        node.heard_at = self._clock()
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_for_change(self, timeout: float) -> None:
+        """Returns at the next event, or after *timeout* seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    # -- questions -----------------------------------------------------------------------------
+
+    def is_alive(self, node: Node) -> bool:
+        """Whether its heartbeats arrive."""
+        return self._clock() - node.heard_at < HEARTBEAT_TIMEOUT_SECONDS
+
+    def alive(self) -> Iterator[Node]:
+        """The living nodes."""
+        return (node for node in self._nodes.values() if self.is_alive(node))
+
+    def models(self) -> list[str]:
+        """Every model that a living node knows, sorted."""
+        return sorted({model for node in self.alive() for model in self._current(node)})
+
+    def placed(self, model: str) -> list[Placed]:
+        """Where a model is, on living nodes only."""
+        return [
+            Placed(record, node.heartbeat.models.get(model, ModelLoad()))
+            for node in self.alive()
+            if node.heartbeat and (record := self._current(node).get(model))
+        ]
+
+    def ready(self, model: str) -> list[Placed]:
+        """Where a model can take jobs now."""
+        return [p for p in self.placed(model) if p.record.state is ModelState.READY]
+
+    def free_slots(self, model: str) -> int:
+        """Slots of all ready nodes that no job holds, by their last heartbeats."""
+        return sum(max(0, p.load.free_slots - p.load.queued) for p in self.ready(model))
+
+    def node_of_instance(self, instance: str) -> str | None:
+        """Which node a process instance belongs to."""
+        for node in self._nodes.values():
+            if node.heartbeat and node.heartbeat.instance == instance:
+                return node.name
+        return None
+
+    def _current(self, node: Node) -> dict[str, ModelRecord]:
+        """Its models, without the records of an earlier life."""
+        if node.heartbeat is None:
+            return {}
+        instance = node.heartbeat.instance
+        return {
+            model: record
+            for model, record in node.models.items()
+            if record.instance == instance and record.state is not ModelState.ABSENT
+        }

@@ -1,0 +1,131 @@
+"""The gateway without HTTP: connection, picture of the fleet, dispatcher, heartbeats.
+
+This is the one place that wires them; ``app`` puts the API on top, ``serve`` runs it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from cortex.dispatch import Dispatcher
+from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.metrics import Metrics
+from protocol import codec, keys, subjects
+from protocol.bus import Bus, BusMessage, KvBucket, KvView
+from protocol.fleet import GatewayHeartbeat
+from protocol.names import new_instance_id
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Gateway:
+    """One running gateway."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.instance = new_instance_id()
+        self.id = f"gw-{self.instance}"
+        self.started_at = time.time()
+        self.bus = bus
+        self.fleet = Fleet()
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(bus, self.fleet, self.id)
+        self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
+        self._gateways: dict[str, float] = {self.id: time.monotonic()}
+        self._export_gauges()
+
+    @property
+    def why_not_ready(self) -> str:
+        """Empty when a request could be served now."""
+        if not self.bus.is_connected:
+            return "no connection to NATS"
+        if not self._view.filled.is_set():
+            return "still reading the fleet's state"
+        if not any(self.fleet.ready(model) for model in self.fleet.models()):
+            return "no model is ready yet"
+        return ""
+
+    async def run(self) -> None:
+        """Until cancelled; raises when NATS is gone for good."""
+        await self.bus.subscribe(subjects.NODE_HEARTBEATS, self._node_heartbeat)
+        await self.bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._provision(), name="provision")
+            tasks.create_task(self._view.run(), name="view")
+            tasks.create_task(self.dispatcher.run(), name="dispatcher")
+            tasks.create_task(self._pulse(), name="heartbeat")
+            tasks.create_task(self._follow_fleet(), name="follow fleet")
+            tasks.create_task(self._watch_connection(), name="connection")
+
+    async def _provision(self) -> None:
+        """Creates what the fleet keeps in JetStream, again after every reconnect."""
+        wanted = asyncio.Event()
+        wanted.set()
+
+        async def reconnected() -> None:
+            wanted.set()
+
+        self.bus.on_reconnect(reconnected)
+        bucket = KvBucket(self.bus, keys.NODES)
+        while True:
+            await wanted.wait()
+            wanted.clear()
+            if not await bucket.provision():
+                wanted.set()
+                await asyncio.sleep(0.5)
+
+    async def _follow_fleet(self) -> None:
+        """Lets the waiting lines advance and gives ready models their lanes."""
+        while True:
+            now = time.monotonic()
+            for gateway, heard_at in list(self._gateways.items()):
+                if gateway != self.id and now - heard_at > HEARTBEAT_TIMEOUT_SECONDS:
+                    del self._gateways[gateway]
+            self.dispatcher.update_room(len(self._gateways))
+            for model in self.fleet.models():
+                if self.fleet.ready(model):
+                    await self.dispatcher.provision(model)
+            await self.fleet.wait_for_change(1.0)
+
+    async def _pulse(self) -> None:
+        beat = codec.encode(GatewayHeartbeat(self.id, self.instance))
+        while True:
+            if self.bus.is_connected:
+                await self.bus.publish(subjects.gateway_heartbeat(self.id), beat)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _watch_connection(self) -> None:
+        await self.bus.closed.wait()
+        raise ConnectionError("NATS closed the connection for good")
+
+    def _node_heartbeat(self, message: BusMessage) -> None:
+        with contextlib.suppress(codec.UnreadableMessage):
+            self.fleet.heard(codec.read_node_heartbeat(message.data))
+
+    def _gateway_heartbeat(self, message: BusMessage) -> None:
+        with contextlib.suppress(codec.UnreadableMessage):
+            heartbeat = codec.read_gateway_heartbeat(message.data)
+            self._gateways[heartbeat.gateway] = time.monotonic()
+
+    def _export_gauges(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("cortex_requests_in_flight", "Handed over, unfinished.", self._in_flight)
+        gauge("cortex_requests_waiting", "Waiting for a turn.", lambda: self.dispatcher.waiting)
+        gauge("cortex_nodes_alive", "Nodes heard.", lambda: len(list(self.fleet.alive())))
+        gauge("cortex_bus_connected", "1 while connected to NATS.", lambda: self.bus.is_connected)
+        gauge("cortex_bus_reconnects", "Since the start.", lambda: self.bus.reconnects)
+
+    def _in_flight(self) -> float:
+        return self.dispatcher.in_flight
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(bus: Bus) -> AsyncIterator[Gateway]:
+    """A gateway for the length of the block; its failure cancels the block."""
+    gateway = Gateway(bus)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(gateway.run(), name="gateway")
+        try:
+            yield gateway
+        finally:
+            task.cancel()

@@ -1,0 +1,123 @@
+"""``cortex serve``: a gateway in one event loop; the only module that knows Hypercorn."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+import hypercorn.asyncio
+import hypercorn.config
+from starlette.types import ASGIApp
+
+from cortex.app import make_app, make_metrics_app
+from cortex.config import ConfigError, GatewayConfig, read_token
+from cortex.gateway import running_gateway
+from protocol.bus import Bus
+
+log = logging.getLogger("serve")
+
+_BACKLOG = 2048
+"""Hypercorn's 100 stalls the 101st simultaneous connect for a second."""
+
+
+def open_socket(address: str) -> socket.socket:
+    """A listening socket for ``host:port``, ``[v6]:port`` or an inherited ``fd://N``; port 0 is
+    any free one. Raises :class:`ConfigError` for an address in use or impossible."""
+    if address.startswith("fd://"):
+        return socket.socket(fileno=int(address.removeprefix("fd://")))
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host or "127.0.0.1", int(port)))
+        listener.listen(_BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(_why_not_bound(address, error)) from None
+    return listener
+
+
+def _why_not_bound(address: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"cannot listen on {address}: {error.strerror.lower()}. "
+            "Name another one, or port 0 for any free one."
+        )
+    return f"cannot listen on {address!r}: it is not of the form HOST:PORT."
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL at which a listening socket is reached from this machine."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None) -> None:
+    """Runs a gateway until SIGTERM or SIGINT; running answers may finish, within bounds."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _stop_or_force, stop)
+    listener = open_socket(config.gateway.listen)
+    metrics_listener = open_socket(config.gateway.metrics_listen)
+    bus = await Bus.connect(
+        config.nats.url, name="gateway", token=read_token(config.nats.token_file)
+    )
+    try:
+        async with running_gateway(bus) as gateway:
+            metrics_url = f"{url_of(metrics_listener)}/metrics"
+            app = make_app(gateway, metrics_url)
+            log.info("API at %s/v1, metrics at %s", url_of(listener), metrics_url)
+            async with (
+                http_server(make_metrics_app(gateway), metrics_listener, drain_seconds=0),
+                http_server(app, listener, drain_seconds=config.gateway.drain_seconds),
+            ):
+                if on_ready:
+                    on_ready.set()
+                await stop.wait()
+                log.info("stopping; %d answers are running", gateway.dispatcher.in_flight)
+    finally:
+        await bus.close()
+
+
+def _stop_or_force(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise SystemExit(130)
+    stop.set()
+
+
+@contextlib.asynccontextmanager
+async def http_server(
+    app: ASGIApp, listener: socket.socket, *, drain_seconds: float
+) -> AsyncIterator[None]:
+    """Serves *app* on *listener* for the length of the block, then lets answers finish."""
+    config = hypercorn.config.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = _BACKLOG
+    config.graceful_timeout = drain_seconds
+    config.keep_alive_timeout = 75
+    config.keep_alive_max_requests = 10**9
+    config.h11_max_incomplete_size = 64 << 10
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = None
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        server = tasks.create_task(
+            hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait),  # type: ignore[arg-type]
+            name="http",
+        )
+        try:
+            yield
+        finally:
+            stop.set()
+            # From Python 3.12 on, Server.wait_closed() waits for open connections without bound.
+            await asyncio.wait([server], timeout=drain_seconds + 1)
+            server.cancel()
