@@ -31,7 +31,7 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
                 ChatCompletions(gateway.dispatcher, gateway.metrics),
                 methods=["POST"],
             ),
-            Route("/v1/models", models.list, methods=["GET"]),
+            Route("/v1/models", models.list_all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.get, methods=["GET"]),
             Route("/health", status.health, methods=["GET"]),
             Route("/ready", status.ready, methods=["GET"]),

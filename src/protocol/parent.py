@@ -1,4 +1,9 @@
-"""A child process that does not outlive its parent, not even one that was killed with -9."""
+"""A child process that does not outlive its parent, not even one that was killed with -9.
+
+Also a tiny program, run by path and without ``site`` so that it costs milliseconds:
+``python -I -S parent.py PARENT_PID COMMAND …`` asks the kernel for the signal and becomes
+COMMAND. (A ``preexec_fn`` would run Python between fork and exec, which can dead-lock.)
+"""
 
 import ctypes
 import os
@@ -20,3 +25,13 @@ def die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def bound_to_this_process(*command: str) -> list[str]:
+    """The command line that runs *command* as a child which dies with the calling process."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

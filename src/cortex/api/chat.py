@@ -152,7 +152,9 @@ class _Relay:
         deadline = self._clock() + KEEP_ALIVE_SECONDS
         while not self._stream.inbox.is_closed:
             events = await self._stream.inbox.take(max(0.0, deadline - self._clock()))
-            worth = [event for event in events if not isinstance(event, Alive | Started)]
+            worth: list[Event] = [
+                event for event in events if not isinstance(event, Alive | Started)
+            ]
             if worth or self._clock() >= deadline:
                 return worth
         return []

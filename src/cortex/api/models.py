@@ -53,7 +53,7 @@ class Models:
         self._fleet = fleet
         self._created = int(started_at)
 
-    async def list(self, request: Request) -> Response:
+    async def list_all(self, request: Request) -> Response:
         """``GET /v1/models``"""
         data = [self._describe(model, self._fleet.placed(model)) for model in self._fleet.models()]
         ids = [m.id for m in data]

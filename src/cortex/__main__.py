@@ -1,0 +1,12 @@
+"""``python -m cortex``"""
+
+from cortex.cli import cli
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="cortex")
+
+
+if __name__ == "__main__":
+    main()

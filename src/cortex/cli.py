@@ -1,0 +1,111 @@
+"""The command line of cortex. The only module of the gateway that prints."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from cortex import __version__, config, logs
+from cortex.config import ConfigError
+from cortex.supervisor import EX_CONFIG
+from protocol.bus import BusSetupError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cortex")
+def cli() -> None:
+    """One endpoint over every model of your GPU machines."""
+
+
+@cli.command()
+@click.option("--port", default=31313, show_default=True, help="Port of the API; 0 = any free.")
+@click.option("--metrics-port", default=31314, show_default=True, help="0 = any free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option("--neurons", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
+def up(
+    port: int,
+    metrics_port: int,
+    host: str,
+    data: Path | None,
+    neurons: int,
+    models: tuple[str, ...],
+) -> None:
+    """Start a whole fleet on this machine: nats-server, gateway and neurons.
+
+    Without --model it serves the bundled demo model.
+
+    \b
+    Examples:
+      cortex up
+      cortex up --model Qwen/Qwen3-0.6B
+      cortex up --model ~/models/my-model --neurons 2 --port 0
+    """
+    from cortex.up import UpOptions
+    from cortex.up import up as run_up
+
+    options = UpOptions(
+        port=port,
+        metrics_port=metrics_port,
+        host=host,
+        data=(data or config.default_data_dir()).expanduser().absolute(),
+        neurons=neurons,
+        models=models,
+    )
+    logs.set_up(logging.WARNING)
+    sys.exit(_run(run_up(options, click.echo)))
+
+
+@cli.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="cortex.toml")
+@click.option("--nats", "url", help="URL of the NATS server.")
+@click.option("--nats-token-file", help="File with the NATS token.")
+@click.option("--listen", help="HOST:PORT of the API.")
+@click.option("--metrics-listen", help="HOST:PORT of the Prometheus metrics.")
+def serve(
+    path: Path | None,
+    url: str | None,
+    nats_token_file: str | None,
+    listen: str | None,
+    metrics_listen: str | None,
+) -> None:
+    """Run a gateway beside a NATS server of yours.
+
+    \b
+    Examples:
+      cortex serve --config /etc/cortex/cortex.toml
+      cortex serve --nats nats://127.0.0.1:4222 --listen 0.0.0.0:31313
+    """
+    logs.set_up(logging.INFO)
+    from cortex.serve import serve as run_gateway
+
+    async def main() -> int:
+        settings = config.load(path)
+        gateway, nats = settings.gateway, settings.nats
+        gateway = _replaced(gateway, listen=listen, metrics_listen=metrics_listen)
+        nats = _replaced(nats, url=url, token_file=nats_token_file)
+        await run_gateway(config.GatewayConfig(gateway, nats))
+        return 0
+
+    sys.exit(_run(main()))
+
+
+def _replaced(struct: Any, **values: object) -> Any:
+    return msgspec.structs.replace(struct, **{k: v for k, v in values.items() if v is not None})
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs it; what the user can mend is one line and exit code 78, never a stack trace."""
+    try:
+        return asyncio.run(main)
+    except (ConfigError, BusSetupError) as error:
+        click.echo(f"cortex: {error}", err=True)
+        return EX_CONFIG if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130

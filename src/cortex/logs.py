@@ -1,0 +1,10 @@
+"""Logging set-up: one line per event on stderr."""
+
+import logging
+
+
+def set_up(level: int) -> None:
+    """Times in UTC would confuse at a terminal: local time, level, logger, message."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )

@@ -1,0 +1,165 @@
+"""Child processes that are started, watched, logged and started again.
+
+A child that ends without being asked comes back after a pause that doubles from 0.2 s to 10 s and
+starts over when it has run for a while. Exit code 78 (EX_CONFIG) means that trying again cannot
+help: the supervisor passes its last words on instead.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from protocol.parent import bound_to_this_process
+
+EX_CONFIG = 78
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 10.0
+_HEALTHY_SECONDS = 30.0
+_MAX_LOG_BYTES = 16 << 20
+
+Say = Callable[[str], None]
+"""Shows one line to the person at the terminal."""
+
+
+class HopelessChild(Exception):
+    """Raised when a child says that its configuration cannot work."""
+
+
+class Child:
+    """One supervised process; it dies with this one, even by SIGKILL."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: Path,
+        say: Say,
+        *,
+        pass_fds: Sequence[int] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._log_path = log_path
+        self._say = say
+        self._pass_fds = pass_fds
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._last_lines: deque[str] = deque(maxlen=5)
+
+    async def run(self) -> None:
+        """Keeps it running until :meth:`stop`; raises :class:`HopelessChild`."""
+        pause = FIRST_PAUSE_SECONDS
+        loop = asyncio.get_running_loop()
+        while not self._stopping:
+            started = loop.time()
+            code = await self._run_once()
+            if self._stopping:
+                return
+            if code == EX_CONFIG:
+                raise HopelessChild("\n".join(self._last_lines) or f"{self.name} cannot start")
+            if loop.time() - started > _HEALTHY_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            self._say(f"{self.name} {_how_it_ended(code)}; starting it again in {pause:.1f} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """SIGTERM, and SIGKILL after the grace."""
+        self._stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # a stopped process gets no SIGTERM
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await process.wait()
+        except TimeoutError:
+            self.kill()
+            await process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, now."""
+        self._stopping = True
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _run_once(self) -> int:
+        self._process = await asyncio.create_subprocess_exec(
+            *bound_to_this_process(*self._command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=self._pass_fds,
+            env=self._environment,
+        )
+        assert self._process.stdout
+        await self._copy_log(self._process.stdout)
+        return await self._process.wait()
+
+    async def _copy_log(self, output: asyncio.StreamReader) -> None:
+        """Everything into the log file; warnings and worse also to the person."""
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size > _MAX_LOG_BYTES:
+                os.replace(self._log_path, self._log_path.with_suffix(".log.1"))
+        with self._log_path.open("ab") as log:
+            while line := await _read_line(output):
+                log.write(line)
+                log.flush()
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._last_lines.append(text)
+                if _is_alarming(text):
+                    self._say(f"{self.name}: {text}")
+
+
+class Restarting:
+    """Something that is not a plain command (the broker) under the same rules."""
+
+    def __init__(
+        self, name: str, start: Callable[[], Awaitable[asyncio.subprocess.Process]], say: Say
+    ) -> None:
+        self._name = name
+        self._start = start
+        self._say = say
+        self.stopping = False
+
+    async def run(self, process: asyncio.subprocess.Process) -> None:
+        """Watches *process* and starts another when it ends, until ``stopping``."""
+        while True:
+            code = await process.wait()
+            if self.stopping:
+                return
+            self._say(f"{self._name} {_how_it_ended(code)}; starting it again")
+            process = await self._start()
+
+
+async def _read_line(output: asyncio.StreamReader) -> bytes:
+    """One line, however long; a line beyond the reader's limit comes in pieces."""
+    try:
+        return await output.readuntil(b"\n")
+    except asyncio.IncompleteReadError as rest:
+        return rest.partial
+    except asyncio.LimitOverrunError as long:
+        return await output.read(long.consumed)
+
+
+def _is_alarming(text: str) -> bool:
+    return any(f" {level} " in text[:40] for level in ("WARNING", "ERROR", "CRITICAL"))
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed ({signal.Signals(-code).name})"
+    return f"ended with exit code {code}"

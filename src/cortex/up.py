@@ -1,0 +1,294 @@
+"""``cortex up``: a whole fleet on one machine, for the first five minutes and for development.
+
+It starts nats-server, a gateway and neurons as children, watches them, shows when the first model
+answers, and stops them in order. Listening sockets are opened here and inherited: an address in
+use is one clear line before anything started, and a gateway that is started again finds its
+clients' connections waiting.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from cortex import __version__
+from cortex.broker import Broker
+from cortex.config import ConfigError, child_environment
+from cortex.serve import open_socket, url_of
+from cortex.supervisor import Child, HopelessChild, Restarting, Say
+
+GATEWAY_GRACE_SECONDS = 32.0
+NEURON_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+
+
+class UpOptions(msgspec.Struct, frozen=True):
+    """What was asked for on the command line."""
+
+    port: int
+    metrics_port: int
+    data: Path
+    neurons: int
+    models: tuple[str, ...]
+    host: str = "127.0.0.1"
+
+
+async def up(options: UpOptions, say: Say) -> int:
+    """Runs the fleet until Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises :class:`ConfigError` for what cannot work: an address in use, a folder that cannot be
+    written, a missing model.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with _locked(options.data):
+        fleet = _LocalFleet(options, say)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, fleet.stop_or_force, stop)
+        try:
+            await fleet.start()
+            return await fleet.watch(stop)
+        except HopelessChild as error:
+            say(str(error))
+            return 1
+        finally:
+            await fleet.stop()
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Any:
+    """Two fleets must not share one data directory."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock: IO[str] = (data / "lock").open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {data} cannot be written: {(error.strerror or '').lower()}. "
+            "Name another one with --data DIR."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise ConfigError(
+                f"another 'cortex up' (process {holder or 'unknown'}) uses {data}. "
+                "Stop it, or name another directory with --data DIR."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class _LocalFleet:
+    """The processes of one ``cortex up``."""
+
+    def __init__(self, options: UpOptions, say: Say) -> None:
+        self._options = options
+        self._say = say
+        self._check_folders()
+        self._api = open_socket(f"{options.host}:{options.port}")
+        self._metrics = _open_or_any_free(options.host, options.metrics_port, "metrics", say)
+        self._broker = Broker(options.data / "nats")
+        self._broker_watch = Restarting("nats-server", self._broker.start, say)
+        self._logs = options.data / "logs"
+        self._gateway: Child | None = None
+        self._neurons: list[Child] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
+
+    @property
+    def _url(self) -> str:
+        return url_of(self._api)
+
+    def _check_folders(self) -> None:
+        for model in self._options.models:
+            path = model.partition("=")[2] or model
+            looks_like_path = path.startswith((".", "/", "~")) or "=" in model
+            if looks_like_path and not Path(path).expanduser().is_dir():
+                raise ConfigError(
+                    f"there is no model folder {path}. Name a folder with config.json and "
+                    "*.safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B."
+                )
+
+    def stop_or_force(self, stop: asyncio.Event) -> None:
+        """The first signal stops in order, the second at once."""
+        if stop.is_set():
+            self._say("forced")
+            for child in self._children():
+                child.kill()
+            os._exit(130)
+        stop.set()
+
+    async def start(self) -> None:
+        """Starts everything; the children go on in the background."""
+        self._logs.mkdir(exist_ok=True)
+        self._say(f"cortex {__version__}, data in {self._options.data}")
+        process = await self._broker.start()
+        self._say(f"nats-server at {self._broker.url}")
+        self._spawn(self._broker_watch.run(process), "nats-server")
+        nats = ["--nats", self._broker.url, "--nats-token-file", str(self._broker.token_file)]
+        self._gateway = self._child(
+            "gateway",
+            [*_python("cortex"), "serve", *nats, *self._listen_arguments()],
+            (self._api.fileno(), self._metrics.fileno()),
+        )
+        self._spawn(self._gateway.run(), "gateway")
+        for number in range(1, self._options.neurons + 1):
+            name = f"node-{number}"
+            listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
+            models = [word for m in self._options.models for word in ("--model", m)]
+            neuron = self._child(
+                name,
+                [
+                    *_python("neuron"),
+                    "serve",
+                    *("--name", name),
+                    *nats,
+                    *("--listen", f"fd://{listener.fileno()}"),
+                    *("--threads", str(_threads(self._options.neurons))),
+                    *models,
+                ],
+                (listener.fileno(),),
+            )
+            self._neurons.append(neuron)
+            self._spawn(neuron.run(), name)
+
+    def _listen_arguments(self) -> list[str]:
+        return [
+            *("--listen", f"fd://{self._api.fileno()}"),
+            *("--metrics-listen", f"fd://{self._metrics.fileno()}"),
+        ]
+
+    def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> Child:
+        return Child(
+            name,
+            command,
+            self._logs / f"{name}.log",
+            self._say,
+            pass_fds=fds,
+            environment=child_environment(PYTHONUNBUFFERED="1"),
+        )
+
+    def _spawn(self, coroutine: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(coroutine, name=name))
+
+    def _children(self) -> list[Child]:
+        return [*([self._gateway] if self._gateway else []), *self._neurons]
+
+    async def watch(self, stop: asyncio.Event) -> int:
+        """Reports until the first model answers, then waits for the end."""
+        waiting = asyncio.create_task(self._report_until_ready(), name="report")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        self._tasks += [waiting]
+        pending: set[asyncio.Task[Any]] = {stopped, *self._tasks}
+        try:
+            while not stop.is_set():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopped}:
+                    task.result()
+        finally:
+            stopped.cancel()
+        self._say("stopping")
+        return 0
+
+    async def stop(self) -> None:
+        """Gateway, neurons, broker: nobody loses what it still needs."""
+        if self._gateway:
+            await self._gateway.stop(GATEWAY_GRACE_SECONDS)
+        await asyncio.gather(*(n.stop(NEURON_GRACE_SECONDS) for n in self._neurons))
+        self._broker_watch.stopping = True
+        await self._broker.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _report_until_ready(self) -> None:
+        """Says what each model is doing; raises when none of them can ever answer."""
+        said: dict[str, str] = {}
+        while True:
+            models = await asyncio.to_thread(_get_json, f"{self._url}/v1/models")
+            listed = models.get("data", []) if models else []
+            for model in listed:
+                line = _model_line(model)
+                if said.get(model["id"]) != line:
+                    said[model["id"]] = line
+                    self._say(line)
+            states = [model["state"] for model in listed]
+            if "ready" in states:
+                self._say(self._greeting(next(m["id"] for m in listed if m["state"] == "ready")))
+                return
+            wanted = max(1, len(self._options.models))
+            if len(states) >= wanted and all(state == "failed" for state in states):
+                raise HopelessChild("No model could be loaded; see above.")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _greeting(self, model: str) -> str:
+        question = "What is 17 + 25?" if "demo" in model else "Who are you?"
+        body = json.dumps(
+            {
+                "model": model,
+                "stream": True,
+                "messages": [{"role": "user", "content": question}],
+            }
+        )
+        return f"""
+Ready after {time.monotonic() - self._started:.1f} s. Ask it something:
+
+  curl -N {self._url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+
+Any OpenAI client:  OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
+Models:             {self._url}/v1/models
+Metrics:            {url_of(self._metrics)}/metrics
+Logs:               {self._logs}
+A model of yours:   cortex up --model FOLDER_OR_HUGGING_FACE_ID
+Stop:               Ctrl-C
+"""
+
+
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
+
+
+def _threads(neurons: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // neurons)
+
+
+def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socket.socket:
+    try:
+        return open_socket(f"{host}:{port}")
+    except ConfigError:
+        listener = open_socket(f"{host}:0")
+        if say:
+            say(f"port {port} is taken; {what} at {url_of(listener)}")
+        return listener
+
+
+def _get_json(url: str) -> dict[str, Any] | None:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            body: dict[str, Any] = json.load(answer)
+            return body
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def _model_line(model: dict[str, Any]) -> str:
+    where = ", ".join(model["nodes"])
+    line = f"{model['id']} on {where}: {model['state']}"
+    return f"{line}: {model['error']}" if model["error"] else line

@@ -1,0 +1,83 @@
+"""The neuron's configuration, and the only module of neuron that reads the environment."""
+
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+
+from protocol import settings
+from protocol.names import InvalidName, check_host_id, host_id_from
+
+DEFAULT_PATH = Path("/etc/neuron/neuron.toml")
+
+
+class ConfigError(Exception):
+    """Raised for a setting that cannot be used; one line for people."""
+
+
+class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``neuron.toml``"""
+
+    name: str = ""
+    """Name of this node in the fleet; the host's name when empty."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_token_file: str = ""
+    listen: str = "127.0.0.1:13131"
+    """Address of ``/health`` and ``/metrics``, the only port that a neuron opens."""
+    models: tuple[str, ...] = ()
+    """Folders, Hugging Face ids, or ``cortex-demo``; loaded at the start."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda:N``."""
+    dtype: str = "auto"
+    slots: int = 8
+    """Sequences that run at once, per model."""
+    max_context: int = 0
+    """Upper bound of prompt plus answer in tokens; 0 = the model's own."""
+    kv_cache_mb: int = 0
+    """KV cache per model; 0 = chosen from free memory."""
+    threads: int = 0
+    """Compute threads on a CPU; 0 = all cores."""
+    drain_seconds: float = 8.0
+    """How long running answers may take to finish after SIGTERM."""
+
+
+def load(path: Path | None) -> NeuronConfig:
+    """The file's settings, or the defaults when none is named and the usual one is absent.
+
+    Raises :class:`ConfigError`.
+    """
+    if path is None:
+        if not DEFAULT_PATH.exists():
+            return NeuronConfig()
+        path = DEFAULT_PATH
+    try:
+        return settings.load(path, NeuronConfig)
+    except settings.SettingsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def resolve(config: NeuronConfig) -> NeuronConfig:
+    """Fills in what depends on the host and checks it. Raises :class:`ConfigError`."""
+    try:
+        name = check_host_id(config.name) if config.name else host_id_from(socket.gethostname())
+    except InvalidName as error:
+        raise ConfigError(f"name: {error}.") from None
+    if config.slots < 1:
+        raise ConfigError(f"slots = {config.slots}: at least 1 sequence must be able to run.")
+    return msgspec.structs.replace(config, name=name, models=config.models or ("cortex-demo",))
+
+
+def read_token(path: str) -> str:
+    """A NATS token from a file; empty for no file. Raises :class:`ConfigError`."""
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the NATS token file {path} cannot be read: {error}.") from None
+
+
+def visible_devices() -> str | None:
+    """CUDA's own restriction to some devices."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
