@@ -16,11 +16,11 @@ from protocol.errors import ErrorCode, FleetError, WireError
 
 MAX_BODY_BYTES = 32 << 20
 _JSON = (b"content-type", b"application/json")
-_SSE = [
+_SSE = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
-]
+)
 
 
 class ClientGone(Exception):
@@ -90,7 +90,7 @@ async def send_error(send: Send, error: WireError, request_id: str = "") -> None
 
 async def open_sse(send: Send, request_id: str) -> None:
     """The headers of an event stream."""
-    headers = _SSE + request_id_header(request_id)
+    headers = [*_SSE, *request_id_header(request_id)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 

@@ -5,6 +5,8 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from neuron.engine.client import EngineProcess
 from neuron.engine.messages import Add
@@ -115,9 +117,7 @@ class Worker:
             job = codec.read_job(delivery.data)
         except codec.UnreadableMessage as error:
             log.error("dropped a job that cannot be read: %s", error)
-            task = asyncio.create_task(self._identity.bus.publish(delivery.ack, b"+TERM"))
-            self._tasks[delivery.ack] = task
-            task.add_done_callback(lambda _: self._tasks.pop(delivery.ack, None))
+            self._track(delivery.ack, self._identity.bus.publish(delivery.ack, b"+TERM"))
             return
         running = self._running.get(job.id)
         if running is not None and running.job.attempt == job.attempt:
@@ -125,8 +125,8 @@ class Worker:
             return
         self._track(job.id, self._serve(job, delivery))
 
-    def _track(self, name: str, coroutine: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(coroutine)  # type: ignore[arg-type]
+    def _track(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine, name=name)
         self._tasks[name] = task
 
         def done(_: object) -> None:
@@ -162,7 +162,9 @@ class Worker:
         running = RunningJob(self._identity, job, prompt, sequence_id)
         self._running[job.id] = running
         try:
-            await self._run_on_engine(running, Add(sequence_id, prompt.tokens, prompt.sample), delivery)
+            await self._run_on_engine(
+                running, Add(sequence_id, prompt.tokens, prompt.sample), delivery
+            )
         finally:
             self._engine.abort(sequence_id)
             if self._running.get(job.id) is running:

@@ -1,0 +1,64 @@
+"""The command line of neuron. The only module of neuron that prints."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from neuron import __version__, config
+from protocol.bus import BusSetupError
+from protocol.errors import FleetError
+
+EX_CONFIG = 78
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="neuron")
+def cli() -> None:
+    """The service of one GPU host: loads models and answers for the fleet."""
+
+
+@cli.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="neuron.toml")
+@click.option("--name", help="Name of this node in the fleet; default: the host's name.")
+@click.option("--nats", "nats_url", help="URL of the NATS server.")
+@click.option("--nats-token-file", help="File with the NATS token.")
+@click.option("--listen", help="HOST:PORT of /health and /metrics.")
+@click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
+@click.option("--device", help="auto, cpu or cuda:N.")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.")
+@click.option("--slots", type=click.IntRange(1), help="Sequences that run at once, per model.")
+@click.option("--max-context", type=click.IntRange(1), help="Bound of prompt plus answer.")
+@click.option("--threads", type=click.IntRange(1), help="Compute threads on a CPU.")
+def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None) -> None:
+    """Serve models to the fleet.
+
+    \b
+    Examples:
+      neuron serve --nats nats://10.0.0.5:4222 --nats-token-file /etc/neuron/token
+      neuron serve --model /srv/models/Qwen3-8B --model cortex-demo
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    from neuron.serve import serve as run_neuron
+
+    chosen: dict[str, object] = {k: v for k, v in given.items() if v is not None}
+    if models:
+        chosen["models"] = models
+    try:
+        settings = msgspec.structs.replace(config.load(path), **chosen)
+        asyncio.run(run_neuron(settings))
+    except config.ConfigError as error:
+        click.echo(f"neuron: {error}", err=True)
+        sys.exit(EX_CONFIG)
+    except (BusSetupError, FleetError) as error:
+        click.echo(f"neuron: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

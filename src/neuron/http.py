@@ -1,0 +1,100 @@
+"""``/health`` and ``/metrics``: the only port of a neuron, on loopback unless configured.
+
+The only module of neuron that knows Starlette and Hypercorn.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import hypercorn.asyncio
+import hypercorn.config
+import msgspec
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from neuron.config import ConfigError
+from neuron.service.node import Node
+from protocol.fleet import ModelState
+
+
+def open_socket(address: str) -> socket.socket:
+    """A listening socket for ``host:port`` or an inherited ``fd://N``; raises ConfigError."""
+    if address.startswith("fd://"):
+        return socket.socket(fileno=int(address.removeprefix("fd://")))
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+        listener.listen()
+    except (OSError, ValueError, OverflowError) as error:
+        listener.close()
+        why = getattr(error, "strerror", None) or "it is not of the form HOST:PORT"
+        raise ConfigError(
+            f"cannot listen on {address}: {why.lower()}. Name another one with --listen, or port "
+            "0 for any free one."
+        ) from None
+    return listener
+
+
+def make_app(node: Node) -> Starlette:
+    """Health for supervisors, metrics for Prometheus."""
+    registry = CollectorRegistry()
+    for name, help_text, read in (
+        ("neuron_jobs_running", "Jobs on the engines.", lambda: _total(node, "running")),
+        ("neuron_jobs_queued", "Jobs that wait in the engines.", lambda: _total(node, "queued")),
+        ("neuron_models_ready", "Models that take jobs.", lambda: _ready(node)),
+    ):
+        Gauge(name, help_text, registry=registry).set_function(read)
+
+    async def health(request: Request) -> Response:
+        models = {model.id: str(model.record.state) for model in node.models}
+        body = {"status": "ok", "node": node.name, "models": models}
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    return Starlette(
+        routes=[
+            Route("/health", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ]
+    )
+
+
+def _total(node: Node, field: str) -> float:
+    return float(sum(getattr(model.load, field) for model in node.models if model.load))
+
+
+def _ready(node: Node) -> float:
+    return float(sum(model.record.state is ModelState.READY for model in node.models))
+
+
+@contextlib.asynccontextmanager
+async def http_server(node: Node, listener: socket.socket) -> AsyncIterator[None]:
+    """Serves for the length of the block."""
+    config = hypercorn.config.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.graceful_timeout = 0
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        server = tasks.create_task(
+            hypercorn.asyncio.serve(make_app(node), config, shutdown_trigger=stop.wait),  # type: ignore[arg-type]
+            name="http",
+        )
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.wait([server], timeout=1)
+            server.cancel()

@@ -1,0 +1,54 @@
+"""Routing decisions, and the sentences that people get."""
+
+from cortex.fleet import Placed
+from cortex.router import Refuse, Run, Wait, decide
+from protocol.errors import ErrorCode, WireError
+from protocol.fleet import ModelLoad, ModelRecord, ModelState
+
+
+def placed(state: ModelState, node: str = "n1", error: WireError | None = None) -> Placed:
+    record = ModelRecord(
+        node=node, instance="i", model="m", state=state, error=error, retry_seconds=4.0
+    )
+    return Placed(record, ModelLoad())
+
+
+def test_ready_anywhere_runs() -> None:
+    assert decide("m", [placed(ModelState.FAILED), placed(ModelState.READY)], ["m"]) == Run()
+
+
+def test_a_load_under_way_is_waited_for() -> None:
+    for state in (ModelState.LOADING, ModelState.FETCHING):
+        assert decide("m", [placed(ModelState.FAILED), placed(state)], ["m"]) == Wait()
+
+
+def test_a_failed_load_is_refused_with_its_reason() -> None:
+    error = WireError(ErrorCode.MODEL_UNAVAILABLE, "model.safetensors is truncated")
+    decision = decide("m", [placed(ModelState.FAILED, "gpu-3", error)], ["m"])
+    assert isinstance(decision, Refuse)
+    assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert decision.error.message == (
+        "m could not be loaded on gpu-3: model.safetensors is truncated"
+    )
+    assert decision.error.retry_after_seconds == 4
+
+
+def test_an_unknown_model_names_the_closest() -> None:
+    decision = decide("cortex-demmo", [], ["cortex-demo", "Qwen/Qwen3-8B"])
+    assert isinstance(decision, Refuse)
+    assert decision.error.code is ErrorCode.MODEL_NOT_FOUND
+    assert "Did you mean 'cortex-demo'?" in decision.error.message
+
+
+def test_an_unknown_model_without_a_close_name_gets_the_list() -> None:
+    decision = decide("gpt-4o", [], [f"model-{i}" for i in range(12)])
+    assert isinstance(decision, Refuse)
+    assert "Available: model-0" in decision.error.message
+    assert "…" in decision.error.message
+
+
+def test_an_empty_fleet_may_be_starting() -> None:
+    decision = decide("m", [], [])
+    assert isinstance(decision, Refuse)
+    assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert decision.error.retry_after_seconds > 0
