@@ -116,7 +116,8 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     """The model cannot be loaded; the process ends after this message."""
 
     code: str
-    """``not_found``, ``corrupt``, ``unsupported`` or ``out_of_memory``."""
+    """A value of :class:`neuron.models.errors.LoadCode`: ``not_found``, ``corrupt``,
+    ``unsupported`` or ``out_of_memory``."""
     message: str
     """What, why (with the numbers) and what to do; made for people."""
 
@@ -170,6 +171,21 @@ class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
     """The engine cannot go on (device fault, bug); the process ends after this message."""
 
     message: str
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """An engine's state after its last step, as ``client.py`` knows it; not on the channel."""
+
+    open: int = 0
+    """Streams that have not ended, from the service's view."""
+    running: int = 0
+    queued: int = 0
+    kv_tokens_free: int = 0
+    step_number: int = 0
+    """0 before the first step."""
+    step_seconds: float = 0.0
+    step_age_seconds: float = 0.0
+    """Since the last step arrived; large while there is nothing to do."""
 
 
 ToEngine = Start | Add | Abort | Shutdown

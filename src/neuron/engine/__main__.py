@@ -1,0 +1,50 @@
+"""``python -m neuron.engine --fd N``: an engine process, started by the neuron service.
+
+*N* is its end of the channel's socketpair. The process ends with its parent, whatever happens.
+"""
+
+import argparse
+import ctypes
+import signal
+import socket
+import sys
+import traceback
+
+from neuron.engine.channel import ChannelClosed, EngineEnd
+from neuron.engine.messages import Fatal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Runs the engine; returns the exit status (see ``serve.py``)."""
+    parser = argparse.ArgumentParser(prog="neuron.engine", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the channel's file descriptor")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
+    _die_with_parent()
+    channel = EngineEnd(socket.socket(fileno=arguments.fd))
+    try:
+        # Late, because it imports torch: until here a dying parent is noticed within milliseconds.
+        from neuron.engine.serve import serve
+
+        return serve(channel)
+    except ChannelClosed:
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        channel.send(Fatal(f"{type(error).__name__}: {error}"))
+        return 1
+
+
+def _die_with_parent() -> None:
+    """Asks Linux for SIGKILL when the parent's thread that started us ends.
+
+    Elsewhere, and for a parent that died before this call, the closed channel does it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

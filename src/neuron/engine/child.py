@@ -1,0 +1,88 @@
+"""A child process with its last words: spawn, kill, wait, and say how it ended; no torch."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import Mapping
+
+STDERR_LINES = 40
+STDERR_LINE_BYTES = 400
+_READ_BYTES = 1 << 14
+
+
+class Child:
+    """One process in its own session; what it writes to stderr is kept, the last lines of it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self._reading = asyncio.create_task(self._read_stderr(), name=f"stderr-{process.pid}")
+
+    @classmethod
+    async def spawn(
+        cls, command: list[str], *, fd: int, environment: Mapping[str, str] | None
+    ) -> "Child":
+        """Starts *command*, which inherits *fd* under the same number."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(fd,),
+            start_new_session=True,
+            env=environment,
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr(self) -> list[str]:
+        """The last lines that it wrote."""
+        return list(self._lines)
+
+    def kill(self) -> None:
+        """Kills the process and everything in its session's group."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def ended(self, kill_after: float | None = None) -> str:
+        """Waits for the end, forcing it after *kill_after* seconds; returns how it ended."""
+        try:
+            async with asyncio.timeout(kill_after):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await self._reading
+        status = self._process.returncode
+        assert status is not None
+        how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
+        last = " | ".join(self.stderr[-3:])
+        return f"{how}; last on stderr: {last}" if last else how
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        rest = b""
+        while data := await self._process.stderr.read(_READ_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[-STDERR_LINE_BYTES:]
+            for line in lines:
+                self._keep(line)
+        self._keep(rest)
+
+    def _keep(self, line: bytes) -> None:
+        if line.strip():
+            self._lines.append(line[:STDERR_LINE_BYTES].decode(errors="replace"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

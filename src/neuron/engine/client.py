@@ -1,0 +1,266 @@
+"""The engine process as the neuron service sees it: start, add, abort, watch, stop; no torch.
+
+Owns one child process and its channel. A stuck child is killed; a dead one ends every open stream
+with :class:`EngineDied`. Starting a new one after that is the service's business.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+from neuron.engine.channel import ChannelClosed, FrameError, ServiceEnd
+from neuron.engine.child import Child
+from neuron.engine.messages import (
+    Abort,
+    Add,
+    EngineStats,
+    Fatal,
+    FromEngine,
+    LoadFailed,
+    Loading,
+    Output,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Start,
+    Step,
+)
+from neuron.engine.stream import EngineDied, SequenceStream, is_last
+from neuron.engine.watchdog import Deadlines, StepWatch
+from neuron.models.errors import LoadCode
+
+OnProgress = Callable[[Loading], None]
+STOP_GRACE_SECONDS = 5.0
+
+
+class EngineLoadError(Exception):
+    """Raised when an engine does not become ready; *code* and *message* as in ``LoadFailed``.
+
+    *code* is also ``crashed`` when the process ended, and ``timeout`` when it fell silent.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class EngineProcess:
+    """A loaded engine. Create it with :meth:`start`."""
+
+    def __init__(
+        self, child: Child, channel: ServiceEnd, ready: Ready, deadlines: Deadlines
+    ) -> None:
+        self.ready = ready
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolves to the reason when the process has ended, however it did."""
+        self._child = child
+        self._channel = channel
+        self._watch = StepWatch(deadlines)
+        self._streams: dict[int, SequenceStream] = {}
+        self._last_step: Step | None = None
+        self._last_step_at = 0.0
+        self._reason = ""
+        self._task = asyncio.create_task(self._serve(), name=f"engine-{child.pid}")
+
+    @classmethod
+    async def start(
+        cls,
+        start: Start,
+        *,
+        on_progress: OnProgress = lambda _: None,
+        deadlines: Deadlines | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "EngineProcess":
+        """Spawns an engine and waits until it is ready.
+
+        *environment* is the child's whole environment; None inherits. Raises
+        :class:`EngineLoadError`. Cancelling it ends the process.
+        """
+        deadlines = deadlines or Deadlines()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(theirs.fileno())]
+            child = await Child.spawn(command, fd=theirs.fileno(), environment=environment)
+        channel = await ServiceEnd.open(ours)
+        try:
+            ready = await _load(child, channel, start, on_progress, deadlines)
+        except BaseException:
+            child.kill()
+            channel.close()
+            await child.ended()
+            raise
+        return cls(child, channel, ready, deadlines)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def stats(self) -> EngineStats:
+        """The state after the last step."""
+        step = self._last_step
+        if step is None:
+            return EngineStats(kv_tokens_free=self.ready.kv_cache_tokens, open=len(self._streams))
+        return EngineStats(
+            open=len(self._streams),
+            running=step.running,
+            queued=step.queued,
+            kv_tokens_free=step.kv_tokens_free,
+            step_number=step.number,
+            step_seconds=step.seconds,
+            step_age_seconds=asyncio.get_running_loop().time() - self._last_step_at,
+        )
+
+    async def add(self, add: Add) -> SequenceStream:
+        """Starts a generation; its id must not be open. Raises :class:`EngineDied`."""
+        if self.died.done():
+            raise EngineDied(self.died.result())
+        if add.id in self._streams:
+            raise ValueError(f"sequence id {add.id} is open already")
+        stream = self._streams[add.id] = SequenceStream(add.id)
+        try:
+            await self._channel.send(add)
+        except ChannelClosed:
+            pass  # the stream is told why as soon as the process has ended
+        except BaseException:
+            self.abort(add.id)
+            raise
+        return stream
+
+    def abort(self, sequence_id: int) -> None:
+        """Ends a generation and its stream; unknown and finished ids are ignored."""
+        stream = self._streams.pop(sequence_id, None)
+        if stream is not None:
+            stream.end()
+            self._channel.send_soon(Abort(sequence_id))
+
+    async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        """Ends the process, by force after *grace_seconds*; returns when it is gone."""
+        self._reason = self._reason or "it was stopped"
+        self._channel.send_soon(Shutdown())
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await asyncio.shield(self._task)
+        except TimeoutError:
+            self._child.kill()
+            await asyncio.shield(self._task)
+
+    async def _serve(self) -> None:
+        watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
+        try:
+            while messages := await self._channel.receive():
+                for message in messages:
+                    self._handle(message)
+        except FrameError as error:
+            self._reason = self._reason or str(error)
+        finally:
+            watchdog.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watchdog
+            await self._bury()
+
+    async def _bury(self) -> None:
+        """The channel has ended, so the process has or must."""
+        self._channel.close()
+        obituary = await self._child.ended(kill_after=1.0)
+        reason = f"{self._reason} ({obituary})" if self._reason else obituary
+        self.died.set_result(reason)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.end(EngineDied(reason))
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case Step():
+                self._watch.step(message.seconds)
+                self._last_step = message
+                self._last_step_at = asyncio.get_running_loop().time()
+                for output in message.outputs:
+                    self._deliver(output)
+                for progress in message.progress:
+                    self._deliver(progress)
+            case Refused():
+                self._deliver(message)
+            case Fatal():
+                self._reason = message.message
+            case Ready() | Loading() | LoadFailed():
+                self._reason = f"it sent {type(message).__name__} while serving"
+                self._child.kill()
+            case _:
+                assert_never(message)
+
+    def _deliver(self, event: Output | Progress | Refused) -> None:
+        stream = self._streams.get(event.id)
+        if stream is None:
+            return  # aborted while this was on its way
+        stream.push(event)
+        if is_last(event):
+            del self._streams[event.id]
+
+    async def _watch_steps(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            interval = min(1.0, self._watch.deadline / 4)
+            before = loop.time()
+            await asyncio.sleep(interval)
+            # When this very process was held up, the engine's steps wait unread: count no more
+            # than was meant to pass.
+            passed = min(loop.time() - before, 2 * interval)
+            if self._watch.tick(passed, has_work=bool(self._streams)):
+                self._reason = (
+                    f"no step finished for {self._watch.silent_seconds:.1f} s although "
+                    f"{len(self._streams)} sequences were open (deadline "
+                    f"{self._watch.deadline:.1f} s), so it was killed as stuck"
+                )
+                self._child.kill()
+                return
+
+
+async def _load(
+    child: Child,
+    channel: ServiceEnd,
+    start: Start,
+    on_progress: OnProgress,
+    deadlines: Deadlines,
+) -> Ready:
+    """Sends *start* and waits for Ready; raises :class:`EngineLoadError`."""
+    fatal = ""
+    with contextlib.suppress(ChannelClosed):
+        await channel.send(start)
+    while True:
+        try:
+            async with asyncio.timeout(deadlines.load_seconds):
+                messages = await channel.receive()
+        except TimeoutError as error:
+            raise EngineLoadError(
+                LoadCode.TIMEOUT,
+                f"The engine gave no sign of life for {deadlines.load_seconds:.0f} s while it "
+                f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
+            ) from error
+        if not messages:
+            obituary = await child.ended(kill_after=1.0)
+            why = f"{fatal} ({obituary})" if fatal else obituary
+            raise EngineLoadError(
+                LoadCode.CRASHED,
+                f"The engine ended while it loaded {start.model_dir}: {why}. "
+                "Load it again; if it ends again, report this text.",
+            )
+        for message in messages:
+            match message:
+                case Loading():
+                    on_progress(message)
+                case Ready():
+                    return message
+                case LoadFailed():
+                    raise EngineLoadError(message.code, message.message)
+                case Fatal():
+                    fatal = message.message
+                case Step() | Refused():
+                    pass  # cannot come before Ready
+                case _:
+                    assert_never(message)

@@ -1,0 +1,106 @@
+"""The device of an engine: which dtype suits it, how many threads, and its numerics class.
+
+Owns what is asked of the machine (``/proc/cpuinfo``, torch's capabilities); decides nothing else.
+"""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from neuron.models.errors import LoadCode, LoadError
+
+CPUINFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "i8mm_bf16"}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
+
+def open_device(name: str) -> torch.device:
+    """The device that *name* means, ready to use; LoadError UNSUPPORTED if it is not there."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.zeros(1, device=device)
+        elif device.type != "cpu":
+            raise RuntimeError("only cpu and cuda:N are supported")
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"Device {name!r} cannot be used: {reason}. "
+            f"Here are cpu and {torch.cuda.device_count()} CUDA devices; choose one of them.",
+        ) from error
+    return device
+
+
+def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in. *asked* is ``Start.dtype``; *checkpoint* the weights' own.
+
+    ``auto`` keeps the checkpoint's dtype, but computes in float32 on a CPU that would only
+    emulate it. Raises :class:`LoadError` UNSUPPORTED for a name that is no dtype here.
+    """
+    name = checkpoint if asked == "auto" else asked
+    dtype = _DTYPES.get(name)
+    if dtype is None:
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"dtype {name!r} is not supported. Use auto, float32, bfloat16 or float16.",
+        )
+    if asked == "auto" and device.type == "cpu":
+        native = dtype is torch.bfloat16 and bool(_BF16_FLAGS & set(cpu_flags()))
+        return dtype if native else torch.float32
+    return dtype
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> list[str]:
+    """The instruction set flags of the first CPU; empty where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return value.split()
+    return []
+
+
+def default_threads(cpuinfo: Path = CPUINFO) -> int:
+    """The physical cores that this process may use; hyperthreads slow matrix products down."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return len(allowed)
+    cores: set[tuple[str, str]] = set()
+    for block in text.split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        if "core id" in fields and int(fields.get("processor", "-1")) in allowed:
+            cores.add((fields.get("physical id", "0"), fields["core id"]))
+    return len(cores) or len(allowed)
+
+
+def numerics(device: torch.device, dtype: torch.dtype) -> str:
+    """A text that is equal on engines whose logits are equal to the bit (see ``Ready``)."""
+    try:
+        own = version("cortex-fleet")
+    except PackageNotFoundError:
+        own = "source"
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device).replace(" ", "-")
+    else:
+        capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
+        kind = f"cpu-{platform.machine()}-{capability}-{torch.get_num_threads()}t"
+    name = str(dtype).removeprefix("torch.")
+    return f"cortex-{own} torch-{torch.__version__} {kind} {name} sdpa-rows"

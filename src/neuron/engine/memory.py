@@ -1,0 +1,122 @@
+"""How much memory there is, and how much of it the KV cache gets.
+
+Owns the arithmetic and its explanation; the numbers of CUDA devices come from torch, those of the
+host from the kernel, bounded by the control group that this process is in.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from neuron.engine.blocks import BLOCK_TOKENS, blocks_for
+from neuron.models.errors import LoadCode, LoadError
+
+CPU_SHARE = 0.5
+"""Of the memory that is free after the weights are loaded, what the KV cache may take."""
+CUDA_SHARE = 0.85
+"""The rest is for activations, which torch allocates as it goes."""
+MIN_BLOCKS = 4
+"""Less is no use to anybody."""
+WORKING_BYTES = 64 << 20
+"""Memory for activations that must be free beside the weights for a load to make sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVBudget:
+    """The size of a KV cache."""
+
+    blocks: int
+    context_limit: int
+    """Tokens of one sequence: the model's limit, or what the cache can hold of it."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that could be allocated on *device* now."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+    return host_free_bytes()
+
+
+def host_free_bytes(
+    meminfo: Path = Path("/proc/meminfo"),
+    own_group: Path = Path("/proc/self/cgroup"),
+    groups: Path = Path("/sys/fs/cgroup"),
+) -> int:
+    """``MemAvailable``, or what the control groups (v2) of this process leave, if that is less."""
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    for line in _lines(own_group):
+        if line.startswith("0::"):
+            group = groups / line[3:].lstrip("/")
+            for folder in (group, *group.parents):
+                if not folder.is_relative_to(groups):
+                    break
+                free = min(free, _group_free_bytes(folder, free))
+    return free
+
+
+def _group_free_bytes(folder: Path, otherwise: int) -> int:
+    limit, used = _lines(folder / "memory.max"), _lines(folder / "memory.current")
+    if not limit or not used or limit[0] == "max":
+        return otherwise
+    # The page cache counts as used but is given up when memory is needed.
+    stat = dict(line.split() for line in _lines(folder / "memory.stat"))
+    cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+    return max(0, int(limit[0]) - int(used[0]) + cached)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def check_weights_fit(weight_bytes: int, free: int, device: str) -> None:
+    """Raises :class:`LoadError` OUT_OF_MEMORY before anything is read if weights cannot fit."""
+    need = weight_bytes + WORKING_BYTES
+    if need > free:
+        raise LoadError(
+            LoadCode.OUT_OF_MEMORY,
+            f"The model needs {gib(need)} on {device} (weights {gib(weight_bytes)}, working "
+            f"memory {gib(WORKING_BYTES)}) but {gib(free)} are free. "
+            "Unload another model, or use a smaller one.",
+        )
+
+
+def kv_budget(
+    *,
+    free: int,
+    bytes_per_token: int,
+    context_limit: int,
+    max_running: int,
+    asked_bytes: int | None,
+    share: float,
+) -> KVBudget:
+    """Sizes the KV cache: *asked_bytes* or *share* of *free*, at most *max_running* full contexts.
+
+    If less than one full context fits, the context limit shrinks to what does. Raises
+    :class:`LoadError` OUT_OF_MEMORY if fewer than :data:`MIN_BLOCKS` blocks fit.
+    """
+    block_bytes = bytes_per_token * BLOCK_TOKENS
+    wanted = blocks_for(context_limit) * max_running
+    allowed = int(free * share) if asked_bytes is None else asked_bytes
+    blocks = min(wanted, allowed // block_bytes)
+    possible = max(0, free) // block_bytes
+    if blocks < min(MIN_BLOCKS, wanted) or blocks > possible:
+        source = f"{share:.0%} of the free memory" if asked_bytes is None else "kv_cache_bytes"
+        raise LoadError(
+            LoadCode.OUT_OF_MEMORY,
+            f"The KV cache does not fit: one block of {BLOCK_TOKENS} tokens takes {block_bytes} "
+            f"bytes and at least {MIN_BLOCKS} are needed; allowed are {gib(allowed)} ({source}), "
+            f"{gib(free)} are free after the weights. Unload another model, or change "
+            "kv_cache_bytes.",
+        )
+    return KVBudget(blocks, min(context_limit, blocks * BLOCK_TOKENS))
+
+
+def gib(count: int) -> str:
+    """A size for people: MiB below one GiB."""
+    return f"{count / 2**30:.1f} GiB" if abs(count) >= 2**30 else f"{count / 2**20:.1f} MiB"

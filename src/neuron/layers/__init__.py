@@ -1,0 +1,1 @@
+"""The PyTorch parts that model architectures are made of."""

@@ -1,0 +1,1 @@
+"""Model architectures: reading checkpoints (torch-free) and building the PyTorch modules."""

@@ -1,0 +1,183 @@
+"""A checkpoint's safetensors files, as known from their headers alone; no torch.
+
+Owns finding the files, parsing and validating headers and adding up sizes, so that a load can be
+refused before a single weight is read. Must not know what the tensors mean.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header
+with name → dtype, shape, data_offsets, then the data).
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from neuron.models.errors import LoadCode, LoadError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER_BYTES = 100_000_000
+"""The bound of the reference implementation."""
+
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+"""The stored dtypes that can be loaded, with their bytes a number."""
+
+_OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """Where one tensor lies."""
+
+    name: str
+    file: Path
+    dtype: str
+    """As safetensors spells it: a key of :data:`ITEM_BYTES`."""
+    shape: tuple[int, ...]
+    begin: int
+    """Offset of the first byte in the file."""
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_BYTES[self.dtype]
+
+
+class _HeaderEntry(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def read_checkpoint(model_dir: Path) -> dict[str, TensorEntry]:
+    """All tensors of *model_dir* by name, from a single file or from an index with shards.
+
+    Raises :class:`LoadError`: NOT_FOUND for missing files, CORRUPT for damaged or truncated ones,
+    UNSUPPORTED for weights in another format or dtype.
+    """
+    index = model_dir / INDEX
+    if not index.exists():
+        return _read_headers([_single_file(model_dir)])
+    try:
+        weight_map = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _corrupt(index, f"it is not a valid index ({error})") from error
+    except OSError as error:
+        raise _missing(index, error.strerror or "unreadable") from error
+    names = sorted(set(weight_map.values()))
+    if any(Path(name).name != name for name in names):
+        raise _corrupt(index, "it names a file outside its own folder")
+    for name in names:
+        if not (model_dir / name).exists():
+            have = sum((model_dir / other).exists() for other in names)
+            raise _missing(
+                model_dir / name, f"the index names {len(names)} shards, {have} are there"
+            )
+    entries = _read_headers(model_dir / name for name in names)
+    for tensor, name in weight_map.items():
+        if tensor not in entries:
+            raise _corrupt(model_dir / name, f"it lacks tensor {tensor!r}, which the index names")
+    return entries
+
+
+def _single_file(model_dir: Path) -> Path:
+    path = model_dir / SINGLE
+    if path.exists():
+        return path
+    found = sorted(model_dir.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LoadError(
+            LoadCode.NOT_FOUND,
+            f"{model_dir} has {len(found)} safetensors files but no {INDEX}, so it is not known "
+            "which of them make up the model. Fetch the model again, with its index.",
+        )
+    other = [path.name for pattern in _OTHER_FORMATS for path in sorted(model_dir.glob(pattern))]
+    if other:
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"{model_dir} has no safetensors weights but {other[0]}. Only safetensors is loaded; "
+            "fetch or convert the model to it.",
+        )
+    raise _missing(path, "the folder has no *.safetensors")
+
+
+def _read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
+    entries: dict[str, TensorEntry] = {}
+    for file in files:
+        for entry in read_header(file):
+            if entry.name in entries:
+                raise _corrupt(
+                    file, f"tensor {entry.name!r} is also in {entries[entry.name].file.name}"
+                )
+            entries[entry.name] = entry
+    return entries
+
+
+def read_header(file: Path) -> list[TensorEntry]:
+    """The tensors of one safetensors file; raises as :func:`read_checkpoint`."""
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise _corrupt(file, f"it has {size} bytes, its header claims {length}")
+            text = stream.read(length)
+    except OSError as error:
+        raise _missing(file, error.strerror or "unreadable") from error
+    entries = [
+        _entry(file, name, raw, 8 + length, size) for name, raw in _decode(file, text).items()
+    ]
+    end = max((entry.begin + entry.nbytes for entry in entries), default=8 + length)
+    if end != size:
+        raise _corrupt(file, f"it has {size} bytes, its header describes {end}")
+    return entries
+
+
+def _decode(file: Path, text: bytes) -> dict[str, _HeaderEntry]:
+    try:
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        return {name: msgspec.json.decode(value, type=_HeaderEntry) for name, value in raw.items()}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _corrupt(file, f"its header cannot be read ({error})") from error
+
+
+def _entry(file: Path, name: str, raw: _HeaderEntry, base: int, size: int) -> TensorEntry:
+    if raw.dtype not in ITEM_BYTES:
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"{file.name} stores {name!r} as {raw.dtype}. Loaded are {', '.join(ITEM_BYTES)}; "
+            "use the unquantised model.",
+        )
+    begin, end = raw.data_offsets
+    entry = TensorEntry(name, file, raw.dtype, raw.shape, base + begin)
+    if min(raw.shape, default=0) < 0 or begin < 0 or end - begin != entry.nbytes:
+        raise _corrupt(
+            file, f"tensor {name!r} of shape {list(raw.shape)} takes {end - begin} bytes"
+        )
+    if base + end > size:
+        raise _corrupt(
+            file,
+            f"it has {size} bytes but tensor {name!r} ends at byte {base + end}, so it is cut off",
+        )
+    return entry
+
+
+def _corrupt(file: Path, why: str) -> LoadError:
+    return LoadError(LoadCode.CORRUPT, f"{file} is damaged: {why}. Fetch the model again.")
+
+
+def _missing(file: Path, why: str) -> LoadError:
+    return LoadError(
+        LoadCode.NOT_FOUND, f"{file} cannot be read: {why}. Complete the model's folder."
+    )

@@ -1,0 +1,35 @@
+"""Why a model cannot be loaded.
+
+Torch-free, so that the service can check a checkpoint's headers without starting an engine.
+"""
+
+from enum import StrEnum
+
+
+class LoadCode(StrEnum):
+    """What kind of obstacle a load met."""
+
+    NOT_FOUND = "not_found"
+    """The folder, its config.json or a shard is missing."""
+    CORRUPT = "corrupt"
+    """Files are there but damaged or contradict each other."""
+    UNSUPPORTED = "unsupported"
+    """The checkpoint is sound but this engine cannot run it."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Weights or a minimal KV cache do not fit."""
+    CRASHED = "crashed"
+    """The engine process ended while it loaded."""
+    TIMEOUT = "timeout"
+    """The load made no progress within its deadline."""
+
+
+class LoadError(Exception):
+    """Raised when a checkpoint cannot be loaded; *message* is made for people.
+
+    It says what happened, why (with the numbers) and what to do.
+    """
+
+    def __init__(self, code: LoadCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
