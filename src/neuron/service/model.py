@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuron import store
-from neuron.engine.client import EngineLoadError, EngineProcess
+from neuron.engine.client import EngineLoadError
 from neuron.engine.messages import Loading, Ready, Start
+from neuron.service.engine import Engine, StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
 from neuron.service.prompt import Prompter
@@ -61,6 +62,7 @@ class Model:
         identity: Identity,
         gateways: Gateways,
         settings: EngineSettings,
+        start_engine: StartEngine,
         publish: Callable[[ModelRecord], None],
     ) -> None:
         self.id = store.model_id(source)
@@ -68,9 +70,9 @@ class Model:
         self._identity = identity
         self._gateways = gateways
         self._settings = settings
+        self._start_engine = start_engine
         self._publish = publish
         self._worker: Worker | None = None
-        self._engine: EngineProcess | None = None
         self._revision = ""
         self.record = self._made(ModelState.ABSENT)
 
@@ -114,22 +116,25 @@ class Model:
         folder = await store.resolve(self._source, self._on_fetch)
         prompter = await asyncio.to_thread(Prompter.load, folder)
         self._revision = await asyncio.to_thread(store.revision_digest, folder)
-        self._engine = await EngineProcess.start(
-            self._settings.start(folder), on_progress=self._on_load
-        )
+        engine = await self._start_engine(self._settings.start(folder), on_progress=self._on_load)
         try:
-            self._worker = Worker(self.id, self._identity, self._engine, prompter, self._gateways)
-            self._set(self._ready_record(self._engine.ready))
-            await self._worker.run()
+            await self._serve_with(engine, prompter)
         finally:
-            self._worker = None
-            died = self._engine.died.done()
-            await self._engine.stop()
+            died = engine.died.done()
+            await engine.stop()
         if died:
-            reason = self._engine.died.result()
+            reason = engine.died.result()
             log.error("the engine of %s ended: %s", self.id, reason)
             self._fail(f"its engine ended: {reason}", _FIRST_PAUSE_SECONDS)
             await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+
+    async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
+        self._worker = Worker(self.id, self._identity, engine, prompter, self._gateways)
+        self._set(self._ready_record(engine.ready))
+        try:
+            await self._worker.run()
+        finally:
+            self._worker = None
 
     # -- records -------------------------------------------------------------------------------
 

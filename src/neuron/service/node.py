@@ -8,7 +8,9 @@ import socket
 from neuron import __version__
 from neuron.config import NeuronConfig, visible_devices
 from neuron.discovery import Hardware
+from neuron.engine.client import EngineProcess
 from neuron.service.announcer import Announcer
+from neuron.service.engine import StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
 from neuron.service.model import EngineSettings, Model
@@ -35,7 +37,12 @@ HEARTBEAT_SECONDS = 0.5
 class Node:
     """One running neuron."""
 
-    def __init__(self, bus: Bus, config: NeuronConfig) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        config: NeuronConfig,
+        start_engine: StartEngine = EngineProcess.start,
+    ) -> None:
         self.name = config.name
         self.instance = new_instance_id()
         self._bus = bus
@@ -49,7 +56,7 @@ class Node:
         self._draining = False
         settings = _engine_settings(config, self._devices)
         self.models = [
-            Model(source, self._identity, self._gateways, settings, self._publish)
+            Model(source, self._identity, self._gateways, settings, start_engine, self._publish)
             for source in config.models
         ]
         self._background: set[asyncio.Task[None]] = set()

@@ -8,9 +8,9 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from neuron.engine.client import EngineProcess
 from neuron.engine.messages import Add
 from neuron.engine.stream import EngineDied
+from neuron.service.engine import Engine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity, RunningJob
 from neuron.service.prompt import Prompter
@@ -34,7 +34,7 @@ class Worker:
         self,
         model: str,
         identity: Identity,
-        engine: EngineProcess,
+        engine: Engine,
         prompter: Prompter,
         gateways: Gateways,
     ) -> None:
@@ -103,12 +103,11 @@ class Worker:
         if task is not None:
             task.cancel()
 
-    async def ping(self, job_id: str) -> bool:
-        """Answers a gateway that has heard nothing of a job; False when it is not here."""
+    async def ping(self, job_id: str) -> None:
+        """Answers a gateway that has heard nothing of a job."""
         running = self._running.get(job_id)
         if running is not None:
             await running.keep_alive(self._engine.stats.step_age_seconds)
-        return running is not None
 
     # -- one job -------------------------------------------------------------------------------
 

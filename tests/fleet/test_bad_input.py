@@ -1,0 +1,143 @@
+"""Whatever a client sends, it gets a 4xx in OpenAI's envelope that names the field, and others
+are served as before."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.fleet import MODEL, chat_body, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.scripted import Script
+
+USER = [{"role": "user", "content": "Hi"}]
+
+BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
+    (b"", 400, None, "not valid JSON"),
+    (b"{nope", 400, None, "not valid JSON"),
+    (b"[1,2]", 400, None, "Expected `object`"),
+    (b'"\xff"', 400, None, "JSON"),
+    (b"[" * 100_000, 400, None, "JSON"),
+    ({"messages": USER}, 400, "model", "missing required field `model`"),
+    ({"model": MODEL}, 400, "messages", "missing required field `messages`"),
+    ({"model": MODEL, "messages": []}, 400, "messages", "length >= 1"),
+    ({"model": 7, "messages": USER}, 400, "model", "Expected `str`, got `int`"),
+    ({"model": "", "messages": USER}, 400, "model", "length >= 1"),
+    ({"model": "x" * 300, "messages": USER}, 400, "model", "1 to 200 bytes"),
+    ({"model": MODEL, "messages": "Hi"}, 400, "messages", "Expected `array`"),
+    (chat_body("Hi", messages=[{"content": "x"}]), 400, "messages[0].role", "missing"),
+    (chat_body("Hi", messages=[{"role": "king"}]), 400, "messages[0].role", "king"),
+    (chat_body("Hi", messages=[{"role": "user", "content": 5}]), 400, "messages[0].content", "int"),
+    (chat_body("Hi", temperature="hot"), 400, "temperature", "Expected `float"),
+    (chat_body("Hi", temperature=3), 400, "temperature", "<= 2.0"),
+    (chat_body("Hi", temperature=-1), 400, "temperature", ">= 0.0"),
+    (chat_body("Hi", top_p=1.5), 400, "top_p", "<= 1.0"),
+    (chat_body("Hi", max_tokens=0), 400, "max_tokens", ">= 1"),
+    (chat_body("Hi", max_tokens="many"), 400, "max_tokens", "Expected `int"),
+    (chat_body("Hi", max_tokens=True), 400, "max_tokens", "got `bool`"),
+    (chat_body("Hi", n=2), 400, "n", "not supported"),
+    (chat_body("Hi", n=1000), 400, "n", "<= 128"),
+    (chat_body("Hi", logprobs=True), 400, "logprobs", "not supported"),
+    (chat_body("Hi", response_format={"type": "json_object"}), 400, "response_format", "not supp"),
+    (chat_body("Hi", tool_choice="required"), 400, "tool_choice", "not supported"),
+    (chat_body("Hi", stop=["a"] * 99), 400, "stop", "at most 16"),
+    (chat_body("Hi", stop_token_ids=[10**9]), 400, "stop_token_ids", "not a token"),
+    (chat_body("Hi", seed=2**70), 400, "seed", ""),
+    (
+        chat_body("Hi", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+        400,
+        "messages[0].content[0]",
+        "does not read images",
+    ),
+    (chat_body("word " * 5000), 400, "messages", "maximum context length is 2048 tokens"),
+    ({"model": "nope", "messages": USER}, 404, "model", "does not exist"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_mistake_is_named(nats: NatsServer, stream: bool) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        for body, status, param, words in BAD_BODIES:
+            if isinstance(body, dict):
+                answer = await fleet.client.post(
+                    "/v1/chat/completions", json={**body, "stream": stream}
+                )
+            else:
+                answer = await fleet.client.post("/v1/chat/completions", content=body)
+            assert answer.status_code == status, (body, answer.text)
+            assert answer.headers["content-type"] == "application/json"
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert error["type"] == "invalid_request_error"
+            assert error["param"] == param, (body, error)
+            assert words in error["message"], (body, error)
+            assert "Traceback" not in answer.text
+        assert (await fleet.chat()).status_code == 200
+
+
+async def test_context_overflow_has_the_code_that_clients_look_for(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        error = (await fleet.chat("word " * 5000)).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+
+
+async def test_what_real_clients_send_is_tolerated(nats: NatsServer) -> None:
+    odd: list[dict[str, Any]] = [
+        {"user": "me", "metadata": {"a": 1}, "store": True, "unknown_field": [1]},
+        {"tools": [], "tool_choice": None, "stop": None, "temperature": None},
+        {"tools": [{"type": "web_search"}], "parallel_tool_calls": False},
+        {"max_completion_tokens": 5, "max_tokens": None, "stream_options": None},
+        {"messages": [{"role": "developer", "content": "Be brief."}, *USER]},
+        {"messages": [*USER, {"role": "assistant", "content": None}, *USER]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        {"messages": [{"role": "user", "content": ""}], "name": "x"},
+        {"response_format": {"type": "text"}, "n": 1, "logprobs": False, "presence_penalty": 0},
+        {"top_k": -1, "min_p": 0, "reasoning_effort": "low"},
+    ]
+    async with scripted_fleet(nats, Script()) as fleet:
+        for extra in odd:
+            answer = await fleet.chat(**extra)
+            assert answer.status_code == 200, (extra, answer.text)
+
+
+async def test_paths_and_methods_answer_in_the_envelope(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        missing = await fleet.client.get("/v1/nope")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
+        wrong = await fleet.client.get("/v1/chat/completions")
+        assert wrong.status_code == 405
+        assert "use POST" in wrong.json()["error"]["message"]
+        model = await fleet.client.get("/v1/models/nope")
+        assert (model.status_code, model.json()["error"]["code"]) == (404, "model_not_found")
+        assert (await fleet.client.head("/")).status_code == 200
+
+
+async def test_an_oversized_body_is_refused(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        answer = await fleet.client.post(
+            "/v1/chat/completions", content=b" " * (33 << 20), timeout=30
+        )
+        assert answer.status_code == 413
+        assert "32 MiB" in answer.json()["error"]["message"]
+
+
+async def test_a_request_larger_than_the_bus_is_a_413(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        answer = await fleet.chat("x" * (9 << 20))
+        assert answer.status_code == 413, answer.text
+        assert "on the bus" in answer.json()["error"]["message"]
+        assert (await fleet.chat()).status_code == 200
+
+
+async def test_models_are_listed_and_described(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        listed = (await fleet.client.get("/v1/models")).json()
+        assert listed["object"] == "list"
+        model = listed["data"][0]
+        assert model["id"] == MODEL
+        assert model["object"] == "model"
+        assert model["state"] == "ready"
+        assert model["nodes"] == ["n1"]
+        assert model["max_model_len"] == 2048
+        assert (await fleet.client.get(f"/v1/models/{MODEL}")).json() == model
+        version = (await fleet.client.get("/version")).json()
+        assert version["metrics"] == "http://metrics"

@@ -1,0 +1,130 @@
+"""A whole fleet in one event loop: real nats-server, real gateway over HTTP, real neuron service,
+scripted engines."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import httpx2
+
+from cortex.app import make_app
+from cortex.gateway import Gateway, running_gateway
+from cortex.serve import http_server, open_socket, url_of
+from neuron.config import NeuronConfig
+from neuron.service.engine import StartEngine
+from neuron.service.node import Node
+from protocol.bus import Bus
+from tests.support.nats import NatsServer, connected
+from tests.support.scripted import Script
+from tests.support.waiting import until
+
+MODEL = "cortex-demo"
+
+
+class TestFleet:
+    """One gateway and any number of nodes."""
+
+    __test__ = False
+
+    def __init__(self, nats: NatsServer, gateway: Gateway, url: str) -> None:
+        self.nats = nats
+        self.gateway = gateway
+        self.url = url
+        self.client = httpx2.AsyncClient(base_url=url, timeout=20)
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.client.aclose()
+        await self._stack.aclose()
+
+    async def add_node(
+        self,
+        start_engine: StartEngine,
+        *,
+        name: str = "n1",
+        models: tuple[str, ...] = (MODEL,),
+        slots: int = 4,
+    ) -> Node:
+        """Starts a node; does not wait for its models."""
+        bus = await self._stack.enter_async_context(connected(self.nats.url, name))
+        config = NeuronConfig(name=name, models=models, slots=slots)
+        node = Node(bus, config, start_engine)
+        task = asyncio.create_task(node.run(), name=f"node {name}")
+
+        async def stop() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(stop)
+        return node
+
+    async def ready(self, model: str = MODEL, nodes: int = 1) -> None:
+        """Waits until that many nodes serve the model."""
+        await until(lambda: len(self.gateway.fleet.ready(model)) == nodes, what="ready nodes")
+
+    async def chat(self, text: str = "Hi", **body: Any) -> httpx2.Response:
+        """A non-streaming request."""
+        return await self.client.post("/v1/chat/completions", json=chat_body(text, **body))
+
+    @contextlib.asynccontextmanager
+    async def streaming(self, text: str = "Hi", **body: Any) -> AsyncIterator[httpx2.Response]:
+        """A streaming request whose body has not been read."""
+        json_body = chat_body(text, stream=True, **body)
+        async with self.client.stream("POST", "/v1/chat/completions", json=json_body) as answer:
+            yield answer
+
+    async def stream_events(self, text: str = "Hi", **body: Any) -> list[dict[str, Any]]:
+        """All events of a streaming answer, ``[DONE]`` as an empty dict."""
+        async with self.streaming(text, **body) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            return [event async for event in sse_events(answer)]
+
+
+def chat_body(text: str, **body: Any) -> dict[str, Any]:
+    """A chat request with one user message."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], **body}
+
+
+async def sse_events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    """The data events of an SSE body; comments are skipped."""
+    async for line in answer.aiter_lines():
+        if line.startswith("data: "):
+            data = line.removeprefix("data: ")
+            yield {} if data == "[DONE]" else json.loads(data)
+
+
+@contextlib.asynccontextmanager
+async def running_fleet(nats: NatsServer) -> AsyncIterator[TestFleet]:
+    """A gateway without nodes, reachable over HTTP."""
+    async with connected(nats.url, "gateway") as bus, running_gateway(bus) as gateway:
+        listener = open_socket("127.0.0.1:0")
+        url = url_of(listener)
+        app = make_app(gateway, "http://metrics")
+        async with http_server(app, listener, drain_seconds=0.2):
+            async with TestFleet(nats, gateway, url) as fleet:
+                yield fleet
+
+
+@contextlib.asynccontextmanager
+async def scripted_fleet(
+    nats: NatsServer, script: Script, *, nodes: int = 1
+) -> AsyncIterator[TestFleet]:
+    """A fleet that is ready to answer by a script."""
+    async with running_fleet(nats) as fleet:
+        for number in range(1, nodes + 1):
+            await fleet.add_node(script.start, name=f"n{number}", slots=script.slots)
+        await fleet.ready(nodes=nodes)
+        yield fleet
+
+
+async def raw_bus(nats: NatsServer, subject: str, seen: list[tuple[str, bytes]]) -> Bus:
+    """A spy that notes every message on *subject*."""
+    bus = await Bus.connect(nats.url, name="spy")
+    await bus.subscribe(subject, lambda m: seen.append((m.subject, m.data)))
+    return bus
