@@ -106,9 +106,11 @@ async def running_fleet(nats: NatsServer) -> AsyncIterator[TestFleet]:
         listener = open_socket("127.0.0.1:0")
         url = url_of(listener)
         app = make_app(gateway, "http://metrics")
-        async with http_server(app, listener, drain_seconds=0.2):
-            async with TestFleet(nats, gateway, url) as fleet:
-                yield fleet
+        async with (
+            http_server(app, listener, drain_seconds=0.2),
+            TestFleet(nats, gateway, url) as fleet,
+        ):
+            yield fleet
 
 
 @contextlib.asynccontextmanager
