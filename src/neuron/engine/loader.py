@@ -53,7 +53,7 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     weight_bytes = sum(slot.nbytes for _, slot in pairs)
     memory.check_weights_fit(weight_bytes, memory.free_bytes(device), start.device)
 
-    model = _read_model(config, entries, dtype, device, on_progress)
+    model = build_model(config, entries, dtype, device, on_progress)
     on_progress(Loading(LoadStage.WARMING, weight_bytes, weight_bytes))
     cache, context_limit = _make_cache(start, config, dtype, device)
     pool = BlockPool(cache.blocks)
@@ -107,13 +107,14 @@ def _build(config: ModelConfig, dtype: torch.dtype) -> Qwen3:
         torch.set_default_dtype(before)
 
 
-def _read_model(
+def build_model(
     config: ModelConfig,
     entries: dict[str, TensorEntry],
     dtype: torch.dtype,
     device: torch.device,
-    on_progress: OnProgress,
+    on_progress: OnProgress = lambda _: None,
 ) -> Qwen3:
+    """Builds the model on *device* and reads its weights. Raises :class:`LoadError`."""
     with device:
         model = _build(config, dtype)
     pairs = match_slots(entries.values(), model.slots(), model.ignores)

@@ -36,16 +36,12 @@ class Runner:
 
         Raises :class:`PoisonedLogits` when a row's logits are not finite.
         """
-        chunks = plan.chunks
-        flat, rows, ends = self._flatten(chunks)
-        step = AttentionInput(rows, flat[2], self._windows, self._dtype)
-        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-        # (rows, vocab); with nobody to sample for, the last layer's output is simply not used
-        logits = self._model(flat[0], flat[1], self._cache, step, self._tensor(ends))
+        logits = self.logits(plan)
+        sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
         if not sampling:
             return []
-        wanted = [SampleRow(s.sample, s.prompt_tokens, s.generated) for s in sampling]
-        tokens: list[int] = sample_tokens(logits, wanted).tolist()
+        rows = [SampleRow(s.sample, s.prompt_tokens, s.generated) for s in sampling]
+        tokens: list[int] = sample_tokens(logits, rows).tolist()
         if -1 in tokens:
             bad = sampling[tokens.index(-1)]
             raise PoisonedLogits(
@@ -53,6 +49,19 @@ class Runner:
                 "the weights or the device are faulty, or the dtype is too narrow for this model"
             )
         return tokens
+
+    @torch.inference_mode()
+    def logits(self, plan: Plan, *, every: bool = False) -> torch.Tensor:
+        """Computes *plan* and returns float32 logits ``[rows, vocab]``.
+
+        A row for each chunk that samples, or with *every* for each token of the batch.
+        """
+        flat, rows, ends = self._flatten(plan.chunks)
+        tokens, positions, slots = flat  # (tokens) each
+        step = AttentionInput(rows, slots, self._windows, self._dtype)
+        wanted = torch.arange(len(tokens), device=self._device) if every else self._tensor(ends)
+        logits: torch.Tensor = self._model(tokens, positions, self._cache, step, wanted)
+        return logits
 
     def _flatten(self, chunks: list[Chunk]) -> tuple[torch.Tensor, list[AttentionRow], list[int]]:
         """Token ids, positions and cache slots ``[3, tokens]``; the rows; which tokens sample."""
