@@ -101,11 +101,26 @@ def _replaced(struct: Any, **values: object) -> Any:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs it; what the user can mend is one line and exit code 78, never a stack trace."""
+    """Runs it; what the user can mend is one line and an exit code, never a stack trace.
+
+    EX_CONFIG tells a supervisor that trying again cannot help.
+    """
     try:
         return asyncio.run(main)
-    except (ConfigError, BusSetupError) as error:
-        click.echo(f"cortex: {error}", err=True)
-        return EX_CONFIG if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         return 130
+    except (Exception, BaseExceptionGroup) as error:
+        reason = _first_of(error, (ConfigError, BusSetupError, ConnectionError))
+        if reason is None:
+            raise
+        click.echo(f"cortex: {reason}", err=True)
+        return EX_CONFIG if isinstance(reason, ConfigError) else 1
+
+
+def _first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The error itself, or the first in an exception group, that is one of *kinds*."""
+    if isinstance(error, kinds):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, (_first_of(e, kinds) for e in error.exceptions)), None)
+    return None

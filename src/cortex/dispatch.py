@@ -36,6 +36,8 @@ LOST_AFTER_SECONDS = 2.0
 every 0.5 s."""
 NO_NEURON_SECONDS = 15.0
 """How long a waiting request bears a fleet in which no node has or loads its model."""
+HAND_OVER_SECONDS = 5.0
+"""How long a job's hand-over may fail before its request does."""
 QUEUE_SECONDS = 60.0
 """How long a request may wait for a neuron, a loading model not counted."""
 LOAD_SECONDS = 900.0
@@ -202,24 +204,35 @@ class Dispatcher:
         job = stream.job
         model = job.request.model
         self._check_bus()
-        if not await self.provision(model):
-            raise _no_jetstream()
         self._streams[job.id] = stream
         stream.handed_over = True
+        data = codec.encode(job)
+        # JetStream needs a moment after a restart. A repetition of the same message id within the
+        # stream's window is no second job, so a publish without confirmation may be repeated.
+        deadline = time.monotonic() + HAND_OVER_SECONDS
+        while time.monotonic() < deadline:
+            if await self.provision(model) and await self._publish(job, data):
+                return
+            await asyncio.sleep(0.2)
+        raise FleetError(
+            ErrorCode.BUS_UNAVAILABLE,
+            f"NATS has not stored the job within {HAND_OVER_SECONDS:.0f} s.",
+            retry_after_seconds=2,
+        )
+
+    async def _publish(self, job: Job, data: bytes) -> bool:
         try:
-            for _ in range(2):  # a repetition of the same message id is no second job
-                if await self._lanes.publish(
-                    codec.encode(job),
-                    model=model,
-                    priority=job.priority,
-                    message_id=f"{job.id}.{job.attempt}",
-                    ttl_seconds=int(QUEUE_SECONDS) + 5,
-                ):
-                    return
+            return await self._lanes.publish(
+                data,
+                model=job.request.model,
+                priority=job.priority,
+                message_id=f"{job.id}.{job.attempt}",
+                ttl_seconds=int(QUEUE_SECONDS) + 5,
+            )
         except QueueFull:
             raise FleetError(
                 ErrorCode.OVERLOADED,
-                f"The hand-over queue of {model} is full. Try again shortly.",
+                f"The hand-over queue of {job.request.model} is full. Try again shortly.",
                 retry_after_seconds=2,
             ) from None
         except BusOverflow as error:
@@ -228,7 +241,6 @@ class Dispatcher:
                 f"The request takes {error.size} bytes on the bus, more than its limit of "
                 f"{error.limit}. Send less text.",
             ) from None
-        raise _no_jetstream()
 
     async def _wait_until_taken(self, stream: Stream) -> None:
         """Until Accepted or the end; meanwhile a fleet without the model is noticed."""
@@ -362,11 +374,3 @@ class Dispatcher:
         task = asyncio.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _no_jetstream() -> FleetError:
-    return FleetError(
-        ErrorCode.BUS_UNAVAILABLE,
-        "NATS does not store jobs at the moment (JetStream does not answer).",
-        retry_after_seconds=2,
-    )

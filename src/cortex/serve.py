@@ -26,7 +26,10 @@ def open_socket(address: str) -> socket.socket:
     """A listening socket for ``host:port``, ``[v6]:port`` or an inherited ``fd://N``; port 0 is
     any free one. Raises :class:`ConfigError` for an address in use or impossible."""
     if address.startswith("fd://"):
-        return socket.socket(fileno=int(address.removeprefix("fd://")))
+        try:
+            return socket.socket(fileno=int(address.removeprefix("fd://")))
+        except (OSError, ValueError):
+            raise ConfigError(f"{address} is not an inherited socket.") from None
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -108,6 +108,7 @@ class _LocalFleet:
         self._logs = options.data / "logs"
         self._gateway: Child | None = None
         self._neurons: list[Child] = []
+        self._listeners: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
 
@@ -151,6 +152,7 @@ class _LocalFleet:
         for number in range(1, self._options.neurons + 1):
             name = f"node-{number}"
             listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
+            self._listeners.append(listener)  # closed when nothing refers to it
             models = [word for m in self._options.models for word in ("--model", m)]
             neuron = self._child(
                 name,

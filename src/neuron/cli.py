@@ -54,11 +54,20 @@ def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None)
     try:
         settings = msgspec.structs.replace(config.load(path), **chosen)
         asyncio.run(run_neuron(settings))
-    except config.ConfigError as error:
-        click.echo(f"neuron: {error}", err=True)
-        sys.exit(EX_CONFIG)
-    except (BusSetupError, FleetError) as error:
-        click.echo(f"neuron: {error}", err=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except (Exception, BaseExceptionGroup) as error:
+        reason = _first_of(error, (config.ConfigError, BusSetupError, FleetError, ConnectionError))
+        if reason is None:
+            raise
+        click.echo(f"neuron: {reason}", err=True)
+        sys.exit(EX_CONFIG if isinstance(reason, config.ConfigError) else 1)
+
+
+def _first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The error itself, or the first in an exception group, that is one of *kinds*."""
+    if isinstance(error, kinds):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, (_first_of(e, kinds) for e in error.exceptions)), None)
+    return None

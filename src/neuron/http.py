@@ -25,7 +25,10 @@ from protocol.fleet import ModelState
 def open_socket(address: str) -> socket.socket:
     """A listening socket for ``host:port`` or an inherited ``fd://N``; raises ConfigError."""
     if address.startswith("fd://"):
-        return socket.socket(fileno=int(address.removeprefix("fd://")))
+        try:
+            return socket.socket(fileno=int(address.removeprefix("fd://")))
+        except (OSError, ValueError):
+            raise ConfigError(f"{address} is not an inherited socket.") from None
     host, _, port = address.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -15,8 +15,10 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
     (b"", 400, None, "not valid JSON"),
     (b"{nope", 400, None, "not valid JSON"),
     (b"[1,2]", 400, None, "Expected `object`"),
-    (b'"\xff"', 400, None, "JSON"),
-    (b"[" * 100_000, 400, None, "JSON"),
+    (b'{"model": "\xff"}', 400, None, "utf-8"),
+    (b"[" * 100_000, 400, None, "Expected `object`"),
+    (b'{"x": ' + b"[" * 100_000, 400, None, "JSON"),
+    (b'{"model": "m", "messages": ' + b"[" * 100_000, 400, "messages[0]", "Expected `object`"),
     ({"messages": USER}, 400, "model", "missing required field `model`"),
     ({"model": MODEL}, 400, "messages", "missing required field `messages`"),
     ({"model": MODEL, "messages": []}, 400, "messages", "length >= 1"),
@@ -59,7 +61,7 @@ async def test_each_mistake_is_named(nats: NatsServer, stream: bool) -> None:
         for body, status, param, words in BAD_BODIES:
             if isinstance(body, dict):
                 answer = await fleet.client.post(
-                    "/v1/chat/completions", json={**body, "stream": stream}
+                    "/v1/chat/completions", json=body | {"stream": stream}
                 )
             else:
                 answer = await fleet.client.post("/v1/chat/completions", content=body)

@@ -269,7 +269,7 @@ async def test_a_client_that_leaves_stops_the_engine(nats: NatsServer, stream: b
         request = asyncio.create_task(
             fleet.client.post("/v1/chat/completions", json=chat_body("Hi", stream=stream))
         )
-        await until(lambda: engine.open == 1 and max(engine.steps_of.values()) > 5)
+        await until(lambda: engine.open == 1 and engine.steps_of.total() > 5)
         request.cancel()
         await until(lambda: engine.open == 0, seconds=0.5)
         steps = dict(engine.steps_of)

@@ -1,0 +1,182 @@
+"""``cortex up`` as a person runs it: real processes, real signals, real error messages."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.up import Up, environment, is_alive, running_up
+
+
+def _run(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+    )
+
+
+def test_the_printed_curl_line_streams_the_right_answer(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data") as up:
+        line = re.search(r"^ +(curl .*)$", up.output, re.MULTILINE)
+        assert line
+        answer = subprocess.run(line[1], shell=True, capture_output=True, text=True, timeout=20)
+        assert answer.stdout.rstrip().endswith("data: [DONE]")
+        pieces = re.findall(r'"content":"([^"]*)"', answer.stdout)
+        assert "42" in "".join(pieces)
+        assert up.status("/ready") == 200
+        token = tmp_path / "data" / "nats" / "token"
+        assert token.stat().st_mode & 0o777 == 0o600
+        for command in up.children().values():
+            assert token.read_text().strip() not in command
+        children = up.children()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(15) == 0
+        assert not [c for p, c in children.items() if is_alive(p)]
+        assert "Traceback" not in up.output
+
+
+def test_nats_server_killed_heals_without_a_restart_of_the_others(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data") as up:
+        before = set(up.children())
+        nats = up.pid_of("nats-server -c")
+        os.kill(nats, signal.SIGKILL)
+        up.wait(lambda: not is_alive(nats), "nats is dead")
+        up.wait(lambda: "France is Paris" in _answer(up), "healed", seconds=15)
+        assert before - set(up.children()) == {nats}
+
+
+def test_an_engine_killed_comes_back(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data") as up:
+        engine = up.pid_of("neuron.engine")
+        os.kill(engine, signal.SIGKILL)
+        up.wait(lambda: up.status("/ready") == 503, "noticed")
+        up.wait(lambda: up.status("/ready") == 200, "loaded again")
+        assert "Paris" in _answer(up)
+        assert up.pid_of("neuron.engine") != engine
+
+
+@pytest.mark.parametrize("victim", ["cortex serve", "neuron serve"])
+def test_a_killed_service_is_started_again(tmp_path: Path, victim: str) -> None:
+    with running_up(tmp_path / "data") as up:
+        os.kill(up.pid_of(victim), signal.SIGKILL)
+        up.wait(lambda: "SIGKILL" in up.output, "said so")
+        up.wait(lambda: "Paris" in _answer(up), "healed")
+
+
+def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data", "--neurons", "2") as up:
+        children = up.children()
+        assert sum("neuron.engine" in c for c in children.values()) == 2
+        up.process.kill()
+        up.process.wait()
+        deadline = time.monotonic() + 2
+        while alive := [c for p, c in children.items() if is_alive(p)]:
+            assert time.monotonic() < deadline, alive
+            time.sleep(0.01)
+
+
+def _answer(up: Up) -> str:
+    try:
+        return up.ask("What is the capital of France?")
+    except OSError:
+        return ""
+
+
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = _run("cortex", "up", "--port", port, "--data", str(tmp_path / "d"))
+    assert result.returncode == 78
+    assert result.stderr == (
+        f"cortex: cannot listen on 127.0.0.1:{port}: address already in use. "
+        "Name another one, or port 0 for any free one.\n"
+    )
+
+
+def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:
+    result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--model", "/no/such/folder")
+    assert result.returncode == 78
+    assert result.stderr.startswith("cortex: there is no model folder /no/such/folder. ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unwritable_data_directory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = _run("cortex", "up", "--data", str(tmp_path / "file" / "d"))
+    assert result.returncode == 78
+    assert "cannot be written: not a directory" in result.stderr
+    assert "--data DIR" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_two_fleets_cannot_share_a_data_directory(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data") as up:
+        result = _run("cortex", "up", "--port", "0", "--data", str(tmp_path / "data"))
+        assert result.returncode == 78
+        assert f"another 'cortex up' (process {up.process.pid})" in result.stderr
+
+
+def test_a_damaged_model_is_said_and_the_others_are_served(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"architectures": ["MambaForCausalLM"]}')
+    (broken / "model.safetensors").write_bytes(b"\0" * 7)
+    models = ("--model", str(broken), "--model", "cortex-demo")
+    with running_up(tmp_path / "data", *models) as up:
+        up.wait(lambda: "broken on node-1: failed: " in up.output, "said so")
+        assert "Paris" in _answer(up)
+    alone = Up(tmp_path / "data2", "--model", str(broken))
+    assert alone.process.wait(30) == 1
+    assert "No model could be loaded" in alone.output
+    assert "Traceback" not in alone.output
+
+
+def test_a_gateway_without_nats_is_one_line() -> None:
+    for program in ("cortex", "neuron"):
+        result = _run(program, "serve", "--nats", "nats://127.0.0.1:9", "--listen", "127.0.0.1:0")
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].startswith(
+            f"{program}: no NATS server answers at nats://127.0.0.1:9"
+        )
+        assert "Traceback" not in result.stderr
+
+
+def test_mistyped_configuration_is_explained(tmp_path: Path) -> None:
+    gateway = tmp_path / "cortex.toml"
+    gateway.write_text('[gateway]\nlisten = "127.0.0.1:0"\ndrain_second = 3\n')
+    result = _run("cortex", "serve", "--config", str(gateway))
+    assert result.returncode == 78
+    assert f"{gateway}:3: gateway.drain_second: unknown key. Did you mean 'drain_seconds'?" in (
+        result.stderr
+    )
+    node = tmp_path / "neuron.toml"
+    node.write_text('name = "n"\nslots = "four"\n')
+    result = _run("neuron", "serve", "--config", str(node))
+    assert result.returncode == 78
+    assert f"{node}:2: slots: Expected `int`, got `str`." in result.stderr
+
+
+def test_a_missing_nats_server_is_one_line(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "cortex", "up", "--port", "0", "--data", str(tmp_path / "d")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**environment(), "CORTEX_NATS_SERVER": "/no/such/binary"},
+    )
+    assert result.returncode == 78
+    assert result.stderr == (
+        "cortex: CORTEX_NATS_SERVER=/no/such/binary is not an executable file.\n"
+    )
