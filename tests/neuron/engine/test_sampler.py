@@ -165,3 +165,13 @@ def test_extreme_temperatures_stay_within_the_candidates() -> None:
     cold, hot = draw(logits, [row(temperature=2e-5), row(temperature=1e30, top_k=5)])
     assert cold == int(logits[0].argmax())
     assert hot in logits[1].topk(5).indices
+
+
+def test_a_nucleus_beyond_the_fast_path_is_drawn_whole() -> None:
+    """Flat logits: top_p 0.9 of 1000 tokens is 900 of them, not the first 256."""
+    logits = random_logits(1, scale=1e-3)
+    support = reference_support(logits[0].tolist(), 1.0, 0, 0.9, 0.0)
+    rows = [row(position, temperature=1.0, top_p=0.9) for position in range(4000)]
+    drawn = set(draw(logits.expand(4000, -1), rows))
+    assert drawn <= support
+    assert len(drawn) > 0.95 * len(support)
