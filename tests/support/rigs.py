@@ -53,7 +53,7 @@ class Rig:
         every = self.runner.logits(plan, every=True)
         for sequence, count in chunks:
             sequence.computed += count
-        return list(every.split([count for _, count in chunks]))
+        return list(torch.split(every, [count for _, count in chunks]))
 
     def generate(self, sequence: Sequence, count: int) -> list[int]:
         """Lets *sequence* generate *count* tokens alone."""

@@ -13,7 +13,8 @@ import torch
 from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "i8mm_bf16"}
+TINY_BYTES = 16 << 20
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -26,19 +27,20 @@ _DTYPES = {
 
 def open_device(name: str) -> torch.device:
     """The device that *name* means, ready to use; LoadError UNSUPPORTED if it is not there."""
+    count = torch.cuda.device_count()
     try:
         device = torch.device(name)
-        if device.type == "cuda":
+        if device.type == "cuda" and (device.index or 0) < count:
             torch.cuda.set_device(device)
-            torch.zeros(1, device=device)
+            torch.zeros(1, device=device)  # fails now, rather than at the first weight
         elif device.type != "cpu":
-            raise RuntimeError("only cpu and cuda:N are supported")
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+            raise RuntimeError("there is no such device")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise LoadError(
             LoadCode.UNSUPPORTED,
             f"Device {name!r} cannot be used: {reason}. "
-            f"Here are cpu and {torch.cuda.device_count()} CUDA devices; choose one of them.",
+            f"This machine has cpu and {count} CUDA devices (cuda:0 …); choose one of them.",
         ) from error
     return device
 
@@ -75,8 +77,14 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> list[str]:
     return []
 
 
-def default_threads(cpuinfo: Path = CPUINFO) -> int:
-    """The physical cores that this process may use; hyperthreads slow matrix products down."""
+def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:
+    """The physical cores that this process may use; hyperthreads slow matrix products down.
+
+    One for a model below :data:`TINY_BYTES`: waking a second thread takes longer than its share
+    of the work, and many times longer while something else keeps a core busy.
+    """
+    if weight_bytes < TINY_BYTES:
+        return 1
     allowed = os.sched_getaffinity(0)
     try:
         text = cpuinfo.read_text()

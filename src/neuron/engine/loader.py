@@ -39,18 +39,19 @@ OnProgress = Callable[[Loading], None]
 def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     """Loads the model that *start* names. Raises :class:`LoadError`."""
     began = time.monotonic()
+    _check_start(start)
     on_progress(Loading(LoadStage.CHECKING, 0, 0))
     folder = Path(start.model_dir)
     config = load_config(folder)
     entries = read_checkpoint(folder)
     tokenizer = load_tokenizer(folder)
-    torch.set_num_threads(start.threads or default_threads())
     device = open_device(start.device)
     dtype = choose_dtype(start.dtype, config.dtype or _most_common(entries.values()), device)
     with torch.device("meta"):
         expected = _build(config, dtype)
     pairs = match_slots(entries.values(), expected.slots(), expected.ignores)
     weight_bytes = sum(slot.nbytes for _, slot in pairs)
+    torch.set_num_threads(start.threads or default_threads(weight_bytes))
     memory.check_weights_fit(weight_bytes, memory.free_bytes(device), start.device)
 
     model = build_model(config, entries, dtype, device, on_progress)
@@ -80,6 +81,24 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
         numerics=numerics(device, dtype),
     )
     return engine, ready
+
+
+def _check_start(start: Start) -> None:
+    """Settings that no model can be served with are refused by name."""
+    least = {
+        "max_running": (start.max_running, 1),
+        "max_queued": (start.max_queued, 0),
+        "max_step_tokens": (start.max_step_tokens, 1),
+        "max_context": (start.max_context, 2),
+        "kv_cache_bytes": (start.kv_cache_bytes, 1),
+        "threads": (start.threads, 1),
+    }
+    for name, (value, minimum) in least.items():
+        if value is not None and value < minimum:
+            raise LoadError(
+                LoadCode.UNSUPPORTED,
+                f"The engine cannot start with {name} = {value}: it must be at least {minimum}.",
+            )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

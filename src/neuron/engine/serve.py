@@ -6,12 +6,14 @@ one; without work the loop sleeps in ``receive``.
 
 from typing import assert_never
 
+import torch
+
 from neuron.engine.channel import EngineEnd
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
 from neuron.engine.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
 from neuron.engine.runner import EngineFault
-from neuron.models.errors import LoadError
+from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4
 """Exit statuses; 1 and 2 are Python's own."""
@@ -25,6 +27,13 @@ def serve(channel: EngineEnd) -> int:
         engine, ready = load_engine(first, channel.send)
     except LoadError as error:
         channel.send(LoadFailed(error.code, error.message))
+        return LOAD_FAILED
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        message = (
+            f"{first.device} ran out of memory during the load: {reason} Unload a model first."
+        )
+        channel.send(LoadFailed(LoadCode.OUT_OF_MEMORY, message))
         return LOAD_FAILED
     channel.send(ready)
     try:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from neuron.engine.sampler import SampleRow, sample_tokens
 VOCAB = 1000
 
 
-def row(position: int = 10, generated: int = 0, **sample: object) -> SampleRow:
-    return SampleRow(Sample(**{"max_tokens": 100} | sample), position, generated)  # type: ignore[arg-type]
+def row(position: int = 10, generated: int = 0, **sample: Any) -> SampleRow:
+    return SampleRow(Sample(**{"max_tokens": 100} | sample), position, generated)
 
 
 def random_logits(
@@ -37,7 +38,8 @@ def reference_support(
     if top_k:
         order = order[:top_k]
     weights = [math.exp((logits[i] - logits[order[0]]) / temperature) for i in order]
-    kept, mass, total = [], 0.0, sum(weights)
+    kept: list[int] = []
+    mass, total = 0.0, sum(weights)
     for token, weight in zip(order, weights, strict=True):
         if kept and mass / total >= top_p:
             break
@@ -53,7 +55,7 @@ def test_greedy_is_the_largest_logit() -> None:
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 @pytest.mark.parametrize("cut", [{}, {"top_p": 0.9999999}, {"top_k": 12}])
-def test_draws_follow_the_softmax(temperature: float, cut: dict[str, float]) -> None:
+def test_draws_follow_the_softmax(temperature: float, cut: dict[str, Any]) -> None:
     """Chi-square over 12 tokens and 20,000 positions; 11 degrees of freedom."""
     logits = random_logits(1, 12, scale=1.0)
     count = 20_000
@@ -123,7 +125,7 @@ def test_a_row_does_not_depend_on_the_batch() -> None:
 
 def test_every_part_of_the_key_matters() -> None:
     logits = random_logits(1, scale=0.1)
-    base = {"temperature": 1.0, "seed": 5, "choice": 0}
+    base: dict[str, Any] = {"temperature": 1.0, "seed": 5, "choice": 0}
     variants = [row(10, **base)]
     variants += [row(10, **base | {"seed": seed}) for seed in range(6, 56)]
     variants += [row(10, **base | {"choice": choice}) for choice in range(1, 5)]
@@ -143,7 +145,7 @@ def test_end_tokens_wait_for_min_tokens() -> None:
     logits = torch.zeros(3, 50)
     logits[:, 7] = 9.0
     logits[:, 8] = 8.0
-    ends = {"min_tokens": 2, "end_tokens": (7,)}
+    ends: dict[str, Any] = {"min_tokens": 2, "end_tokens": (7,)}
     rows = [row(generated=0, **ends), row(generated=1, **ends), row(generated=2, **ends)]
     assert draw(logits, rows) == [8, 8, 7]
 
@@ -163,3 +165,13 @@ def test_extreme_temperatures_stay_within_the_candidates() -> None:
     cold, hot = draw(logits, [row(temperature=2e-5), row(temperature=1e30, top_k=5)])
     assert cold == int(logits[0].argmax())
     assert hot in logits[1].topk(5).indices
+
+
+def test_a_nucleus_beyond_the_fast_path_is_drawn_whole() -> None:
+    """Flat logits: top_p 0.9 of 1000 tokens is 900 of them, not the first 256."""
+    logits = random_logits(1, scale=1e-3)
+    support = reference_support(logits[0].tolist(), 1.0, 0, 0.9, 0.0)
+    rows = [row(position, temperature=1.0, top_p=0.9) for position in range(4000)]
+    drawn = set(draw(logits.expand(4000, -1), rows))
+    assert drawn <= support
+    assert len(drawn) > 0.95 * len(support)

@@ -11,6 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from neuron.engine.messages import Sample
 from neuron.engine.sampler import SampleRow, sample_tokens
+from neuron.models.qwen3 import Qwen3Attention
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
 
@@ -132,10 +133,10 @@ def slightly_wrong_eps(rig: Rig) -> None:
 
 
 def slightly_wrong_window(rig: Rig) -> None:
-    for layer in rig.model.layers:
-        if layer.attention.window is not None:
-            layer.attention.window += 1
-            rig.runner._windows.add(layer.attention.window)
+    for module in rig.model.modules():
+        if isinstance(module, Qwen3Attention) and module.window is not None:
+            module.window += 1
+            rig.runner._windows.add(module.window)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,332 @@
+"""Engine processes, end to end: concurrent streams, aborts, deaths, refusals and bad models."""
+
+import asyncio
+import os
+import signal
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron.engine.client import EngineLoadError, EngineProcess
+from neuron.engine.messages import (
+    Add,
+    FromEngine,
+    Loading,
+    LoadStage,
+    Output,
+    Progress,
+    Refused,
+    Sample,
+    Start,
+    Step,
+)
+from neuron.engine.stream import EngineDied, SequenceStream
+from neuron.engine.watchdog import Deadlines
+from protocol.errors import ErrorCode
+from protocol.generate import FinishReason
+from tests.support.tiny_models import write_checkpoint
+
+Spawn = Callable[..., Awaitable[EngineProcess]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+async def spawn(checkpoint: Path) -> AsyncIterator[Spawn]:
+    """Starts engines with one thread; all are stopped at the end."""
+    engines: list[EngineProcess] = []
+
+    async def make(
+        folder: Path = checkpoint, deadlines: Deadlines | None = None, **start: Any
+    ) -> EngineProcess:
+        message = Start(str(folder), threads=1, **start)
+        engine = await EngineProcess.start(message, deadlines=deadlines)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.stop()
+
+
+def tap(engine: EngineProcess) -> list[Step]:
+    """Every step from now on, as it comes over the channel."""
+    steps: list[Step] = []
+    handle = engine._handle
+
+    def record(message: FromEngine) -> None:
+        if isinstance(message, Step):
+            steps.append(message)
+        handle(message)
+
+    engine._handle = record  # type: ignore[method-assign]
+    return steps
+
+
+def request(number: int, prompt: int = 30, answer: int = 24, **sample: Any) -> Add:
+    tokens = [(number * 37 + i * 11) % 250 for i in range(prompt)]
+    return Add(number, tokens, Sample(answer, **sample))
+
+
+async def collect(stream: SequenceStream) -> tuple[list[int], str, FinishReason | None]:
+    tokens: list[int] = []
+    text, finish, begin = "", None, None
+    async for event in stream:
+        if isinstance(event, Output):
+            begin = event.index if begin is None else begin
+            assert event.index == begin + len(tokens), "a token is missing or came twice"
+            tokens += event.tokens
+            text += event.text
+            finish = event.finish
+    return tokens, text, finish
+
+
+async def answer(engine: EngineProcess, add: Add) -> tuple[list[int], str, FinishReason | None]:
+    return await collect(await engine.add(add))
+
+
+def takes_part(step: Step) -> set[int]:
+    return {output.id for output in step.outputs} | {one.id for one in step.progress}
+
+
+async def first_event(stream: SequenceStream) -> Output | Progress | Refused:
+    return await anext(stream)
+
+
+async def test_four_streams_share_steps_and_equal_their_solo_runs(spawn: Spawn) -> None:
+    engine = await spawn()
+    adds = [request(1), request(2, 50, temperature=1.0, seed=5), request(3, 3), request(4, 90)]
+    adds[3] = Add(4, adds[3].prompt, Sample(24, temperature=0.8, top_p=0.9, top_k=50))
+    steps = tap(engine)
+    together = await asyncio.gather(*(answer(engine, add) for add in adds))
+    assert max(len(step.outputs) for step in steps) == 4
+    alone = [await answer(engine, Add(add.id + 10, add.prompt, add.sample)) for add in adds]
+    assert together == alone
+    assert all(len(tokens) == 24 for tokens, _, _ in together)
+    assert all(finish is FinishReason.LENGTH for _, _, finish in together)
+    assert len({tuple(tokens) for tokens, _, _ in together}) == 4
+
+
+async def test_resumption_over_the_channel(spawn: Spawn) -> None:
+    engine = await spawn()
+    whole = request(1, temperature=1.0, seed=3, stop=("never",))
+    tokens, text, _ = await answer(engine, whole)
+    resumed = Add(2, whole.prompt, whole.sample, tokens[:10])
+    events = [e async for e in await engine.add(resumed) if isinstance(e, Output)]
+    assert events[0].index == 10
+    assert [token for event in events for token in event.tokens] == tokens[10:]
+    assert text.endswith("".join(event.text for event in events))
+    finished = Add(3, whole.prompt, whole.sample, tokens)
+    (last,) = [e async for e in await engine.add(finished)]
+    assert isinstance(last, Output)
+    assert (last.tokens, last.finish) == ([], FinishReason.LENGTH)
+
+
+async def test_a_short_request_overtakes_a_long_prefill(spawn: Spawn) -> None:
+    engine = await spawn(max_step_tokens=64)
+    steps = tap(engine)
+    long = await engine.add(request(1, 1500, 4))
+    assert isinstance(await first_event(long), Progress)
+    short = await engine.add(request(2, 20, 4))
+    assert await collect(short)
+    await collect(long)
+    first = {
+        number: next(s.number for s in steps if any(o.id == number for o in s.outputs))
+        for number in (1, 2)
+    }
+    assert first[2] < first[1] - 5
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+async def test_abort_takes_effect_before_the_next_step(spawn: Spawn, phase: str) -> None:
+    engine = await spawn(max_step_tokens=16)
+    steps = tap(engine)
+    other = await engine.add(request(2, 10, 300))
+    stream = await engine.add(request(1, 1500 if phase == "prefill" else 10, 400))
+    wanted = Progress if phase == "prefill" else Output
+    for _ in range(3):
+        while not isinstance(await anext(stream), wanted):
+            pass
+    seen = steps[-1].number
+    engine.abort(1)
+    assert [event async for event in stream] == []
+    await collect(other)
+    late = [s.number for s in steps if 1 in takes_part(s)]
+    # Steps that were on their way, or in the making, when the abort was written may still have it.
+    assert max(late) <= seen + 2
+    assert engine.stats.running == 0
+    assert engine.stats.kv_tokens_free == engine.ready.kv_cache_tokens
+
+
+async def test_refusals_are_typed(spawn: Spawn) -> None:
+    engine = await spawn(max_running=1, max_queued=1, max_context=256)
+    running = await engine.add(request(1, 10, 200))
+    await first_event(running)
+    queued = await engine.add(request(2))
+    events = [
+        await first_event(await engine.add(add))
+        for add in (request(3), request(4, 256), request(5, temperature=-1))
+    ]
+    codes = [event.code for event in events if isinstance(event, Refused)]
+    assert codes == [
+        ErrorCode.OVERLOADED,
+        ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        ErrorCode.INVALID_REQUEST,
+    ]
+    with pytest.raises(ValueError, match="open already"):
+        await engine.add(request(2))
+    assert (await collect(running))[2] is FinishReason.LENGTH
+    assert (await collect(queued))[2] is FinishReason.LENGTH
+    assert engine.stats.open == 0
+
+
+async def test_context_limit_ends_an_answer(spawn: Spawn) -> None:
+    engine = await spawn(max_context=64)
+    tokens, _, finish = await answer(engine, request(1, 60, 1000))
+    assert (len(tokens), finish) == (4, FinishReason.LENGTH)
+
+
+async def test_a_killed_engine_ends_its_streams_with_the_reason(spawn: Spawn) -> None:
+    engine = await spawn()
+    streams = [await engine.add(request(number, 30, 3000)) for number in (1, 2)]
+    await first_event(streams[0])
+    os.kill(engine.pid, signal.SIGKILL)
+    for stream in streams:
+        with pytest.raises(EngineDied, match="SIGKILL"):
+            await collect(stream)
+    assert "SIGKILL" in await engine.died
+    with pytest.raises(EngineDied, match="SIGKILL"):
+        await engine.add(request(3))
+    engine.abort(1)
+    assert engine.stats.open == 0
+
+
+async def test_a_stuck_engine_is_killed_and_reported(spawn: Spawn) -> None:
+    deadlines = Deadlines(step_seconds=0.5, first_step_seconds=0.5, factor=0.0)
+    engine = await spawn(deadlines=deadlines)
+    stream = await engine.add(request(1, 30, 3000))
+    await first_event(stream)
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineDied, match=r"no step finished for .* 1 sequences .*stuck"):
+        await collect(stream)
+
+
+async def test_idle_is_not_stuck(spawn: Spawn) -> None:
+    deadlines = Deadlines(step_seconds=0.2, first_step_seconds=0.2, factor=0.0)
+    engine = await spawn(deadlines=deadlines)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(engine.died), 0.6)
+
+
+async def test_stop_ends_the_process_and_open_streams(spawn: Spawn) -> None:
+    engine = await spawn()
+    stream = await engine.add(request(1, 10, 3000))
+    await first_event(stream)
+    await engine.stop()
+    with pytest.raises(EngineDied, match=r"stopped \(exit status 0\)"):
+        await collect(stream)
+    with pytest.raises(ProcessLookupError):
+        os.kill(engine.pid, 0)
+    await engine.stop()
+
+
+async def test_stop_forces_a_process_that_does_not_listen(spawn: Spawn) -> None:
+    engine = await spawn()
+    os.kill(engine.pid, signal.SIGSTOP)
+    await engine.stop(grace_seconds=0.1)
+    assert "SIGKILL" in engine.died.result()
+
+
+async def test_the_engine_ends_when_the_service_closes_the_channel(spawn: Spawn) -> None:
+    engine = await spawn()
+    engine._channel.close()
+    assert "exit status 0" in await engine.died
+
+
+async def test_ctrl_c_is_not_for_the_engine(spawn: Spawn) -> None:
+    engine = await spawn()
+    os.kill(engine.pid, signal.SIGINT)
+    assert (await answer(engine, request(1)))[2] is FinishReason.LENGTH
+
+
+async def test_progress_of_a_load(checkpoint: Path) -> None:
+    seen: list[Loading] = []
+    start = Start(str(checkpoint), threads=1)
+    engine = await EngineProcess.start(start, on_progress=seen.append)
+    await engine.stop()
+    assert [loading.stage for loading in seen] == list(LoadStage)
+    assert seen[1].done_bytes == seen[1].total_bytes > 0
+    assert engine.ready.numerics
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def poison(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start:] = struct.pack("<f", float("nan")) * ((len(data) - start) // 4)
+    file.write_bytes(data)
+
+
+def edit_config(old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / "config.json"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (truncate, "corrupt", "cut off"),
+        (poison, "corrupt", "NaN"),
+        (edit_config("Qwen3ForCausalLM", "MambaForCausalLM"), "unsupported", "Qwen3ForCausalLM"),
+        (edit_config('"intermediate_size": 128', '"intermediate_size": 96'), "corrupt", "[96, 64]"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "not_found", "safetensors"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "corrupt", "tokenizer.json"),
+    ],
+    ids=["truncated", "poisoned", "architecture", "shape", "missing", "tokenizer"],
+)
+async def test_bad_models_fail_to_load_with_a_reason_and_no_traceback(
+    tmp_path: Path, damage: Callable[[Path], None], code: str, words: str
+) -> None:
+    damage(write_checkpoint(tmp_path))
+    with pytest.raises(EngineLoadError) as caught:
+        await EngineProcess.start(Start(str(tmp_path), threads=1))
+    assert caught.value.code == code
+    assert words in caught.value.message
+    assert "Traceback" not in caught.value.message
+
+
+async def test_a_load_that_dies_says_how(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    broken = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "torch.py").write_text("raise SystemError('broken torch')")
+    (tmp_path / "neuron").symlink_to(Path(__file__).parents[3] / "src" / "neuron")
+    (tmp_path / "protocol").symlink_to(Path(__file__).parents[3] / "src" / "protocol")
+    with pytest.raises(EngineLoadError, match="broken torch") as caught:
+        await EngineProcess.start(Start(str(folder)), environment=broken)
+    assert caught.value.code == "crashed"
+
+
+async def test_a_cancelled_load_leaves_no_process(checkpoint: Path) -> None:
+    started = asyncio.Event()
+    start = Start(str(checkpoint), threads=1)
+    loading = asyncio.create_task(EngineProcess.start(start, on_progress=lambda _: started.set()))
+    await started.wait()
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading

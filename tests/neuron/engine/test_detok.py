@@ -1,0 +1,142 @@
+"""Streamed text equals the whole text, and stops where a search over the whole text would."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from neuron.engine.answer import Answer
+from neuron.engine.detok import Detokenizer, StopScanner
+from neuron.engine.messages import Sample
+from protocol.generate import FinishReason
+from tests.support.tiny_models import END, make_tokenizer
+
+BYTES = make_tokenizer()
+
+
+def text_tokens(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def stream(tokens: list[int], stops: tuple[str, ...] = (), prompt: list[int] | None = None) -> str:
+    """Everything that leaves, up to a stop or the end."""
+    detokenizer = Detokenizer(BYTES, prompt or text_tokens("user: "), stops)
+    text = ""
+    for token in tokens:
+        piece, stop = detokenizer.push(token)
+        text += piece
+        if stop is not None:
+            return text
+    return text + detokenizer.flush()[0]
+
+
+def search(text: str, stops: tuple[str, ...]) -> str:
+    """The text before the stop that ends first; the longest of those that end together."""
+    ends = [(i + len(s), i) for s in stops for i in range(len(text)) if text.startswith(s, i)]
+    return text[: min(ends)[1]] if ends else text
+
+
+@pytest.mark.parametrize("text", ["plain", "é漢字🙂", "👩‍👩‍👧 family", "\n \t", "a\ufffdb", ""])
+def test_text_survives_streaming(text: str) -> None:
+    assert stream(text_tokens(text)) == text
+
+
+def test_a_character_leaves_only_when_it_is_whole() -> None:
+    detokenizer = Detokenizer(BYTES, text_tokens("x"), ())
+    pieces = [detokenizer.push(token)[0] for token in "🙂!".encode()]
+    assert pieces == ["", "", "", "🙂", "!"]
+
+
+def test_unfinished_bytes_are_flushed_as_replacement() -> None:
+    assert stream(text_tokens("a") + list("🙂".encode()[:3])) == "a\ufffd"
+
+
+def test_special_tokens_have_no_text() -> None:
+    assert stream([*text_tokens("a"), END, *text_tokens("b")]) == "ab"
+
+
+def test_a_prompt_that_ends_inside_a_character_leaks_nothing() -> None:
+    assert stream(text_tokens("ok"), prompt=list("🙂".encode()[:2])) == "ok"
+
+
+@given(st.lists(st.integers(0, 319), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_stream_as_they_decode_at_once(tokens: list[int]) -> None:
+    assert stream(tokens) == BYTES.decode(tokens, skip_special_tokens=True)
+
+
+def test_the_first_space_of_an_answer_is_kept() -> None:
+    """Metaspace decoders drop a leading space; the prompt before it shows that it is inside."""
+    vocab = {"<unk>": 0, "▁Hello": 1, "▁world": 2}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    assert Detokenizer(tokenizer, [1], ()).push(2) == (" world", None)
+
+
+@given(
+    st.text("ab🙂", max_size=40),
+    st.lists(st.text("ab🙂", min_size=1, max_size=5), max_size=4).map(tuple),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=400, deadline=None)
+def test_stops_equal_a_search_over_the_whole_text(
+    text: str, stops: tuple[str, ...], rng: random.Random
+) -> None:
+    expected = search(text, stops)
+    assert stream(text_tokens(text), stops) == expected
+
+    scanner, left, rest = StopScanner(stops), "", text  # pieces of any length, as tokens are
+    while rest:
+        cut = rng.randint(1, 6)
+        piece, stop = scanner.push(rest[:cut])
+        rest, left = rest[cut:], left + piece
+        assert expected.startswith(left), "text left that a stop would have taken back"
+        if stop is not None:
+            break
+    else:
+        left += scanner.flush()
+    assert left == expected
+
+
+def test_the_hold_back_is_the_smallest() -> None:
+    scanner = StopScanner(("</end>", "xyz"))
+    assert scanner.push("text <") == ("text ", None)
+    assert scanner.push("/") == ("", None)
+    assert scanner.push("a xy") == ("</a ", None)
+    assert scanner.push("!") == ("xy!", None)
+
+
+def test_the_stop_that_ends_first_wins_however_tokens_fall() -> None:
+    stops = ("bcd", "abcde", "cd")
+    assert StopScanner(stops).push("abcde") == ("a", "bcd")
+    assert stream(text_tokens("abcde"), stops) == "a"
+
+
+def answer(max_tokens: int = 10, **sample: Any) -> Answer:
+    made = Sample(**{"max_tokens": max_tokens} | sample)
+    return Answer(BYTES, text_tokens("x"), made, max_tokens)
+
+
+def test_an_end_token_ends_without_text_and_frees_what_was_held() -> None:
+    one = answer(stop=("abc",), end_tokens=(END,))
+    assert one.push(ord("a")).text == ""
+    piece = one.push(END)
+    assert (piece.text, piece.finish, piece.stop_text) == ("a", FinishReason.STOP, "")
+
+
+def test_the_last_token_ends_by_length_with_its_text() -> None:
+    one = answer(2)
+    assert one.push(ord("a")).finish is None
+    piece = one.push(0xE6)
+    assert (piece.text, piece.finish) == ("\ufffd", FinishReason.LENGTH)
+
+
+def test_a_stop_on_the_last_token_is_a_stop() -> None:
+    one = answer(2, stop=("ab",))
+    one.push(ord("a"))
+    piece = one.push(ord("b"))
+    assert (piece.text, piece.finish, piece.stop_text) == ("", FinishReason.STOP, "ab")
