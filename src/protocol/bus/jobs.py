@@ -54,7 +54,7 @@ class JobLanes:
                 "discard": "new",
                 "discard_new_per_subject": True,
                 "max_msgs_per_subject": _MAX_JOBS_PER_LANE,
-                "max_bytes": 1 << 30,
+                "max_bytes": 256 << 20,
                 "allow_msg_ttl": True,
                 "duplicate_window": 30_000_000_000,
             },

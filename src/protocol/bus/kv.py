@@ -17,6 +17,7 @@ log = logging.getLogger("bus")
 _MARKER_SECONDS = 60
 """How long the server keeps the marker of an expired key: a view that was away sees the expiry."""
 _STREAM_EXISTS = 10058
+_STREAM_MISSING = 10059
 
 
 class KvBucket:
@@ -74,18 +75,22 @@ class KvBucket:
 
 
 async def ensure_stream(bus: Bus, config: dict[str, Any]) -> bool:
-    """Creates a stream, or updates an existing one to *config*; safe to call at the same time
-    from many gateways. False when JetStream does not answer or refuses."""
+    """Brings a stream to *config*, creating it when it is missing; safe to call at the same time
+    from many gateways. False when JetStream does not answer or refuses.
+
+    UPDATE comes first: CREATE of an existing stream counts its reserved space a second time and
+    may be refused for that.
+    """
     name = config["name"]
     body = json.dumps(config).encode()
-    for verb in ("CREATE", "UPDATE"):
+    for verb in ("UPDATE", "CREATE", "UPDATE"):
         answer = await bus.request(f"$JS.API.STREAM.{verb}.{name}", body, timeout=5)
         if answer is None:
             return False
         error = json.loads(answer).get("error")
         if not error:
             return True
-        if error.get("err_code") != _STREAM_EXISTS:
+        if error.get("err_code") not in (_STREAM_MISSING, _STREAM_EXISTS):
             break
     log.error("NATS refuses the stream %s: %s", name, error.get("description"))
     return False
