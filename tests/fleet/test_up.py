@@ -33,6 +33,10 @@ def test_the_printed_curl_line_streams_the_right_answer(tmp_path: Path) -> None:
         pieces = re.findall(r'"content":"([^"]*)"', answer.stdout)
         assert "42" in "".join(pieces)
         assert up.status("/ready") == 200
+        neuron = up.pid_of("neuron serve")
+        assert "libtorch" not in Path(f"/proc/{neuron}/maps").read_text()
+        engine = up.pid_of("neuron.engine")
+        assert "libtorch" in Path(f"/proc/{engine}/maps").read_text()
         token = tmp_path / "data" / "nats" / "token"
         assert token.stat().st_mode & 0o777 == 0o600
         for command in up.children().values():

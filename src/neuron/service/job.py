@@ -93,10 +93,10 @@ class RunningJob:
             )
         )
 
-    async def on_event(self, event: Output | Progress | Refused) -> None:
-        """The engine did something for this job."""
+    async def on_event(self, event: Output | Progress | Refused, step_seconds: float) -> None:
+        """The engine did something for this job, in a step that took so long."""
         if not self._started:
-            self._started = time.monotonic()
+            self._started = max(self._arrived, time.monotonic() - step_seconds)
         match event:
             case Progress():
                 self._phase = Phase.PREFILL

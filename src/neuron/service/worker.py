@@ -174,7 +174,7 @@ class Worker:
             stream = await self._engine.add(add)
             await running.accept(delivery.ack)
             async for event in stream:
-                await running.on_event(event)
+                await running.on_event(event, self._engine.stats.step_seconds)
         except EngineDied as death:
             error = WireError(
                 ErrorCode.ENGINE_FAILED,
