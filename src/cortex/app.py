@@ -105,6 +105,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
+    log.error("%s %s", request.method, request.url.path, exc_info=error)
     message = "The gateway failed; its log has the details."
     body = plain_envelope(message, "internal_error", "server_error")
     return Response(body, 500, media_type="application/json")

@@ -6,6 +6,7 @@ session: a Ctrl-C must not reach it before the others have drained.
 """
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -29,7 +30,7 @@ write_deadline: "5s"
 ping_interval: "5s"
 ping_max: 2
 authorization {{ token: "{token}" }}
-jetstream {{ store_dir: "{store}", max_mem: 64MB, max_file: 4GB }}
+jetstream {{ store_dir: {store}, max_mem: 64MB, max_file: 4GB }}
 """
 
 
@@ -56,7 +57,9 @@ class Broker:
         _write_private(
             config,
             _CONFIG.format(
-                port=self._port, token=self._token(), store=self._directory / "jetstream"
+                port=self._port,
+                token=self._token(),
+                store=json.dumps(str(self._directory / "jetstream")),
             ),
         )
         with log_path.open("wb") as log:

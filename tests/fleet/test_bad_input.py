@@ -1,6 +1,7 @@
 """Whatever a client sends, it gets a 4xx in OpenAI's envelope that names the field, and others
 are served as before."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from tests.support.scripted import Script
 
 USER = [{"role": "user", "content": "Hi"}]
 
+
+def _tool(parameters: object) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+_SURROGATE = json.dumps(chat_body("Hi", tools=[_tool({"a": "?"})])).replace("?", "\\ud800").encode()
 BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
     (b"", 400, None, "not valid JSON"),
     (b"{nope", 400, None, "not valid JSON"),
@@ -50,6 +57,10 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
         "messages[0].content[0]",
         "does not read images",
     ),
+    (chat_body("Hi", chat_template_kwargs={"a": 10**30}), 400, "chat_template_kwargs[...]", ""),
+    (chat_body("Hi", chat_template_kwargs={"messages": "x"}), 400, "chat_template_kwargs", ""),
+    (chat_body("Hi", tools=[_tool(5)]), 400, "tools[0].function.parameters", "object"),
+    (_SURROGATE, 400, None, "not valid JSON"),
     (chat_body("word " * 5000), 400, "messages", "maximum context length is 2048 tokens"),
     ({"model": "nope", "messages": USER}, 404, "model", "does not exist"),
 ]

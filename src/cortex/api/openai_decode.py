@@ -137,10 +137,20 @@ def _tools(chat: ChatRequest) -> tuple[Tool, ...]:
     if chat.tool_choice == "none":
         return ()
     return tuple(
-        Tool(tool.function.name, tool.function.description or "", tool.function.parameters)
-        for tool in chat.tools or ()
-        if tool.type == "function" and tool.function is not None
+        Tool(function.name, function.description or "", _schema(function.parameters, position))
+        for position, tool in enumerate(chat.tools or ())
+        if tool.type == "function" and (function := tool.function) is not None
     )
+
+
+def _schema(raw: msgspec.Raw, position: int) -> msgspec.Raw:
+    """A tool's parameters: passed on as they are, once it is certain that they are an object."""
+    path = f"tools[{position}].function.parameters"
+    try:
+        schema = msgspec.json.decode(raw, type=dict[str, object] | None)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"{path}: not a JSON schema object: {error}.", path) from None
+    return msgspec.Raw(b"{}") if schema is None else raw
 
 
 def _sampling(chat: ChatRequest) -> Sampling:
@@ -152,12 +162,17 @@ def _sampling(chat: ChatRequest) -> Sampling:
         top_k=None if chat.top_k is None else max(chat.top_k, 0),
         top_p=chat.top_p,
         min_p=chat.min_p,
-        max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        max_tokens=_bounded(chat.max_completion_tokens or chat.max_tokens),
         min_tokens=chat.min_tokens or 0,
         stop=tuple(text for text in stop if text),
         stop_token_ids=tuple(chat.stop_token_ids or ()),
         ignore_eos=bool(chat.ignore_eos),
     )
+
+
+def _bounded(max_tokens: int | None) -> int | None:
+    """Clients write absurd limits; the neuron clamps them to its context, the bus to 64 bits."""
+    return None if max_tokens is None else min(max_tokens, 2**31 - 1)
 
 
 def _template_options(chat: ChatRequest) -> dict[str, bool | int | float | str | None]:

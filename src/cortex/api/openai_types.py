@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 
 
@@ -97,17 +98,17 @@ class ChatRequest(Struct, frozen=True):
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: Fraction | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Fraction | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Integer | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[Annotated[int, Meta(ge=0)]] | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    stop_token_ids: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     tools: list[AnyTool] | None = None
     tool_choice: str | dict[str, msgspec.Raw] | None = None
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    chat_template_kwargs: dict[str, bool | Integer | float | str | None] | None = None
     reasoning_effort: str | None = None
     # Known to the dialect and not served yet: refused unless they ask for nothing.
     logprobs: bool | None = None

@@ -6,6 +6,7 @@ that died is replaced, and each change is one KV record that everybody sees.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,19 @@ class EngineSettings(NamedTuple):
         )
 
 
+class _Pauses:
+    """Between tries: from one second on, doubling."""
+
+    def __init__(self) -> None:
+        self._seconds = _FIRST_PAUSE_SECONDS
+
+    def next(self) -> float:
+        """The pause before the next try."""
+        seconds = self._seconds
+        self._seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
+        return seconds
+
+
 class Model:
     """One model that this node serves."""
 
@@ -88,21 +102,25 @@ class Model:
 
     async def run(self) -> None:
         """Keeps the model served until cancelled."""
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = _Pauses()
         while True:
+            began = time.monotonic()
             try:
-                await self._serve_once()
-                pause = _FIRST_PAUSE_SECONDS
+                reason = await self._serve_once()
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
-                wait = pause if temporary else _HOPELESS_PAUSE_SECONDS
-                self._fail(str(failure), wait)
-                await asyncio.sleep(wait)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                pause = pauses.next() if temporary else _HOPELESS_PAUSE_SECONDS
+                self._fail(str(failure), pause)
             except Exception as bug:
                 log.exception("model %s", self.id)
-                self._fail(f"{type(bug).__name__}: {bug}", _HOPELESS_PAUSE_SECONDS)
-                await asyncio.sleep(_HOPELESS_PAUSE_SECONDS)
+                pause = _HOPELESS_PAUSE_SECONDS
+                self._fail(f"{type(bug).__name__}: {bug}", pause)
+            else:
+                if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                    pauses = _Pauses()
+                pause = pauses.next()
+                self._restarting(reason)
+            await asyncio.sleep(pause)
 
     async def drain(self, seconds: float) -> None:
         """Lets running answers finish, then ends the engine."""
@@ -110,8 +128,8 @@ class Model:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
-    async def _serve_once(self) -> None:
-        """Loads and serves; returns when the engine has died."""
+    async def _serve_once(self) -> str:
+        """Loads and serves until the engine has died; returns why it did."""
         self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
         folder = await store.resolve(self._source, self._on_fetch)
         prompter = await asyncio.to_thread(Prompter.load, folder)
@@ -120,13 +138,8 @@ class Model:
         try:
             await self._serve_with(engine, prompter)
         finally:
-            died = engine.died.done()
             await engine.stop()
-        if died:
-            reason = engine.died.result()
-            log.error("the engine of %s ended: %s", self.id, reason)
-            self._fail(f"its engine ended: {reason}", _FIRST_PAUSE_SECONDS)
-            await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+        return engine.died.result()
 
     async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
         self._worker = Worker(self.id, self._identity, engine, prompter, self._gateways)
@@ -169,6 +182,13 @@ class Model:
             memory_bytes=ready.weight_bytes + ready.kv_cache_bytes,
             numerics=ready.numerics,
         )
+
+    def _restarting(self, reason: str) -> None:
+        """Requests may wait: it comes back."""
+        log.error("the engine of %s ended: %s", self.id, reason)
+        error = WireError(ErrorCode.ENGINE_FAILED, f"Its engine ended: {reason}")
+        progress = Progress("restarting", 0, 1, "steps")
+        self._set(self._made(ModelState.LOADING, progress=progress, error=error))
 
     def _fail(self, why: str, retry_seconds: float) -> None:
         log.error("%s: %s", self.id, why)

@@ -6,7 +6,7 @@ import logging
 import socket
 
 from neuron import __version__
-from neuron.config import NeuronConfig, visible_devices
+from neuron.config import ConfigError, NeuronConfig, visible_devices
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
 from neuron.service.announcer import Announcer
@@ -59,7 +59,17 @@ class Node:
             Model(source, self._identity, self._gateways, settings, start_engine, self._publish)
             for source in config.models
         ]
+        self._check_ids()
         self._background: set[asyncio.Task[None]] = set()
+
+    def _check_ids(self) -> None:
+        ids = [model.id for model in self.models]
+        for model in ids:
+            if ids.count(model) > 1:
+                raise ConfigError(
+                    f"two models are called {model}. Give one of them another name: "
+                    "--model NAME=FOLDER."
+                )
 
     async def run(self) -> None:
         """Until cancelled; raises when NATS is gone for good."""

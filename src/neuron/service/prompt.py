@@ -82,15 +82,16 @@ class Prompter:
                 param="stop_token_ids",
             )
         end_tokens = () if asked.ignore_eos else tuple(self._tokenizer.end_tokens)
+        max_tokens = min(asked.max_tokens or room, room)
         return Sample(
-            max_tokens=min(asked.max_tokens or room, room),
+            max_tokens=max_tokens,
             temperature=_first(asked.temperature, default.temperature, 1.0),
             top_k=_first(asked.top_k, default.top_k, 0),
             top_p=_first(asked.top_p, default.top_p, 1.0),
             min_p=_first(asked.min_p, default.min_p, 0.0),
             seed=job.seed,
             choice=job.choice,
-            min_tokens=asked.min_tokens,
+            min_tokens=min(asked.min_tokens, max_tokens),
             stop=asked.stop,
             end_tokens=(*end_tokens, *asked.stop_token_ids),
         )

@@ -118,11 +118,10 @@ class Worker:
             log.error("dropped a job that cannot be read: %s", error)
             self._track(delivery.ack, self._identity.bus.publish(delivery.ack, b"+TERM"))
             return
-        running = self._running.get(job.id)
-        if running is not None and running.job.attempt == job.attempt:
-            self._track(f"{job.id} again", running.accept(delivery.ack))
-            return
-        self._track(job.id, self._serve(job, delivery))
+        if job.id not in self._tasks:
+            self._track(job.id, self._serve(job, delivery))
+        elif job.id in self._running:  # Accepted got lost, or came late
+            self._track(f"{job.id} again", self._running[job.id].accept(delivery.ack))
 
     def _track(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name=name)
