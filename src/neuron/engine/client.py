@@ -35,6 +35,8 @@ from neuron.models.errors import LoadCode
 
 OnProgress = Callable[[Loading], None]
 STOP_GRACE_SECONDS = 5.0
+EXIT_SECONDS = 5.0
+"""How long a process whose channel has ended may take to end too."""
 
 
 class EngineLoadError(Exception):
@@ -89,10 +91,11 @@ class EngineProcess:
         channel = await ServiceEnd.open(ours)
         try:
             ready = await _load(child, channel, start, on_progress, deadlines)
-        except BaseException:
-            child.kill()
+        except BaseException as error:
+            if not isinstance(error, EngineLoadError):
+                child.kill()
             channel.close()
-            await child.ended()
+            await child.ended(kill_after=EXIT_SECONDS)
             raise
         return cls(child, channel, ready, deadlines)
 
@@ -167,7 +170,7 @@ class EngineProcess:
     async def _bury(self) -> None:
         """The channel has ended, so the process has or must."""
         self._channel.close()
-        obituary = await self._child.ended(kill_after=1.0)
+        obituary = await self._child.ended(kill_after=EXIT_SECONDS)
         reason = f"{self._reason} ({obituary})" if self._reason else obituary
         self.died.set_result(reason)
         streams, self._streams = self._streams, {}
@@ -243,7 +246,7 @@ async def _load(
                 f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
             ) from error
         if not messages:
-            obituary = await child.ended(kill_after=1.0)
+            obituary = await child.ended(kill_after=EXIT_SECONDS)
             why = f"{fatal} ({obituary})" if fatal else obituary
             raise EngineLoadError(
                 LoadCode.CRASHED,

@@ -147,6 +147,7 @@ def build_model(
             on_progress(Loading(LoadStage.READING, done, total))
 
     load_weights(pairs, on_bytes)
+    model.finish()
     return model
 
 

@@ -121,14 +121,16 @@ def attend(
     keys, values = cache
     keys.view(-1, *key.shape[1:]).index_copy_(0, step.slots, key)
     values.view(-1, *value.shape[1:]).index_copy_(0, step.slots, value)
-    out = torch.empty_like(query)
-    for view in step.views[window]:
-        row = view.row
-        mine = query[row.start : row.start + row.count]
-        out[row.start : row.start + row.count] = _attend_row(
-            mine, _pages(keys, view), _pages(values, view), view
+    outs = [
+        _attend_row(
+            query[view.row.start : view.row.start + view.row.count],
+            _pages(keys, view),
+            _pages(values, view),
+            view,
         )
-    return out
+        for view in step.views[window]
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def _pages(pages: torch.Tensor, view: _RowView) -> torch.Tensor:
@@ -153,12 +155,12 @@ def _attend_row(
     group = heads // kv_heads
     if count == 1:
         # The heads that share a key head become its queries: one pass over the cache.
-        folded = query.view(1, kv_heads, group, dim)
+        folded = query.reshape(1, kv_heads, group, dim)
         k, v = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
         out = functional.scaled_dot_product_attention(folded, k, v)  # (1, kv_heads, group, dim)
         return out.reshape(1, heads, dim)
     # Key heads as the batch, their group as heads; expanding copies nothing.
-    grouped = query.view(count, kv_heads, group, dim).permute(1, 2, 0, 3)
+    grouped = query.reshape(count, kv_heads, group, dim).permute(1, 2, 0, 3)
     length = keys.shape[0]
     k = keys.transpose(0, 1)[:, None].expand(kv_heads, group, length, dim)
     v = values.transpose(0, 1)[:, None].expand(kv_heads, group, length, dim)

@@ -63,16 +63,19 @@ def _rotation_dim(rope: Rope, head_dim: int, rotations: float) -> float:
 def angles(
     inverse: torch.Tensor, positions: torch.Tensor, scale: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine ``[tokens, 1, head_dim]`` of *positions* ``[tokens]``, as *dtype*."""
+    """Cosine and sine of *positions* ``[tokens]`` for :func:`rotate`, as *dtype*.
+
+    Both ``[tokens, 1, head_dim]``; the first half of the sines is negated.
+    """
     half = positions.float()[:, None] * inverse  # (tokens, head_dim / 2)
-    turned = torch.cat((half, half), dim=-1)[:, None]  # (tokens, 1, head_dim)
-    cos, sin = turned.cos(), turned.sin()
+    cos, sin = half.cos(), half.sin()
     if scale != 1.0:
         cos, sin = cos * scale, sin * scale
-    return cos.to(dtype), sin.to(dtype)
+    cos, sin = cos.to(dtype), sin.to(dtype)
+    return torch.cat((cos, cos), dim=-1)[:, None], torch.cat((-sin, sin), dim=-1)[:, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotates *x* ``[tokens, heads, head_dim]``; the halves of a head form the pairs."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from neuron.layers.attention import AttentionInput, KVCache, attend
 from neuron.layers.embedding import Embedding
 from neuron.layers.linear import Linear
-from neuron.layers.norm import RMSNorm
+from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies, rotate
 from neuron.models.config import ModelConfig
 
@@ -30,8 +30,7 @@ class Qwen3Attention(nn.Module):
         parts = {"q_proj": q, "k_proj": kv, "v_proj": kv}
         self.qkv = Linear(config.hidden_size, parts, bias=bias)
         self.output = Linear(q, {"o_proj": config.hidden_size}, bias=bias)
-        self.q_norm = RMSNorm(self.dim, config.norm_eps)
-        self.k_norm = RMSNorm(self.dim, config.norm_eps)
+        self.norm = HeadNorm(self.heads, self.kv_heads, self.dim, config.norm_eps)
 
     def forward(
         self,
@@ -40,19 +39,19 @@ class Qwen3Attention(nn.Module):
         cache: KVCache,
         step: AttentionInput,
     ) -> torch.Tensor:
-        split = [self.heads, self.kv_heads, self.kv_heads]
-        q, k, v = self.qkv(x).view(len(x), -1, self.dim).split(split, dim=1)  # (tokens, heads, dim)
-        q = rotate(self.q_norm(q), *turn)
-        k = rotate(self.k_norm(k), *turn)
+        qkv = self.qkv(x).view(len(x), -1, self.dim)  # (tokens, heads + 2 kv_heads, dim)
+        both = self.heads + self.kv_heads
+        qk = rotate(self.norm(qkv[:, :both]), *turn)
+        q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, both:]
         out = attend(q, k, v, cache.layer(self.layer), step, self.window)
-        attended: torch.Tensor = self.output(out.view(len(x), -1))
+        attended: torch.Tensor = self.output(out.reshape(len(x), -1))
         return attended
 
     def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         yield from self.qkv.slots(prefix).items()
         yield from self.output.slots(prefix).items()
-        yield f"{prefix}q_norm.weight", self.q_norm.weight
-        yield f"{prefix}k_norm.weight", self.k_norm.weight
+        yield f"{prefix}q_norm.weight", self.norm.query
+        yield f"{prefix}k_norm.weight", self.norm.key
 
 
 class Qwen3Layer(nn.Module):
@@ -133,6 +132,12 @@ class Qwen3(nn.Module):
         if not self.config.tied:
             slots["lm_head.weight"] = self.head.weight
         return slots
+
+    def finish(self) -> None:
+        """Brings the loaded parameters into the form that the forward pass uses."""
+        for module in self.modules():
+            if isinstance(module, HeadNorm):
+                module.finish()
 
     def ignores(self, name: str) -> bool:
         """Whether a checkpoint may hold tensor *name* although the model does not read it."""

@@ -4,12 +4,15 @@ import asyncio
 import os
 import signal
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
+from neuron.engine.child import Child
 from neuron.engine.client import EngineLoadError, EngineProcess
 from neuron.engine.messages import (
     Add,
@@ -29,6 +32,8 @@ from protocol.errors import ErrorCode
 from protocol.generate import FinishReason
 from tests.support.tiny_models import write_checkpoint
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 Spawn = Callable[..., Awaitable[EngineProcess]]
 
 
@@ -37,22 +42,34 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def progress() -> list[Loading]:
+    """What the shared engine said while it loaded."""
+    return []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(checkpoint: Path, progress: list[Loading]) -> AsyncIterator[EngineProcess]:
+    """One engine with small steps, for the tests that leave it as they found it."""
+    start = Start(str(checkpoint), threads=1, max_step_tokens=32)
+    engine = await EngineProcess.start(start, on_progress=progress.append)
+    yield engine
+    await engine.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def spawn(checkpoint: Path) -> AsyncIterator[Spawn]:
     """Starts engines with one thread; all are stopped at the end."""
     engines: list[EngineProcess] = []
 
-    async def make(
-        folder: Path = checkpoint, deadlines: Deadlines | None = None, **start: Any
-    ) -> EngineProcess:
-        message = Start(str(folder), threads=1, **start)
+    async def make(deadlines: Deadlines | None = None, **start: Any) -> EngineProcess:
+        message = Start(str(checkpoint), threads=1, **start)
         engine = await EngineProcess.start(message, deadlines=deadlines)
         engines.append(engine)
         return engine
 
     yield make
-    for engine in engines:
-        await engine.stop()
+    await asyncio.gather(*(engine.stop() for engine in engines))
 
 
 def tap(engine: EngineProcess) -> list[Step]:
@@ -99,8 +116,8 @@ async def first_event(stream: SequenceStream) -> Output | Progress | Refused:
     return await anext(stream)
 
 
-async def test_four_streams_share_steps_and_equal_their_solo_runs(spawn: Spawn) -> None:
-    engine = await spawn()
+async def test_four_streams_share_steps_and_equal_their_solo_runs(shared: EngineProcess) -> None:
+    engine = shared
     adds = [request(1), request(2, 50, temperature=1.0, seed=5), request(3, 3), request(4, 90)]
     adds[3] = Add(4, adds[3].prompt, Sample(24, temperature=0.8, top_p=0.9, top_k=50))
     steps = tap(engine)
@@ -113,8 +130,8 @@ async def test_four_streams_share_steps_and_equal_their_solo_runs(spawn: Spawn) 
     assert len({tuple(tokens) for tokens, _, _ in together}) == 4
 
 
-async def test_resumption_over_the_channel(spawn: Spawn) -> None:
-    engine = await spawn()
+async def test_resumption_over_the_channel(shared: EngineProcess) -> None:
+    engine = shared
     whole = request(1, temperature=1.0, seed=3, stop=("never",))
     tokens, text, _ = await answer(engine, whole)
     resumed = Add(2, whole.prompt, whole.sample, tokens[:10])
@@ -128,8 +145,8 @@ async def test_resumption_over_the_channel(spawn: Spawn) -> None:
     assert (last.tokens, last.finish) == ([], FinishReason.LENGTH)
 
 
-async def test_a_short_request_overtakes_a_long_prefill(spawn: Spawn) -> None:
-    engine = await spawn(max_step_tokens=64)
+async def test_a_short_request_overtakes_a_long_prefill(shared: EngineProcess) -> None:
+    engine = shared
     steps = tap(engine)
     long = await engine.add(request(1, 1500, 4))
     assert isinstance(await first_event(long), Progress)
@@ -144,8 +161,8 @@ async def test_a_short_request_overtakes_a_long_prefill(spawn: Spawn) -> None:
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-async def test_abort_takes_effect_before_the_next_step(spawn: Spawn, phase: str) -> None:
-    engine = await spawn(max_step_tokens=16)
+async def test_abort_takes_effect_before_the_next_step(shared: EngineProcess, phase: str) -> None:
+    engine = shared
     steps = tap(engine)
     other = await engine.add(request(2, 10, 300))
     stream = await engine.add(request(1, 1500 if phase == "prefill" else 10, 400))
@@ -183,13 +200,9 @@ async def test_refusals_are_typed(spawn: Spawn) -> None:
         await engine.add(request(2))
     assert (await collect(running))[2] is FinishReason.LENGTH
     assert (await collect(queued))[2] is FinishReason.LENGTH
+    tokens, _, finish = await answer(engine, request(6, 250, 1000))
+    assert (len(tokens), finish) == (6, FinishReason.LENGTH), "the context limit"
     assert engine.stats.open == 0
-
-
-async def test_context_limit_ends_an_answer(spawn: Spawn) -> None:
-    engine = await spawn(max_context=64)
-    tokens, _, finish = await answer(engine, request(1, 60, 1000))
-    assert (len(tokens), finish) == (4, FinishReason.LENGTH)
 
 
 async def test_a_killed_engine_ends_its_streams_with_the_reason(spawn: Spawn) -> None:
@@ -207,21 +220,16 @@ async def test_a_killed_engine_ends_its_streams_with_the_reason(spawn: Spawn) ->
     assert engine.stats.open == 0
 
 
-async def test_a_stuck_engine_is_killed_and_reported(spawn: Spawn) -> None:
-    deadlines = Deadlines(step_seconds=0.5, first_step_seconds=0.5, factor=0.0)
+async def test_idle_is_not_stuck_but_silence_with_work_is(spawn: Spawn) -> None:
+    deadlines = Deadlines(step_seconds=0.4, first_step_seconds=0.4, factor=0.0)
     engine = await spawn(deadlines=deadlines)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(engine.died), 0.8)
     stream = await engine.add(request(1, 30, 3000))
     await first_event(stream)
     os.kill(engine.pid, signal.SIGSTOP)
     with pytest.raises(EngineDied, match=r"no step finished for .* 1 sequences .*stuck"):
         await collect(stream)
-
-
-async def test_idle_is_not_stuck(spawn: Spawn) -> None:
-    deadlines = Deadlines(step_seconds=0.2, first_step_seconds=0.2, factor=0.0)
-    engine = await spawn(deadlines=deadlines)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(engine.died), 0.6)
 
 
 async def test_stop_ends_the_process_and_open_streams(spawn: Spawn) -> None:
@@ -249,20 +257,16 @@ async def test_the_engine_ends_when_the_service_closes_the_channel(spawn: Spawn)
     assert "exit status 0" in await engine.died
 
 
-async def test_ctrl_c_is_not_for_the_engine(spawn: Spawn) -> None:
-    engine = await spawn()
+async def test_ctrl_c_is_not_for_the_engine(shared: EngineProcess) -> None:
+    engine = shared
     os.kill(engine.pid, signal.SIGINT)
     assert (await answer(engine, request(1)))[2] is FinishReason.LENGTH
 
 
-async def test_progress_of_a_load(checkpoint: Path) -> None:
-    seen: list[Loading] = []
-    start = Start(str(checkpoint), threads=1)
-    engine = await EngineProcess.start(start, on_progress=seen.append)
-    await engine.stop()
-    assert [loading.stage for loading in seen] == list(LoadStage)
-    assert seen[1].done_bytes == seen[1].total_bytes > 0
-    assert engine.ready.numerics
+async def test_a_load_reports_its_progress(shared: EngineProcess, progress: list[Loading]) -> None:
+    assert [loading.stage for loading in progress] == list(LoadStage)
+    assert progress[1].done_bytes == progress[1].total_bytes == shared.ready.weight_bytes
+    assert shared.ready.numerics
 
 
 def truncate(folder: Path) -> None:
@@ -288,27 +292,44 @@ def edit_config(old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
-@pytest.mark.parametrize(
-    ("damage", "code", "words"),
-    [
-        (truncate, "corrupt", "cut off"),
-        (poison, "corrupt", "NaN"),
-        (edit_config("Qwen3ForCausalLM", "MambaForCausalLM"), "unsupported", "Qwen3ForCausalLM"),
-        (edit_config('"intermediate_size": 128', '"intermediate_size": 96'), "corrupt", "[96, 64]"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "not_found", "safetensors"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "corrupt", "tokenizer.json"),
-    ],
-    ids=["truncated", "poisoned", "architecture", "shape", "missing", "tokenizer"],
-)
+DAMAGES: list[tuple[Callable[[Path], object], str, str]] = [
+    (truncate, "corrupt", "cut off"),
+    (poison, "corrupt", "NaN"),
+    (edit_config("Qwen3ForCausalLM", "MambaForCausalLM"), "unsupported", "Qwen3ForCausalLM"),
+    (edit_config('"intermediate_size": 128', '"intermediate_size": 96'), "corrupt", "[96, 64]"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "not_found", "safetensors"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{"), "corrupt", "tokenizer.json"),
+]
+
+
 async def test_bad_models_fail_to_load_with_a_reason_and_no_traceback(
-    tmp_path: Path, damage: Callable[[Path], None], code: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damage(write_checkpoint(tmp_path))
-    with pytest.raises(EngineLoadError) as caught:
-        await EngineProcess.start(Start(str(tmp_path), threads=1))
-    assert caught.value.code == code
-    assert words in caught.value.message
-    assert "Traceback" not in caught.value.message
+    last_words: list[str] = []
+    ended = Child.ended
+
+    async def record(child: Child, kill_after: float | None = None) -> str:
+        how = await ended(child, kill_after)
+        last_words.append(how)
+        return how
+
+    monkeypatch.setattr(Child, "ended", record)
+    for number, (damage, _, _) in enumerate(DAMAGES):
+        damage(write_checkpoint(tmp_path / str(number)))
+    starts = [Start(str(tmp_path / str(number)), threads=1) for number in range(len(DAMAGES))]
+    loads = (EngineProcess.start(start) for start in starts)
+    results = await asyncio.gather(*loads, return_exceptions=True)
+    for (_, code, words), error in zip(DAMAGES, results, strict=True):
+        assert isinstance(error, EngineLoadError)
+        assert error.code == code
+        assert words in error.message
+    assert last_words == ["exit status 3"] * len(DAMAGES), "each ended by itself, without a word"
+
+
+async def test_the_service_side_never_imports_torch() -> None:
+    code = "import sys, neuron.engine.client; assert not {'torch', 'tokenizers'} & {*sys.modules}"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
 
 
 async def test_a_load_that_dies_says_how(tmp_path: Path) -> None:
