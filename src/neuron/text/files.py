@@ -1,0 +1,53 @@
+"""Reads the small JSON files of a model folder into checked structures.
+
+Owns the errors for files that are there but wrong: each names the file and the key. Knows nothing
+of what the files mean.
+"""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from protocol.errors import ErrorCode, FleetError
+
+T = TypeVar("T")
+
+
+def read_config(path: Path, shape: type[T]) -> T | None:
+    """The JSON object in *path* as *shape*, or None when there is no such file.
+
+    Raises :class:`FleetError` (INVALID_REQUEST) for a file that is no JSON object or in which a
+    key of *shape* has another type.
+    """
+    try:
+        # not msgspec's own parser: Python programs write NaN and Infinity into these files
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, f"it cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise broken(path, f"it holds a JSON {type(content).__name__} instead of an object")
+    try:
+        return msgspec.convert(content, shape)
+    except msgspec.ValidationError as error:
+        raise broken(path, _with_key(str(error))) from error
+
+
+def broken(path: Path, why: str) -> FleetError:
+    """The error for a model file that is there but cannot be used."""
+    return FleetError(
+        ErrorCode.INVALID_REQUEST,
+        f"The model folder {path.parent} cannot be used: in {path.name}, {why}. "
+        f"Correct that file or download the model again.",
+        param="model",
+    )
+
+
+def _with_key(message: str) -> str:
+    """Turns msgspec's ``Expected … - at `$.top_k``` into ``key 'top_k': expected …``."""
+    problem, _, place = message.partition(" - at ")
+    key = place.strip("`").removeprefix("$").removeprefix(".")
+    return f"key {key!r}: {problem[:1].lower()}{problem[1:]}" if key else problem

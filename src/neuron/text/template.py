@@ -1,0 +1,261 @@
+"""Chat templates: a conversation as the prompt text that a model was trained on.
+
+Owns where a model keeps its templates and what a template sees; the results equal those of
+transformers' ``apply_chat_template``, which the tests prove. One deliberate difference:
+``strftime_now`` tells a given moment in UTC instead of the host's own time, because every host that
+continues a stream has to render the same prompt. Knows nothing of tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import msgspec
+
+from neuron.text.files import broken, read_config
+from neuron.text.sandbox import BUDGET, Budget, Clock, ConversationRefused, TemplateEnvironment
+from protocol.errors import ErrorCode, FleetError
+from protocol.generate import Message, Tool
+
+TEMPLATE_FILE = "chat_template.jinja"
+MORE_TEMPLATES_DIR = "additional_chat_templates"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+LEGACY_TOKENS = "special_tokens_map.json"
+
+DEFAULT = "default"
+TOOL_USE = "tool_use"
+THINK_OPEN = "<think>"
+
+_MAX_REASON_CHARS = 600
+
+
+class _NamedTemplate(msgspec.Struct, frozen=True):
+    name: str
+    template: str
+
+
+class _TokenizerConfig(msgspec.Struct, frozen=True):
+    chat_template: str | list[_NamedTemplate] | dict[str, str] | None = None
+
+
+class ChatTemplate:
+    """The compiled templates of one model."""
+
+    def __init__(
+        self, sources: Mapping[str, str], special_tokens: Mapping[str, str], folder: Path
+    ) -> None:
+        """*sources* by name; ``default`` must be among them. Use :meth:`load`.
+
+        Raises :class:`FleetError` for a template that does not compile.
+        """
+        environment = TemplateEnvironment()
+        self._special_tokens = dict(special_tokens)
+        self._templates: dict[str, jinja2.Template] = {}
+        for name, source in sources.items():
+            try:
+                tree = environment.parse_counted(source)
+                self._templates[name] = environment.from_string(tree)
+            except (jinja2.TemplateError, RecursionError) as error:
+                line = (
+                    f"line {error.lineno}: "
+                    if isinstance(error, jinja2.TemplateSyntaxError)
+                    else ""
+                )
+                why = f"the template {name!r} is no valid Jinja ({line}{error})"
+                raise broken(folder / TEMPLATE_FILE, why) from error
+
+    @classmethod
+    def load(cls, folder: Path) -> "ChatTemplate":
+        """The templates of the model in *folder*.
+
+        Template files come before the ``chat_template`` of tokenizer_config.json, which is ignored
+        when there is one. Raises :class:`FleetError` (INVALID_REQUEST) when there is no template or
+        it cannot be used.
+        """
+        sources = _template_files(folder) or _configured_templates(folder)
+        if DEFAULT not in sources:
+            found = f"only {', '.join(sorted(sources))}" if sources else "none"
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"The model in {folder} cannot chat: it has no chat template ({TEMPLATE_FILE} or "
+                f"'chat_template' in {TOKENIZER_CONFIG}; found {found}), so it is probably a base "
+                f"model. Use its instruction-tuned version, or put a {TEMPLATE_FILE} into the "
+                f"folder.",
+                param="model",
+            )
+        return cls(sources, _special_tokens(folder), folder)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        options: Mapping[str, bool | int | float | str | None],
+        *,
+        rendered_at: float,
+    ) -> str:
+        """The prompt text, up to where the model's answer begins.
+
+        *options* are extra variables of the template; *rendered_at* is the unix time that
+        ``strftime_now`` tells. Raises :class:`FleetError` (INVALID_REQUEST) when the template
+        refuses the conversation, fails on it or exceeds its budget.
+        """
+        _check_options(options)
+        template = self._templates[DEFAULT]
+        if tools:
+            template = self._templates.get(TOOL_USE, template)
+        budget = Budget()
+        variables = {
+            **self._special_tokens,
+            "documents": None,
+            **options,
+            "messages": [_message(message) for message in messages],
+            "tools": [_tool(tool) for tool in tools] or None,
+            "add_generation_prompt": True,
+            "strftime_now": Clock(rendered_at).strftime_now,
+            BUDGET: budget,
+        }
+        try:
+            return budget.bounded(template.generate(variables))
+        except Exception as error:  # a template is the model's program: it may raise anything
+            raise _render_error(error) from error
+
+
+def opens_thinking(rendered: str) -> bool:
+    """Whether the model's answer begins inside of ``<think>``, opened by the prompt itself.
+
+    Only a tag that ends the prompt counts: one further up is what somebody wrote in the
+    conversation, or belongs to an earlier turn.
+    """
+    return rendered.rstrip().endswith(THINK_OPEN)
+
+
+def _template_files(folder: Path) -> dict[str, str]:
+    files = {path.stem: path for path in sorted((folder / MORE_TEMPLATES_DIR).glob("*.jinja"))}
+    if (folder / TEMPLATE_FILE).is_file():
+        files.setdefault(DEFAULT, folder / TEMPLATE_FILE)
+    sources = {}
+    for name, path in files.items():
+        try:
+            sources[name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise broken(path, f"the text cannot be read ({error})") from error
+    return sources
+
+
+def _configured_templates(folder: Path) -> dict[str, str]:
+    config = read_config(folder / TOKENIZER_CONFIG, _TokenizerConfig)
+    match config.chat_template if config else None:
+        case str() as source:
+            return {DEFAULT: source}
+        case list() as named:
+            return {entry.name: entry.template for entry in named}
+        case dict() as by_name:
+            return by_name
+        case _:
+            return {}
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """``bos_token`` and its like by name, as their text."""
+    config = read_config(folder / TOKENIZER_CONFIG, dict[str, object]) or {}
+    entries = dict(config)
+    if "added_tokens_decoder" not in config:
+        # before there was that key, this file had the last word
+        entries |= read_config(folder / LEGACY_TOKENS, dict[str, object]) or {}
+    named = entries.pop("extra_special_tokens", None)
+    if isinstance(named, dict):
+        entries |= {str(name): token for name, token in named.items()}
+        names = {str(name) for name in named}
+    else:
+        names = set()
+    tokens = {}
+    for name, entry in entries.items():
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(text, str) and (name.endswith("_token") or name in names):
+            tokens[name] = text
+    return tokens
+
+
+def _message(message: Message) -> dict[str, object]:
+    """The OpenAI form that templates are written for; absent fields are absent keys."""
+    shown: dict[str, object] = {"role": message.role.value, "content": message.content}
+    if message.reasoning:
+        shown["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        shown["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        shown["tool_call_id"] = message.tool_call_id
+    return shown
+
+
+def _arguments(text: str) -> dict[str, object]:
+    """JSON text as an object: many templates walk through the arguments.
+
+    What is no object becomes an empty one: the client only repeats what a model once wrote, and a
+    conversation must not end because of it.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _tool(tool: Tool) -> dict[str, object]:
+    function: dict[str, object] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    try:
+        function["parameters"] = msgspec.json.decode(tool.parameters, type=object)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise FleetError(
+            ErrorCode.INVALID_REQUEST,
+            f"The parameters of the tool {tool.name!r} cannot be read as JSON ({error}). Send a "
+            f"JSON schema object.",
+            param="tools",
+        ) from error
+    return {"type": "function", "function": function}
+
+
+def _check_options(options: Mapping[str, bool | int | float | str | None]) -> None:
+    fixed = {"messages", "tools", "strftime_now", "raise_exception", BUDGET} & options.keys()
+    if options.get("add_generation_prompt", True) is not True:
+        fixed.add("add_generation_prompt")
+    if fixed:
+        raise FleetError(
+            ErrorCode.INVALID_REQUEST,
+            f"The template options cannot set {', '.join(sorted(fixed))}: the request's other "
+            f"fields do. Leave them out of the options.",
+            param="chat_template_kwargs",
+        )
+
+
+def _render_error(error: Exception) -> FleetError:
+    if isinstance(error, ConversationRefused):
+        why = f"its chat template says: {str(error).strip()}"
+    else:
+        line = _template_line(error)
+        place = f" at line {line}" if line else ""
+        why = f"its chat template failed{place}: {str(error) or type(error).__name__}"
+    return FleetError(
+        ErrorCode.INVALID_REQUEST,
+        f"The model cannot be given this conversation: {why[:_MAX_REASON_CHARS].rstrip('.')}. "
+        f"Change the messages, tools or template options accordingly.",
+        param="messages",
+    )
+
+
+def _template_line(error: Exception) -> int:
+    """The line of the template that raised, or 0: Jinja writes it into the traceback."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
