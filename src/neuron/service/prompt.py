@@ -5,7 +5,7 @@ request impossible for this model is said here, before the engine sees it.
 """
 
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 from neuron.engine.messages import Ready, Sample
 from neuron.text.generation import GenerationDefaults
@@ -14,8 +14,6 @@ from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Sampling
 from protocol.job import Job
-
-T = TypeVar("T")
 
 
 class Prompt(NamedTuple):
@@ -72,7 +70,7 @@ class Prompter:
 
     def _sample(self, asked: Sampling, job: Job, room: int, vocab_size: int) -> Sample:
         """The request's numbers, else the model's, else the field's usual ones."""
-        default = self._defaults
+        asked = self._defaults.fill(asked)
         foreign = [token for token in asked.stop_token_ids if token >= vocab_size]
         if foreign:
             raise FleetError(
@@ -81,22 +79,17 @@ class Prompter:
                 f"{vocab_size}.",
                 param="stop_token_ids",
             )
-        end_tokens = () if asked.ignore_eos else tuple(self._tokenizer.end_tokens)
+        end_tokens = () if asked.ignore_eos else tuple(sorted(self._tokenizer.end_ids))
         max_tokens = min(asked.max_tokens or room, room)
         return Sample(
             max_tokens=max_tokens,
-            temperature=_first(asked.temperature, default.temperature, 1.0),
-            top_k=_first(asked.top_k, default.top_k, 0),
-            top_p=_first(asked.top_p, default.top_p, 1.0),
-            min_p=_first(asked.min_p, default.min_p, 0.0),
+            temperature=1.0 if asked.temperature is None else asked.temperature,
+            top_k=0 if asked.top_k is None else asked.top_k,
+            top_p=1.0 if asked.top_p is None else asked.top_p,
+            min_p=0.0 if asked.min_p is None else asked.min_p,
             seed=job.seed,
             choice=job.choice,
             min_tokens=min(asked.min_tokens, max_tokens),
             stop=asked.stop,
             end_tokens=(*end_tokens, *asked.stop_token_ids),
         )
-
-
-def _first(*values: T | None) -> T:
-    """The first that is given."""
-    return next(value for value in values if value is not None)
