@@ -14,13 +14,46 @@ MAX_WAITING = 256
 """Requests of one model that may wait in one gateway; more are told to come back."""
 
 
+class Place:
+    """One request's place in a line; made by :meth:`Line.join`, given back by :meth:`leave`."""
+
+    def __init__(self, line: "Line") -> None:
+        self._line = line
+        self._turn = asyncio.Event()
+        self._left = False
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether the request may be handed over."""
+        return self._turn.is_set()
+
+    async def wait(self, timeout: float) -> None:
+        """Returns when the turn has come, or after *timeout* seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._turn.wait()
+        except TimeoutError:
+            pass
+
+    def call(self) -> None:
+        """It is this request's turn; for the line."""
+        self._turn.set()
+
+    def leave(self) -> None:
+        """A neuron has the job, or the request is over, or it does not want to wait any longer:
+        right in every state, any number of times."""
+        if not self._left:
+            self._left = True
+            self._line.left(self)
+
+
 class Line:
     """First come, first served, for one model."""
 
     def __init__(self, model: str, max_waiting: int = MAX_WAITING) -> None:
         self._model = model
         self._max_waiting = max_waiting
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Place] = deque()
         self._handed_over = 0
         self._bound = 0
 
@@ -28,6 +61,11 @@ class Line:
     def waiting(self) -> int:
         """How many wait for their turn."""
         return len(self._waiting)
+
+    @property
+    def handed_over(self) -> int:
+        """How many have had their turn and have not left."""
+        return self._handed_over
 
     def open(self, free_slots: int, live_gateways: int) -> None:
         """Some node is ready for the model and has this much room."""
@@ -38,8 +76,8 @@ class Line:
         """No node is ready for the model: all wait."""
         self._bound = 0
 
-    def check_room(self) -> None:
-        """Raises ``FleetError(OVERLOADED)`` when the line is full."""
+    def join(self) -> Place:
+        """The last place; raises ``FleetError(OVERLOADED)`` when the line is full."""
         if len(self._waiting) >= self._max_waiting:
             raise FleetError(
                 ErrorCode.OVERLOADED,
@@ -47,35 +85,20 @@ class Line:
                 "gateway keeps. Try again shortly.",
                 retry_after_seconds=2,
             )
-
-    async def turn(self) -> None:
-        """Waits for the turn; the caller then owns one place and must call :meth:`leave`.
-
-        Raises ``FleetError(OVERLOADED)`` at once when the line is full. Safe to cancel.
-        """
-        if not self._waiting and self._handed_over < self._bound:
-            self._handed_over += 1
-            return
-        self.check_room()
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = Place(self)
         self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.leave()  # the turn came in the same moment
-            else:
-                self._waiting.remove(place)
-            raise
+        self._advance()
+        return place
 
-    def leave(self) -> None:
-        """A neuron accepted the job, or it is over: the place is free for the next."""
-        self._handed_over -= 1
+    def left(self, place: Place) -> None:
+        """For :class:`Place`."""
+        if place.has_turn:
+            self._handed_over -= 1
+        else:
+            self._waiting.remove(place)
         self._advance()
 
     def _advance(self) -> None:
         while self._waiting and self._handed_over < self._bound:
-            place = self._waiting.popleft()
-            if not place.done():
-                self._handed_over += 1
-                place.set_result(None)
+            self._handed_over += 1
+            self._waiting.popleft().call()

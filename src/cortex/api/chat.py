@@ -23,8 +23,9 @@ from cortex.api.http import (
 )
 from cortex.api.openai_decode import ChatCall, decode_chat
 from cortex.api.openai_render import KEEP_ALIVE, ChunkWriter, Folder
-from cortex.dispatch import Dispatcher, Stream
+from cortex.dispatch import Dispatcher
 from cortex.metrics import Metrics, Outcome
+from cortex.receiver import Stream
 from cortex.stream import Alive, Broken, Ended, Event, Parts, Started
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Part

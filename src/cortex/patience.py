@@ -1,0 +1,48 @@
+"""How long one request waits: for a turn, for a loading model, for a fleet without it."""
+
+import time
+from collections.abc import Callable
+
+from cortex import router
+from protocol.errors import ErrorCode, FleetError
+
+QUEUE_SECONDS = 60.0
+"""For a neuron, while some node is ready."""
+LOAD_SECONDS = 900.0
+"""For its model to load."""
+NO_NEURON_SECONDS = 15.0
+"""For a node, while none has or loads the model."""
+
+
+class Patience:
+    """Three accounts, one for each kind of decision; the time in which a model loads is not
+    counted against the queue."""
+
+    def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model = model
+        self._clock = clock
+        self._spent = dict.fromkeys((router.Run, router.Wait, router.Refuse), 0.0)
+        self._last = clock()
+
+    def check(self, decision: router.Decision, *, is_placed: bool) -> None:
+        """Adds the time since the last call to *decision*'s account; raises ``FleetError`` when
+        that is exhausted, or at once when the model *is placed* somewhere and refused there."""
+        now = self._clock()
+        spent = self._spent[type(decision)] = self._spent[type(decision)] + now - self._last
+        self._last = now
+        match decision:
+            case router.Run() if spent > QUEUE_SECONDS:
+                raise FleetError(
+                    ErrorCode.TIMEOUT,
+                    f"No neuron took the request within {QUEUE_SECONDS:.0f} s: all slots of "
+                    f"{self._model} are busy. Try again, or add a node.",
+                    retry_after_seconds=5,
+                )
+            case router.Wait() if spent > LOAD_SECONDS:
+                raise FleetError(
+                    ErrorCode.TIMEOUT,
+                    f"{self._model} was still not loaded after {LOAD_SECONDS:.0f} s.",
+                    retry_after_seconds=30,
+                )
+            case router.Refuse(error) if is_placed or spent > NO_NEURON_SECONDS:
+                raise FleetError.of(error)
