@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import struct
 import sys
@@ -324,6 +325,43 @@ async def test_bad_models_fail_to_load_with_a_reason_and_no_traceback(
         assert error.code == code
         assert words in error.message
     assert last_words == ["exit status 3"] * len(DAMAGES), "each ended by itself, without a word"
+
+
+PARENT = """
+import asyncio, sys
+from neuron.engine.client import EngineProcess
+from neuron.engine.messages import Start
+
+async def main():
+    engine = await EngineProcess.start(Start(sys.argv[1], threads=1))
+    print(engine.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_even_a_stopped_engine_ends_with_its_parent(checkpoint: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, str(checkpoint), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    watch = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    await parent.wait()
+    ended: tuple[list[int], list[int], list[int]]
+    ended = await asyncio.to_thread(select.select, [watch], [], [], 10)
+    os.close(watch)
+    assert ended[0], "the engine outlived its parent"
+
+
+async def test_a_slow_consumer_holds_up_nobody(shared: EngineProcess) -> None:
+    ignored = await shared.add(request(50, 10, 400))
+    assert len((await answer(shared, request(51, 10, 40)))[0]) == 40
+    tokens, _, finish = await collect(ignored)
+    assert (len(tokens), finish) == (400, FinishReason.LENGTH)
 
 
 async def test_the_service_side_never_imports_torch() -> None:
