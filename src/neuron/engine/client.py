@@ -85,10 +85,15 @@ class EngineProcess:
         """
         deadlines = deadlines or Deadlines()
         ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(theirs.fileno())]
-            child = await Child.spawn(command, fd=theirs.fileno(), environment=environment)
         channel = await ServiceEnd.open(ours)
+        try:
+            with theirs:
+                fd = theirs.fileno()
+                command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(fd)]
+                child = await Child.spawn(command, fd=fd, environment=environment)
+        except BaseException:
+            channel.close()
+            raise
         try:
             ready = await _load(child, channel, start, on_progress, deadlines)
         except BaseException as error:
@@ -136,7 +141,10 @@ class EngineProcess:
         return stream
 
     def abort(self, sequence_id: int) -> None:
-        """Ends a generation and its stream; unknown and finished ids are ignored."""
+        """Ends a generation; its stream ends after what has been delivered already.
+
+        Unknown and finished ids are ignored.
+        """
         stream = self._streams.pop(sequence_id, None)
         if stream is not None:
             stream.end()

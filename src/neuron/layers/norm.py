@@ -7,11 +7,12 @@ from torch import nn
 def normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
     """``x / rms(x)`` over the last dimension, in x's dtype.
 
-    The mean is a sum and a division in place: on a CPU that takes half of what ``mean`` does for
-    the few rows of a decode step, and rounds the same.
+    A product, a sum and a factor in place of ``square`` and ``mean``: on a CPU they take half the
+    time for the few rows of a decode step. Where the size is a power of two, as head sizes are,
+    they round the same.
     """
     wide = x if x.dtype is torch.float32 else x.float()
-    scale = wide.square().sum(-1, keepdim=True).div_(x.shape[-1]).add_(eps).rsqrt_()
+    scale = (wide * wide).sum(-1, keepdim=True).mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
     return (wide * scale).to(x.dtype)
 
 

@@ -1,0 +1,98 @@
+"""The loop of an engine process: what it answers, in which order, and how it ends."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuron.engine.channel import ChannelClosed, EngineEnd
+from neuron.engine.engine import Engine
+from neuron.engine.messages import (
+    Abort,
+    Add,
+    Fatal,
+    FromEngine,
+    LoadFailed,
+    Ready,
+    Refused,
+    Sample,
+    Shutdown,
+    Start,
+    Step,
+    ToEngine,
+)
+from neuron.engine.runner import PoisonedLogits
+from neuron.engine.serve import FATAL, LOAD_FAILED, OK, serve
+from tests.support.tiny_models import write_checkpoint
+
+
+class ScriptedEnd(EngineEnd):
+    """Hands out one batch of commands each time it is asked, and keeps what is sent."""
+
+    def __init__(self, *batches: list[ToEngine]) -> None:
+        self._batches: Iterator[list[ToEngine]] = iter(batches)
+        self.sent: list[FromEngine] = []
+
+    def send(self, message: FromEngine) -> None:
+        self.sent.append(message)
+
+    def receive(self, *, wait: bool) -> list[ToEngine]:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise ChannelClosed from None
+
+    @property
+    def steps(self) -> list[Step]:
+        return [message for message in self.sent if isinstance(message, Step)]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    return Start(str(write_checkpoint(tmp_path)), threads=1, max_running=4)
+
+
+def add(number: int, prompt: int = 5) -> Add:
+    return Add(number, [1] * prompt, Sample(max_tokens=50))
+
+
+def test_commands_are_drained_before_every_step(start: Start) -> None:
+    channel = ScriptedEnd([start], [add(1), add(2)], [Abort(1), add(3)], [], [Shutdown(), add(4)])
+    assert serve(channel) == OK
+    seen = [[output.id for output in step.outputs] for step in channel.steps]
+    assert seen == [[1, 2], [2, 3], [2, 3]]
+
+
+def test_commands_that_came_with_start_are_not_lost(start: Start) -> None:
+    channel = ScriptedEnd([start, add(1)], [Shutdown()])
+    assert serve(channel) == OK
+    assert [type(message) for message in channel.sent[-2:]] == [Ready, Step]
+
+
+def test_a_refusal_is_answered_at_once(start: Start) -> None:
+    channel = ScriptedEnd([start], [add(1, prompt=9999)], [Shutdown()])
+    assert serve(channel) == OK
+    assert isinstance(channel.sent[-1], Refused)
+    assert channel.steps == []
+
+
+def test_a_closed_channel_ends_the_loop(start: Start) -> None:
+    with pytest.raises(ChannelClosed):
+        serve(ScriptedEnd([start], [add(1)]))
+
+
+def test_a_failed_load_is_reported(tmp_path: Path) -> None:
+    channel = ScriptedEnd([Start(str(tmp_path))])
+    assert serve(channel) == LOAD_FAILED
+    assert isinstance(channel.sent[-1], LoadFailed)
+    assert channel.sent[-1].code == "not_found"
+
+
+def test_a_fault_is_fatal(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(engine: Engine) -> Step:
+        raise PoisonedLogits("the model computed NaN")
+
+    monkeypatch.setattr(Engine, "step", step)
+    channel = ScriptedEnd([start], [add(1)])
+    assert serve(channel) == FATAL
+    assert channel.sent[-1] == Fatal("the model computed NaN")
