@@ -14,7 +14,7 @@ from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
 TINY_BYTES = 16 << 20
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
