@@ -1,4 +1,4 @@
-"""A model on the CPU without a process around it, for tests that look at its logits."""
+"""A model without a process around it, for tests that look at its logits."""
 
 import random
 from collections.abc import Sequence as Items
@@ -24,14 +24,19 @@ class Rig:
     """Loads a checkpoint and computes chunks of sequences on demand."""
 
     def __init__(
-        self, folder: Path, *, dtype: torch.dtype = torch.float32, blocks: int = 128
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        blocks: int = 128,
+        device: torch.device = CPU,
     ) -> None:
         self.config = config = load_config(folder)
-        self.model = build_model(config, read_checkpoint(folder), dtype, CPU)
+        self.model = build_model(config, read_checkpoint(folder), dtype, device)
         cache = KVCache(
-            config.layers, blocks, config.kv_heads, config.head_dim, dtype=dtype, device=CPU
+            config.layers, blocks, config.kv_heads, config.head_dim, dtype=dtype, device=device
         )
-        self.runner = Runner(self.model, cache, CPU)
+        self.runner = Runner(self.model, cache, device)
         self.pool = BlockPool(blocks)
         self._ids = iter(range(10**6))
 

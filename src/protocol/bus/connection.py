@@ -23,6 +23,7 @@ MINIMUM_PAYLOAD_BYTES = 1 << 20
 _HEADROOM_BYTES = 4096
 """Payload plus headers above max_payload closes a nats-py client for ever: stay below."""
 _PENDING_BYTES = 8 << 20
+_BROKEN = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError, ConnectionError)
 
 
 class BusSetupError(Exception):
@@ -171,7 +172,9 @@ class Bus:
         if "permissions violation" in str(error):
             log.critical("NATS denies %s: %s. See the roles in deploy/nats.conf.", self.name, error)
         elif self._client.is_connected and not self._closing:
-            log.warning("NATS: %s", error or type(error).__name__)
+            # That the connection broke is said when it is certain.
+            level = logging.DEBUG if isinstance(error, _BROKEN) else logging.WARNING
+            log.log(level, "NATS: %s", error or type(error).__name__)
         self._last_error = error
 
     async def _disconnected(self) -> None:
