@@ -258,6 +258,32 @@ async def test_a_failed_load_is_a_503_with_the_reason(nats: NatsServer) -> None:
         assert "truncated" in listed["error"]
 
 
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_node_that_drains_finishes_its_streams_within_bounds(
+    nats: NatsServer, patient: bool
+) -> None:
+    script = Script(lambda add: ["x"] * 60, step_seconds=0.01)
+    async with running_fleet(nats) as fleet:
+        node = await fleet.add_node(script.start, drain_seconds=5.0 if patient else 0.1)
+        await fleet.ready()
+        async with fleet.streaming() as answer:
+            events = sse_events(answer)
+            await anext(events)
+            await anext(events)
+            draining = asyncio.create_task(node.drain())
+            await until(lambda: not fleet.gateway.fleet.ready(MODEL))
+            refused = await fleet.chat()
+            assert refused.status_code == 503
+            assert "draining" in refused.json()["error"]["message"]
+            rest = [event async for event in events]
+        await draining
+        if patient:
+            assert rest[-1] == {}
+        else:
+            assert "is shutting down" in rest[-1]["error"]["message"]
+        assert script.engines[0].open == 0
+
+
 # -- clients that leave ------------------------------------------------------------------------
 
 

@@ -2,31 +2,19 @@
 clients that leave. Timing is read off the engine's own step reports."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.fleet import TestFleet, chat_body, running_fleet
+from tests.support.fleet import chat_body
 from tests.support.nats import NatsServer
 from tests.support.waiting import until
-from tests.support.watched import WatchedEngines
+from tests.support.watched import WatchedEngines, real_fleet
 
 LEAVE_RUNS = 20
 LIMIT_BEYOND_A_STEP_SECONDS = 0.050
 LONG_PROMPT = "apple river stone " * 220
 """About 1,500 tokens for the demo model."""
-
-
-@contextlib.asynccontextmanager
-async def real_fleet(
-    nats: NatsServer, engines: WatchedEngines, *, slots: int = 8
-) -> AsyncIterator[TestFleet]:
-    async with running_fleet(nats) as fleet:
-        await fleet.add_node(engines.start, slots=slots)
-        await until(lambda: fleet.gateway.fleet.ready("cortex-demo"), seconds=30)
-        yield fleet
 
 
 async def test_four_streams_share_steps_and_equal_their_solo_runs(nats: NatsServer) -> None:

@@ -1,13 +1,17 @@
 """The real engine process, with every Step noted as the service sees it."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 import msgspec
 
 from neuron.engine.client import EngineProcess
 from neuron.engine.messages import FromEngine, Loading, Start, Step
+from tests.support.fleet import TestFleet, running_fleet
+from tests.support.nats import NatsServer
+from tests.support.waiting import until
 
 
 class Seen(NamedTuple):
@@ -57,3 +61,14 @@ class WatchedEngines:
     def is_quiet(self, seconds: float) -> bool:
         """Whether no step has been reported for so long."""
         return time.monotonic() - self.steps[-1].at > seconds
+
+
+@contextlib.asynccontextmanager
+async def real_fleet(
+    nats: NatsServer, engines: WatchedEngines, *, slots: int = 8
+) -> AsyncIterator[TestFleet]:
+    """A fleet with one node that serves the demo model."""
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(engines.start, slots=slots)
+        await until(lambda: fleet.gateway.fleet.ready("cortex-demo"), seconds=30)
+        yield fleet
