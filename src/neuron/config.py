@@ -81,3 +81,9 @@ def read_token(path: str) -> str:
 def visible_devices() -> str | None:
     """CUDA's own restriction to some devices."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def engine_environment() -> dict[str, str]:
+    """The environment of engine processes: CUDA counts devices as NVML does, by their slot; its
+    own default is the fastest first."""
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

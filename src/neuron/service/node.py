@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 
 from neuron import __version__
-from neuron.config import ConfigError, NeuronConfig, visible_devices
+from neuron.config import ConfigError, NeuronConfig, engine_environment, visible_devices
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
 from neuron.service.announcer import Announcer
@@ -41,7 +42,7 @@ class Node:
         self,
         bus: Bus,
         config: NeuronConfig,
-        start_engine: StartEngine = EngineProcess.start,
+        start_engine: StartEngine | None = None,
     ) -> None:
         self.name = config.name
         self.instance = new_instance_id()
@@ -55,6 +56,9 @@ class Node:
         self._live = NodeLive(self.name, self.instance)
         self._draining = False
         settings = _engine_settings(config, self._devices)
+        if start_engine is None:
+            environment = engine_environment()
+            start_engine = functools.partial(EngineProcess.start, environment=environment)
         self.models = [
             Model(source, self._identity, self._gateways, settings, start_engine, self._publish)
             for source in config.models
