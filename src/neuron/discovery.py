@@ -1,7 +1,6 @@
 """The hardware of this node: what is there, and how it does at this moment.
 
-Owns NVML (GPUs, through nvidia-ml-py) and what Linux tells of the CPU and its memory. Nothing here
-raises: a broken driver or a card that fell off costs that device, never the node, and is logged
+Owns NVML (GPUs, through nvidia-ml-py); CPU and memory are ``host``'s. Nothing here raises: a broken driver or a card that fell off costs that device, never the node, and is logged
 once, when it begins. Must not know torch, models or the bus.
 
 A GPU's index is its CUDA ordinal, provided that CUDA counts as NVML does, in the order of the PCI
@@ -9,21 +8,17 @@ bus: processes that compute need ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` where cards di
 """
 
 import logging
-import os
-import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, cast
 
+from neuron.host import CGROUP, PROC, Host
 from protocol.fleet import Device, DeviceKind, DeviceUsage
 
 log = logging.getLogger("neuron")
 
 T = TypeVar("T")
-
-PROC = Path("/proc")
-CGROUP = Path("/sys/fs/cgroup")
 
 _ORDINAL = re.compile(r"\+?([0-9]+)")
 """CUDA reads numbers as C does: what follows the digits is ignored."""
@@ -232,112 +227,6 @@ def _by_uuid(entry: str, cards: Sequence[_Card]) -> _Card | None:
         return None
     fitting = [card for card in cards if card.uuid.startswith(entry)]
     return fitting[0] if len(fitting) == 1 else None
-
-
-class _CgroupFiles(NamedTuple):
-    """How one version of cgroups spells memory."""
-
-    limit: str
-    usage: str
-    reclaimable: str
-    """The key in memory.stat: page cache that nobody uses is given back under pressure."""
-
-
-_V1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _CgroupFiles("memory.max", "memory.current", "inactive_file")
-
-
-class Host:
-    """The CPU and its memory, as far as this process may use it."""
-
-    def __init__(self, proc: Path = PROC, cgroup: Path = CGROUP) -> None:
-        self._proc = proc
-        self._cgroup = cgroup
-
-    def cpu_name(self) -> str:
-        """For example ``AMD EPYC 9654``; the architecture where Linux names no model (ARM)."""
-        fields = _fields(self._proc / "cpuinfo")
-        return fields.get("model name") or fields.get("Model") or platform.machine() or "CPU"
-
-    def memory_bytes(self) -> int:
-        """All RAM, or the lowest limit of the cgroups around this process."""
-        total = self._meminfo("MemTotal") or _pages("SC_PHYS_PAGES")
-        return min([total, *(limit for _, _, limit in self._limits())])
-
-    def memory_free_bytes(self) -> int:
-        """What can be taken without swapping and without meeting a cgroup's limit."""
-        free = self._meminfo("MemAvailable") or _pages("SC_AVPHYS_PAGES")
-        return min([free, *(_room(*level) for level in self._limits())])
-
-    def _meminfo(self, key: str) -> int:
-        kibibytes = _fields(self._proc / "meminfo").get(key, "").partition(" ")[0]
-        return (_decimal(kibibytes) or 0) * 1024
-
-    def _limits(self) -> Iterator[tuple[Path, _CgroupFiles, int]]:
-        for folder, files in self._levels():
-            limit = _number(folder / files.limit)
-            if limit is not None:
-                yield folder, files, limit
-
-    def _levels(self) -> Iterator[tuple[Path, _CgroupFiles]]:
-        """The cgroups of this process and all above them: each of them may have a limit.
-
-        Inside a container the path may be the host's and not exist here; its root always does.
-        """
-        for line in _read(self._proc / "self" / "cgroup").splitlines():
-            _, _, rest = line.partition(":")
-            controllers, _, path = rest.partition(":")
-            if not controllers:
-                base, files = self._cgroup, _V2
-            elif "memory" in controllers.split(","):
-                base, files = self._cgroup / "memory", _V1
-            else:
-                continue
-            parts = [part for part in path.split("/") if part not in ("", "..")]
-            for depth in range(len(parts), -1, -1):
-                yield base.joinpath(*parts[:depth]), files
-
-
-def _room(folder: Path, files: _CgroupFiles, limit: int) -> int:
-    """What a cgroup may still take."""
-    stat = dict(line.partition(" ")[::2] for line in _read(folder / "memory.stat").splitlines())
-    reclaimable = _decimal(stat.get(files.reclaimable, "")) or 0
-    used = (_number(folder / files.usage) or 0) - reclaimable
-    return max(0, limit - max(0, used))
-
-
-def _read(path: Path) -> str:
-    """Empty for a file that is not there or not ours."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    return _decimal(_read(path))
-
-
-def _decimal(text: str) -> int | None:
-    """None for anything else, such as ``max``, which is how cgroups say "no limit"."""
-    return int(text) if text.strip().isdecimal() else None
-
-
-def _fields(path: Path) -> dict[str, str]:
-    """``key : value`` lines; the first of each key."""
-    fields: dict[str, str] = {}
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    return fields
-
-
-def _pages(name: str) -> int:
-    """Memory by sysconf, for systems without /proc; 0 where it is unknown."""
-    try:
-        return max(0, os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError):
-        return 0
 
 
 def _ask(function: Callable[..., T], *arguments: object) -> T | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from neuron import store
+from neuron import hub, store
 from neuron.models.checkpoint import INDEX
 from protocol.errors import ErrorCode, FleetError
 
@@ -46,7 +46,7 @@ def ignore_progress(*_: int) -> None:
     """For tests of something else."""
 
 
-async def failure(source: object, download: store.Download | None = None) -> FleetError:
+async def failure(source: object, download: hub.Download | None = None) -> FleetError:
     with pytest.raises(FleetError) as caught:
         await store.resolve(str(source), ignore_progress, download=download)
     assert caught.value.error.message.endswith(".")
@@ -243,7 +243,7 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Download:
+def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.Download:
     """The real function, with a test's Hub and cache, whatever this machine's settings."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -252,7 +252,7 @@ def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store
     )
 
 
-async def test_a_model_is_fetched_once(hub: Hub, download: store.Download) -> None:
+async def test_a_model_is_fetched_once(hub: Hub, download: hub.Download) -> None:
     hub.files |= {
         "pytorch_model.bin": b"1",
         "consolidated.safetensors": weights(),
@@ -291,7 +291,7 @@ async def test_a_model_is_fetched_once(hub: Hub, download: store.Download) -> No
     ],
 )
 async def test_what_the_hub_refuses(
-    hub: Hub, download: store.Download, status: int, header: str, code: ErrorCode, advice: str
+    hub: Hub, download: hub.Download, status: int, header: str, code: ErrorCode, advice: str
 ) -> None:
     hub.refuse = (status, {"X-Error-Code": header} if header else {})
     error = await failure("org/name@v2", download)
@@ -301,7 +301,7 @@ async def test_what_the_hub_refuses(
 
 
 async def test_an_unreachable_hub(
-    hub: Hub, download: store.Download, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, download: hub.Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = functools.partial(download, endpoint="http://127.0.0.1:1")
     assert "cannot be reached (ConnectError" in str(await failure("org/name", nowhere))
@@ -310,7 +310,7 @@ async def test_an_unreachable_hub(
     assert hub.asked == []
 
 
-async def test_a_repository_that_is_no_model(hub: Hub, download: store.Download) -> None:
+async def test_a_repository_that_is_no_model(hub: Hub, download: hub.Download) -> None:
     hub.files = {"config.json": CONFIG, "model.gguf": b""}
     assert "no *.safetensors" in str(await failure("org/name", download))
 
@@ -322,7 +322,7 @@ async def test_half_a_snapshot_is_completed(tmp_path: Path) -> None:
     assert await store.resolve("org/name", ignore_progress, download=download) == tmp_path / "m"
 
 
-def uncached(fetch: Callable[[Any], str]) -> store.Download:
+def uncached(fetch: Callable[[Any], str]) -> hub.Download:
     """A downloader with an empty cache."""
 
     def download(*_: object, local_files_only: bool, tqdm_class: Any, **__: object) -> str:
