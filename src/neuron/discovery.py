@@ -1,7 +1,8 @@
 """The hardware of this node: what is there, and how it does at this moment.
 
-Owns NVML (GPUs, through nvidia-ml-py); CPU and memory are ``host``'s. Nothing here raises: a broken driver or a card that fell off costs that device, never the node, and is logged
-once, when it begins. Must not know torch, models or the bus.
+Owns NVML (GPUs, through nvidia-ml-py); CPU and memory are ``host``'s. Nothing here raises: a broken
+driver or a card that fell off costs that device, never the node, and is logged once, when it
+begins. Must not know torch, models or the bus.
 
 A GPU's index is its CUDA ordinal, provided that CUDA counts as NVML does, in the order of the PCI
 bus: processes that compute need ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` where cards differ.

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from neuron import hub, store
+from neuron import store
+from neuron.hub import Download
 from neuron.models.checkpoint import INDEX
 from protocol.errors import ErrorCode, FleetError
 
@@ -46,7 +47,7 @@ def ignore_progress(*_: int) -> None:
     """For tests of something else."""
 
 
-async def failure(source: object, download: hub.Download | None = None) -> FleetError:
+async def failure(source: object, download: Download | None = None) -> FleetError:
     with pytest.raises(FleetError) as caught:
         await store.resolve(str(source), ignore_progress, download=download)
     assert caught.value.error.message.endswith(".")
@@ -243,7 +244,7 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.Download:
+def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Download:
     """The real function, with a test's Hub and cache, whatever this machine's settings."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -252,7 +253,7 @@ def download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hub.D
     )
 
 
-async def test_a_model_is_fetched_once(hub: Hub, download: hub.Download) -> None:
+async def test_a_model_is_fetched_once(hub: Hub, download: Download) -> None:
     hub.files |= {
         "pytorch_model.bin": b"1",
         "consolidated.safetensors": weights(),
@@ -291,7 +292,7 @@ async def test_a_model_is_fetched_once(hub: Hub, download: hub.Download) -> None
     ],
 )
 async def test_what_the_hub_refuses(
-    hub: Hub, download: hub.Download, status: int, header: str, code: ErrorCode, advice: str
+    hub: Hub, download: Download, status: int, header: str, code: ErrorCode, advice: str
 ) -> None:
     hub.refuse = (status, {"X-Error-Code": header} if header else {})
     error = await failure("org/name@v2", download)
@@ -301,7 +302,7 @@ async def test_what_the_hub_refuses(
 
 
 async def test_an_unreachable_hub(
-    hub: Hub, download: hub.Download, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = functools.partial(download, endpoint="http://127.0.0.1:1")
     assert "cannot be reached (ConnectError" in str(await failure("org/name", nowhere))
@@ -310,7 +311,7 @@ async def test_an_unreachable_hub(
     assert hub.asked == []
 
 
-async def test_a_repository_that_is_no_model(hub: Hub, download: hub.Download) -> None:
+async def test_a_repository_that_is_no_model(hub: Hub, download: Download) -> None:
     hub.files = {"config.json": CONFIG, "model.gguf": b""}
     assert "no *.safetensors" in str(await failure("org/name", download))
 
@@ -322,7 +323,7 @@ async def test_half_a_snapshot_is_completed(tmp_path: Path) -> None:
     assert await store.resolve("org/name", ignore_progress, download=download) == tmp_path / "m"
 
 
-def uncached(fetch: Callable[[Any], str]) -> hub.Download:
+def uncached(fetch: Callable[[Any], str]) -> Download:
     """A downloader with an empty cache."""
 
     def download(*_: object, local_files_only: bool, tqdm_class: Any, **__: object) -> str:
