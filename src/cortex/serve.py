@@ -12,54 +12,13 @@ import hypercorn.config
 from starlette.types import ASGIApp
 
 from cortex.app import make_app, make_metrics_app
-from cortex.config import ConfigError, GatewayConfig, read_token
+from cortex.config import GatewayConfig
 from cortex.gateway import running_gateway
 from protocol.bus import Bus
+from protocol.listen import BACKLOG, open_socket, url_of
+from protocol.settings import read_token
 
 log = logging.getLogger("serve")
-
-_BACKLOG = 2048
-"""Hypercorn's 100 stalls the 101st simultaneous connect for a second."""
-
-
-def open_socket(address: str) -> socket.socket:
-    """A listening socket for ``host:port``, ``[v6]:port`` or an inherited ``fd://N``; port 0 is
-    any free one. Raises :class:`ConfigError` for an address in use or impossible."""
-    if address.startswith("fd://"):
-        try:
-            return socket.socket(fileno=int(address.removeprefix("fd://")))
-        except (OSError, ValueError):
-            raise ConfigError(f"{address} is not an inherited socket.") from None
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host or "127.0.0.1", int(port)))
-        listener.listen(_BACKLOG)
-    except (OSError, ValueError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(_why_not_bound(address, error)) from None
-    return listener
-
-
-def _why_not_bound(address: str, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return (
-            f"cannot listen on {address}: {error.strerror.lower()}. "
-            "Name another one, or port 0 for any free one."
-        )
-    return f"cannot listen on {address!r}: it is not of the form HOST:PORT."
-
-
-def url_of(listener: socket.socket) -> str:
-    """The URL at which a listening socket is reached from this machine."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None) -> None:
@@ -103,7 +62,7 @@ async def http_server(
     """Serves *app* on *listener* for the length of the block, then lets answers finish."""
     config = hypercorn.config.Config()
     config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = _BACKLOG
+    config.backlog = BACKLOG
     config.graceful_timeout = drain_seconds
     config.keep_alive_timeout = 75
     config.keep_alive_max_requests = 10**9

@@ -25,9 +25,10 @@ import msgspec
 
 from cortex import __version__
 from cortex.broker import Broker
-from cortex.config import ConfigError, child_environment
-from cortex.serve import open_socket, url_of
+from cortex.config import child_environment
 from cortex.supervisor import Child, HopelessChild, Restarting, Say
+from protocol.listen import open_socket, url_of
+from protocol.settings import SettingsError
 
 GATEWAY_GRACE_SECONDS = 32.0
 NEURON_GRACE_SECONDS = 10.0
@@ -48,7 +49,7 @@ class UpOptions(msgspec.Struct, frozen=True):
 async def up(options: UpOptions, say: Say) -> int:
     """Runs the fleet until Ctrl-C or SIGTERM; returns the exit code.
 
-    Raises :class:`ConfigError` for what cannot work: an address in use, a folder that cannot be
+    Raises :class:`SettingsError` for what cannot work: an address in use, a folder that cannot be
     written, a missing model.
     """
     stop = asyncio.Event()
@@ -74,7 +75,7 @@ def _locked(data: Path) -> Any:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock: IO[str] = (data / "lock").open("a+")
     except OSError as error:
-        raise ConfigError(
+        raise SettingsError(
             f"the data directory {data} cannot be written: {(error.strerror or '').lower()}. "
             "Name another one with --data DIR."
         ) from None
@@ -84,7 +85,7 @@ def _locked(data: Path) -> Any:
         except OSError:
             lock.seek(0)
             holder = lock.read().strip()
-            raise ConfigError(
+            raise SettingsError(
                 f"another 'cortex up' (process {holder or 'unknown'}) uses {data}. "
                 "Stop it, or name another directory with --data DIR."
             ) from None
@@ -121,7 +122,7 @@ class _LocalFleet:
             path = model.partition("=")[2] or model
             looks_like_path = path.startswith((".", "/", "~")) or "=" in model
             if looks_like_path and not Path(path).expanduser().is_dir():
-                raise ConfigError(
+                raise SettingsError(
                     f"there is no model folder {path}. Name a folder with config.json and "
                     "*.safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B."
                 )
@@ -274,7 +275,7 @@ def _threads(neurons: int) -> int:
 def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socket.socket:
     try:
         return open_socket(f"{host}:{port}")
-    except ConfigError:
+    except SettingsError:
         listener = open_socket(f"{host}:0")
         if say:
             say(f"port {port} is taken; {what} at {url_of(listener)}")

@@ -10,7 +10,8 @@ import msgspec
 
 from neuron import __version__, config
 from protocol.bus import BusSetupError
-from protocol.errors import FleetError
+from protocol.errors import FleetError, first_of
+from protocol.settings import SettingsError
 
 EX_CONFIG = 78
 
@@ -57,17 +58,8 @@ def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None)
     except KeyboardInterrupt:
         sys.exit(130)
     except (Exception, BaseExceptionGroup) as error:
-        reason = _first_of(error, (config.ConfigError, BusSetupError, FleetError, ConnectionError))
+        reason = first_of(error, (SettingsError, BusSetupError, FleetError, ConnectionError))
         if reason is None:
             raise
         click.echo(f"neuron: {reason}", err=True)
-        sys.exit(EX_CONFIG if isinstance(reason, config.ConfigError) else 1)
-
-
-def _first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The error itself, or the first in an exception group, that is one of *kinds*."""
-    if isinstance(error, kinds):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, (_first_of(e, kinds) for e in error.exceptions)), None)
-    return None
+        sys.exit(EX_CONFIG if isinstance(reason, SettingsError) else 1)

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from protocol import settings
 from protocol.names import InvalidName, check_host_id, host_id_from
+from protocol.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/neuron/neuron.toml")
-
-
-class ConfigError(Exception):
-    """Raised for a setting that cannot be used; one line for people."""
 
 
 class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,39 +39,19 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path | None) -> NeuronConfig:
-    """The file's settings, or the defaults when none is named and the usual one is absent.
-
-    Raises :class:`ConfigError`.
-    """
-    if path is None:
-        if not DEFAULT_PATH.exists():
-            return NeuronConfig()
-        path = DEFAULT_PATH
-    try:
-        return settings.load(path, NeuronConfig)
-    except settings.SettingsError as error:
-        raise ConfigError(str(error)) from None
+    """*path*, or the usual file, or the defaults; raises ``SettingsError``."""
+    return load_or_default(path, DEFAULT_PATH, NeuronConfig)
 
 
 def resolve(config: NeuronConfig) -> NeuronConfig:
-    """Fills in what depends on the host and checks it. Raises :class:`ConfigError`."""
+    """Fills in what depends on the host and checks it. Raises ``SettingsError``."""
     try:
         name = check_host_id(config.name) if config.name else host_id_from(socket.gethostname())
     except InvalidName as error:
-        raise ConfigError(f"name: {error}.") from None
+        raise SettingsError(f"name: {error}.") from None
     if config.slots < 1:
-        raise ConfigError(f"slots = {config.slots}: at least 1 sequence must be able to run.")
+        raise SettingsError(f"slots = {config.slots}: at least 1 sequence must be able to run.")
     return msgspec.structs.replace(config, name=name, models=config.models or ("cortex-demo",))
-
-
-def read_token(path: str) -> str:
-    """A NATS token from a file; empty for no file. Raises :class:`ConfigError`."""
-    if not path:
-        return ""
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the NATS token file {path} cannot be read: {error}.") from None
 
 
 def visible_devices() -> str | None:

@@ -17,33 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from neuron.config import ConfigError
 from neuron.service.node import Node
 from protocol.fleet import ModelState
-
-
-def open_socket(address: str) -> socket.socket:
-    """A listening socket for ``host:port`` or an inherited ``fd://N``; raises ConfigError."""
-    if address.startswith("fd://"):
-        try:
-            return socket.socket(fileno=int(address.removeprefix("fd://")))
-        except (OSError, ValueError):
-            raise ConfigError(f"{address} is not an inherited socket.") from None
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-        listener.listen()
-    except (OSError, ValueError, OverflowError) as error:
-        listener.close()
-        why = getattr(error, "strerror", None) or "it is not of the form HOST:PORT"
-        raise ConfigError(
-            f"cannot listen on {address}: {why.lower()}. Name another one with --listen, or port "
-            "0 for any free one."
-        ) from None
-    return listener
 
 
 def make_app(node: Node) -> Starlette:

@@ -5,15 +5,17 @@ import logging
 import signal
 
 from neuron import config as settings
-from neuron.http import http_server, open_socket
+from neuron.http import http_server
 from neuron.service.node import Node
 from protocol.bus import Bus
+from protocol.listen import open_socket
+from protocol.settings import read_token
 
 log = logging.getLogger("neuron")
 
 
 async def serve(config: settings.NeuronConfig) -> None:
-    """Runs a neuron until SIGTERM or SIGINT. Raises ``ConfigError`` and ``BusSetupError``."""
+    """Runs a neuron until SIGTERM or SIGINT. Raises ``SettingsError`` and ``BusSetupError``."""
     config = settings.resolve(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -23,7 +25,7 @@ async def serve(config: settings.NeuronConfig) -> None:
     bus = await Bus.connect(
         config.nats_url,
         name=f"node-{config.name}",
-        token=settings.read_token(config.nats_token_file),
+        token=read_token(config.nats_token_file),
     )
     node = Node(bus, config)
     try:

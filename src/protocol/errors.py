@@ -69,3 +69,12 @@ class FleetError(Exception):
             retry_after_seconds=error.retry_after_seconds,
             param=error.param,
         )
+
+
+def first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The error itself, or the first in an exception group, that is one of *kinds*."""
+    if isinstance(error, kinds):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, (first_of(e, kinds) for e in error.exceptions)), None)
+    return None

@@ -16,7 +16,27 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SettingsError(Exception):
-    """Raised for a configuration file that cannot be used; the message is one line for people."""
+    """Raised for a setting that cannot be used; the message is one line for people."""
+
+
+def load_or_default(path: Path | None, usual: Path, kind: type[T]) -> T:
+    """The file's settings, or the defaults when none is named and the usual one is absent.
+
+    Raises :class:`SettingsError`.
+    """
+    if path is None and not usual.exists():
+        return kind()
+    return load(path or usual, kind)
+
+
+def read_token(path: str) -> str:
+    """A NATS token from a file; empty for no file. Raises :class:`SettingsError`."""
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the NATS token file {path} cannot be read: {error}.") from None
 
 
 def load(path: Path, kind: type[T]) -> T:

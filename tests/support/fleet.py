@@ -11,11 +11,12 @@ import httpx2
 
 from cortex.app import make_app
 from cortex.gateway import Gateway, running_gateway
-from cortex.serve import http_server, open_socket, url_of
+from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine import StartEngine
 from neuron.service.node import Node
 from protocol.bus import Bus
+from protocol.listen import open_socket, url_of
 from tests.support.nats import NatsServer, connected
 from tests.support.scripted import Script
 from tests.support.waiting import until

@@ -7,7 +7,7 @@ import logging
 import socket
 
 from neuron import __version__
-from neuron.config import ConfigError, NeuronConfig, engine_environment, visible_devices
+from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
 from neuron.service.announcer import Announcer
@@ -29,6 +29,7 @@ from protocol.fleet import (
 )
 from protocol.job import PROTOCOL, Cancel, Ping
 from protocol.names import new_instance_id
+from protocol.settings import SettingsError
 
 log = logging.getLogger("neuron")
 
@@ -70,7 +71,7 @@ class Node:
         ids = [model.id for model in self.models]
         for model in ids:
             if ids.count(model) > 1:
-                raise ConfigError(
+                raise SettingsError(
                     f"two models are called {model}. Give one of them another name: "
                     "--model NAME=FOLDER."
                 )
