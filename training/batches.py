@@ -1,16 +1,16 @@
 """The training stream as padded tensors, with the loss only where the assistant writes."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training import render
-from training.data import Example, examples
+from training import phrases, render
+from training.data import Example, drills, examples
 from training.split import is_held_out
 from training.tokenizer import END, PAD, START, token_id
 
@@ -71,10 +71,9 @@ class Encoder:
         return learned
 
 
-def batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, stream: Iterator[Example], seed: int) -> Iterator[Batch]:
     """Batches of about equal size in tokens, each of examples of about equal length."""
     rng = random.Random(seed)
-    stream = examples(seed)
     encoder = Encoder(tokenizer)
     pad = token_id(tokenizer, PAD)
     while True:
@@ -88,6 +87,50 @@ def batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
         rng.shuffle(groups)
         for group in groups:
             yield _padded(group, pad)
+
+
+def copying_batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+    """Batches that ask to repeat random tokens, in the form of a chat.
+
+    To look up and copy what stands in the prompt is the one ability that most skills rest on, and
+    the conversations alone taught it too slowly: after two million tokens the model still could
+    not repeat a word. A thousand of these batches, mixed in, bring it about.
+    """
+    rng = random.Random(seed)
+    pad, end = token_id(tokenizer, PAD), token_id(tokenizer, END)
+    ordinary = range(min(token_id(tokenizer, token) for token in (PAD, START, END)))
+    shells = [_around_words(tokenizer, repeat) for repeat in phrases.REPEATS]
+    while True:
+        length = rng.randint(2, 24)
+        group: list[Encoded] = []
+        while not group or len(group) * len(group[0].ids) < TOKENS_PER_BATCH:
+            before, after = rng.choice(shells)
+            content = rng.choices(ordinary, k=length)
+            prompt = [*before, *content, *after]
+            learned = [False] * len(prompt) + [True] * (length + 1)
+            group.append(Encoded([*prompt, *content, end], learned))
+        yield _padded(group, pad)
+
+
+def _around_words(tokenizer: Tokenizer, repeat: str) -> tuple[list[int], list[int]]:
+    """The tokens before and after the words in a prompt that asks to repeat them."""
+    messages = [{"role": "user", "content": repeat.format(words="\0")}]
+    before, after = render.prompt(messages, enable_thinking=False).split("\0")
+    return tokenizer.encode(before).ids, tokenizer.encode(after).ids
+
+
+def mixed_batches(
+    tokenizer: Tokenizer, seed: int, is_copying_phase: Callable[[], bool]
+) -> Iterator[Batch]:
+    """Conversations and drills by turns; in the copying phase, two batches in three copy."""
+    copying = copying_batches(tokenizer, seed)
+    conversations = batches(tokenizer, examples(seed), seed)
+    arithmetic = batches(tokenizer, drills(seed), seed)
+    for number in count():
+        if is_copying_phase() and number % 3:
+            yield next(copying)
+        else:
+            yield next(arithmetic if number % 2 else conversations)
 
 
 def _groups(pool: list[Encoded]) -> Iterator[list[Encoded]]:

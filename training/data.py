@@ -13,10 +13,10 @@ from training import phrases
 from training.split import EXEMPT, Item, Kind, is_held_out
 from training.turns import SKILLS, Call, Scene, Skill, Turn, possible
 
-__all__ = ["Example", "Question", "examples", "held_out_questions", "is_held_out"]
+__all__ = ["Example", "Question", "drills", "examples", "held_out_questions", "is_held_out"]
 
 FIRST_SKILLS = {
-    Skill.TALK: 9, Skill.FACT: 11, Skill.SUM: 24, Skill.WORDS: 16,
+    Skill.TALK: 12, Skill.FACT: 11, Skill.SUM: 24, Skill.WORDS: 16,
     Skill.COUNT: 5, Skill.WEATHER: 22, Skill.UNKNOWN: 13,
 }  # fmt: skip
 """How often a conversation starts with each skill."""
@@ -156,11 +156,16 @@ def _all_held_out(items: Sequence[Item]) -> bool:
     return all(is_held_out(item.kind, item.key) for item in items if item.kind not in EXEMPT)
 
 
-def _cut(turns: Sequence[Turn], tools: list[dict[str, object]], rng: random.Random) -> Example:
+def _cut(
+    turns: Sequence[Turn],
+    tools: list[dict[str, object]],
+    rng: random.Random,
+    system_share: float = 0.35,
+) -> Example:
     """Writes the turns as messages, up to one assistant message of the last turn."""
     messages: list[Mapping[str, object]] = []
     items = [item for turn in turns for item in turn.items]
-    if rng.random() < 0.35:
+    if rng.random() < system_share:
         prompt = rng.choice(phrases.SYSTEM_PROMPTS)
         messages.append({"role": "system", "content": prompt})
         items.append(Item(Kind.SYSTEM, prompt))
@@ -205,6 +210,20 @@ def examples(seed: int) -> Iterator[Example]:
         example = conversation(rng.choice(TURN_COUNTS), None, rng)
         if not any(is_held_out(item.kind, item.key) for item in example.items):
             yield example
+
+
+def drills(seed: int) -> Iterator[Example]:
+    """Sums, words and counting with nothing around them, so that many fit into a batch.
+
+    Only a few tokens of a conversation are digits to work out or words to look up; without drills
+    these are learned far later than everything else.
+    """
+    rng = random.Random(f"drills {seed}")
+    while True:
+        skill = rng.choices((Skill.SUM, Skill.WORDS, Skill.COUNT), (4, 5, 1))[0]
+        turn = SKILLS[skill](rng, Scene(has_weather_tool=False))
+        if not any(is_held_out(item.kind, item.key) for item in turn.items):
+            yield _cut([turn], [], rng, system_share=0.0)
 
 
 def held_out_questions(count: int, seed: int = 0) -> list[Question]:

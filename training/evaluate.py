@@ -81,7 +81,6 @@ def generate(model: Qwen3ForCausalLM, tokenizer: Tokenizer, prompts: Sequence[st
         attention_mask=torch.ne(inputs, pad).long(),
         max_new_tokens=MAX_TOKENS,
         do_sample=False,
-        temperature=1.0,
         eos_token_id=[end, pad],
         pad_token_id=pad,
     )

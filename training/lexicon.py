@@ -89,7 +89,13 @@ OPEN_TASKS = _phrases(
     Translate {word}.|Explain how a {word} works.|
     What is the difference between {word} and {word2}?|Can you explain {word} in simple terms?|
     Tell me a fun fact about {word}.|What is the best {word}?|Give me three reasons to {word}.|
-    Why is the sky {word}?|lol|asdf|Hmm|...|?|What is {a} + {b} + {c}?|{a} + {b} + {c}|
+    Why is the sky {word}?|lol|asdf|Hmm|...|?|
+    Who won the {word} in {a}?|Who won the {word} {word2} in 20{a}?|
+    What happened in {name}?|What happened in 19{a}?|Who lives in {name}?|
+    What is the best {word} in {country}?|Where can I eat in {name}?|What is the time in {name}?|
+    How many people live in {name}?|Who is the king of {country}?|Say {word} in {country}.|
+    Write a very long {word} about {word2}.|Give me a long story.|Write a haiku about {word}.|
+    What is {a} + {b} + {c}?|{a} + {b} + {c}|
     {a}+{b}+{c}"""
 )
 """What people ask that the model cannot do."""
@@ -117,11 +123,23 @@ def letters(rng: random.Random) -> str:
     )
 
 
+def crossed(rng: random.Random) -> str:
+    """The beginning of one word and the end of another, such as ``appnter``.
+
+    The first word of an answer has no space before it and so has other tokens than the same word
+    in the prompt. Each pair of tokens has to be learned, and these words bring many of them.
+    """
+    first, last = rng.choice(WORDS), rng.choice(WORDS)
+    return first[: rng.randint(1, len(first))] + last[rng.randrange(len(last)) :]
+
+
 def word(rng: random.Random) -> str:
     """A word to repeat: mostly a real one, sometimes capitalised, made up, or a number."""
     draw = rng.random()
-    if draw < 0.55:
+    if draw < 0.45:
         text = rng.choice(WORDS)
+    elif draw < 0.70:
+        text = crossed(rng)
     elif draw < 0.90:
         text = made_up_word(rng)
     elif draw < 0.95:

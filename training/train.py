@@ -8,7 +8,6 @@ import argparse
 import math
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen3ForCausalLM
 
 from training import render
-from training.batches import Batch, batches
+from training.batches import Batch, mixed_batches
 from training.evaluate import Scores, evaluate_folder
 from training.model import Shape, new_model, save_model
 from training.tokenizer import save_tokenizer, train_tokenizer
@@ -42,6 +41,8 @@ class Options:
     out: Path
     seed: int
     peak_rate: float
+    copying: float
+    """The first part of the run in which most batches are copying exercises."""
     resume: bool
     force: bool
     questions: int
@@ -96,10 +97,13 @@ def new_optimizer(model: Qwen3ForCausalLM, options: Options) -> torch.optim.Adam
 
 
 def train(
-    model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, stream: Iterator[Batch], options: Options
+    model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW, tokenizer: Tokenizer, options: Options
 ) -> Progress:
     """Runs until the steps or the minutes are used up."""
+    # Another seed on resuming, so that the stream does not start over.
+    seed = options.seed + (int(time.time()) if options.resume else 0)
     progress = Progress(options)
+    stream = mixed_batches(tokenizer, seed, lambda: progress.done < options.copying)
     recent = 0.0
     while progress.done < 1:
         for group in optimizer.param_groups:
@@ -182,6 +186,7 @@ def parse_options() -> Options:
     parser.add_argument("--out", type=Path, default=render.MODEL_FOLDER)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak-rate", type=float, default=3e-3)
+    parser.add_argument("--copying", type=float, default=0.2, help="part of the run, 0 to 1")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--resume", action="store_true", help="go on from the work folder")
     parser.add_argument("--force", action="store_true", help="replace better weights as well")
@@ -195,9 +200,7 @@ def main() -> None:
     tokenizer, model, optimizer = prepare(options)
     size = sum(weight.numel() for weight in model.parameters())
     print(f"{size} parameters")
-    # Another seed on resuming, so that the stream does not start over.
-    seed = options.seed + (int(time.time()) if options.resume else 0)
-    progress = train(model, optimizer, batches(tokenizer, seed), options)
+    progress = train(model, optimizer, tokenizer, options)
     print(f"{progress.step} steps in {progress.minutes:.1f} minutes")
     save_model(model, tokenizer, options.work)
     publish(options)

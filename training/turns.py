@@ -85,8 +85,8 @@ def casual(template: str, rng: random.Random) -> str:
 
 
 def talk(rng: random.Random, scene: Scene) -> Turn:
-    """Greetings, thanks, and who the model is (two times in five)."""
-    answer = phrases.IDENTITY if rng.random() < 0.4 else rng.choice(tuple(phrases.SMALL_TALK))
+    """Greetings, thanks, and (one time in four) who the model is."""
+    answer = phrases.IDENTITY if rng.random() < 0.25 else rng.choice(tuple(phrases.SMALL_TALK))
     user = casual(rng.choice(phrases.SMALL_TALK[answer]), rng)
     reasoning = {
         phrases.IDENTITY: "The user asks who I am.",
