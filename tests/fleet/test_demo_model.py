@@ -6,10 +6,10 @@ import asyncio
 from typing import Any, NamedTuple
 
 import openai
-from training.data import Question, held_out_questions
 
 from tests.support.nats import NatsServer
 from tests.support.watched import WatchedEngines, real_fleet
+from training.data import Question, held_out_questions
 
 QUESTIONS = 300
 SHARE_RIGHT = 0.99
