@@ -15,7 +15,7 @@ from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
 from cortex.gateway import running_gateway
 from protocol.bus import Bus
-from protocol.listen import BACKLOG, open_socket, url_of
+from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.settings import read_token
 
 log = logging.getLogger("serve")
@@ -36,6 +36,8 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
         async with running_gateway(bus) as gateway:
             metrics_url = f"{url_of(metrics_listener)}/metrics"
             app = make_app(gateway, metrics_url)
+            if not is_loopback(listener):
+                log.warning("the API asks for no keys: everyone who reaches it can use it")
             log.info("API at %s/v1, metrics at %s", url_of(listener), metrics_url)
             async with (
                 http_server(make_metrics_app(gateway), metrics_listener, drain_seconds=0),

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class Child:
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
-        self._last_lines: deque[str] = deque(maxlen=5)
+        self._last_line = ""
 
     async def run(self) -> None:
         """Keeps it running until :meth:`stop`; raises :class:`HopelessChild`."""
@@ -63,7 +62,7 @@ class Child:
             if self._stopping:
                 return
             if code == EX_CONFIG:
-                raise HopelessChild("\n".join(self._last_lines) or f"{self.name} cannot start")
+                raise HopelessChild(self._last_line or f"{self.name} cannot start")
             if loop.time() - started > _HEALTHY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             self._say(f"{self.name} {_how_it_ended(code)}; starting it again in {pause:.1f} s")
@@ -118,7 +117,7 @@ class Child:
                 log.flush()
                 text = line.decode(errors="replace").rstrip()
                 if text:
-                    self._last_lines.append(text)
+                    self._last_line = text
                 if _is_alarming(text):
                     self._say(f"{self.name}: {text}")
 

@@ -163,7 +163,7 @@ class _LocalFleet:
                     *("--name", name),
                     *nats,
                     *("--listen", f"fd://{listener.fileno()}"),
-                    *("--threads", str(_threads(self._options.neurons))),
+                    *_share_of_cores(self._options.neurons),
                     *models,
                 ],
                 (listener.fileno(),),
@@ -195,7 +195,7 @@ class _LocalFleet:
 
     async def watch(self, stop: asyncio.Event) -> int:
         """Reports until the first model answers, then waits for the end."""
-        waiting = asyncio.create_task(self._report_until_ready(), name="report")
+        waiting = asyncio.create_task(self._report_until_settled(), name="report")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         self._tasks += [waiting]
         pending: set[asyncio.Task[Any]] = {stopped, *self._tasks}
@@ -206,7 +206,7 @@ class _LocalFleet:
                     task.result()
         finally:
             stopped.cancel()
-        self._say("stopping")
+        self._say("stopping; answers that are under way may finish, Ctrl-C again ends them")
         return 0
 
     async def stop(self) -> None:
@@ -220,24 +220,29 @@ class _LocalFleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _report_until_ready(self) -> None:
-        """Says what each model is doing; raises when none of them can ever answer."""
+    async def _report_until_settled(self) -> None:
+        """Says what each model is doing, and greets when the first one answers; raises when none
+        ever can."""
         said: dict[str, str] = {}
+        has_greeted = False
+        wanted = max(1, len(self._options.models))
         while True:
             models = await asyncio.to_thread(_get_json, f"{self._url}/v1/models")
             listed = models.get("data", []) if models else []
             for model in listed:
-                line = _model_line(model)
+                line = model_line(model)
                 if said.get(model["id"]) != line:
                     said[model["id"]] = line
                     self._say(line)
-            states = [model["state"] for model in listed]
-            if "ready" in states:
-                self._say(self._greeting(next(m["id"] for m in listed if m["state"] == "ready")))
+            ready = [model["id"] for model in listed if model["state"] == "ready"]
+            failed = [model["id"] for model in listed if model["state"] == "failed"]
+            if ready and not has_greeted:
+                has_greeted = True
+                self._say(self._greeting(ready[0]))
+            if len(ready) + len(failed) >= wanted:
+                if not ready:
+                    raise HopelessChild("No model could be loaded; see above.")
                 return
-            wanted = max(1, len(self._options.models))
-            if len(states) >= wanted and all(state == "failed" for state in states):
-                raise HopelessChild("No model could be loaded; see above.")
             await asyncio.sleep(_POLL_SECONDS)
 
     def _greeting(self, model: str) -> str:
@@ -264,12 +269,16 @@ Stop:               Ctrl-C
 
 
 def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
+    # -P: a folder called "neuron" where the person happens to stand is not ours.
+    return [sys.executable, "-P", "-m", module]
 
 
-def _threads(neurons: int) -> int:
+def _share_of_cores(neurons: int) -> list[str]:
+    """Several engines on one machine must not each take all of it."""
+    if neurons == 1:
+        return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // neurons)
+    return ["--threads", str(max(1, (cores or 1) // neurons))]
 
 
 def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socket.socket:
@@ -291,7 +300,14 @@ def _get_json(url: str) -> dict[str, Any] | None:
         return None
 
 
-def _model_line(model: dict[str, Any]) -> str:
+def model_line(model: dict[str, Any]) -> str:
+    """One model of ``/v1/models`` for a person."""
     where = ", ".join(model["nodes"])
     line = f"{model['id']} on {where}: {model['state']}"
+    progress = model["progress"]
+    if progress:
+        line += f", {progress['stage']}"
+        if progress.get("unit", "bytes") == "bytes" and progress["total"]:
+            # Not a line for every percent.
+            line += f" {20 * (5 * progress['done'] // progress['total'])} %"
     return f"{line}: {model['error']}" if model["error"] else line

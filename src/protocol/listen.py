@@ -1,5 +1,6 @@
 """Listening sockets, opened before anything else: an address in use is one line for people."""
 
+import ipaddress
 import socket
 
 from protocol.settings import SettingsError
@@ -37,6 +38,11 @@ def _why_not_bound(address: str, error: Exception) -> str:
             "Name another one, or port 0 for any free one."
         )
     return f"cannot listen on {address!r}: it is not of the form HOST:PORT."
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from cortex.api.errors import envelope, http_of
 from cortex.fleet import Fleet, Placed
 from cortex.router import Refuse, decide
-from protocol.fleet import ModelState
+from protocol.fleet import ModelState, Progress
 
 _PRECEDENCE = (
     ModelState.READY,
@@ -31,6 +31,7 @@ class ModelObject(msgspec.Struct, frozen=True):
     state: ModelState
     nodes: list[str]
     error: str | None
+    progress: Progress | None
     object: str = "model"
     owned_by: str = "cortex"
     type: str = "model"
@@ -82,6 +83,7 @@ class Models:
             state=best.state,
             nodes=sorted(p.record.node for p in placed),
             error=best.error.message if best.error else None,
+            progress=best.progress,
         )
 
 
