@@ -317,6 +317,19 @@ async def test_a_client_that_leaves_the_line_is_never_handed_over(nats: NatsServ
         assert fleet.gateway.dispatcher.in_flight == 0
 
 
+async def test_jobs_of_a_gateway_that_fell_silent_are_stopped(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.gateway.HEARTBEAT_SECONDS", 1000)
+    monkeypatch.setattr("neuron.service.gateways.CONNECTED_FOR_SECONDS", 0.1)
+    script = Script(lambda add: ["x"] * 10_000, step_seconds=0.005)
+    async with scripted_fleet(nats, script) as fleet, fleet.streaming() as answer:
+        await anext(sse_events(answer))
+        engine = script.engines[0]
+        assert engine.open == 1
+        await until(lambda: engine.open == 0, seconds=4)
+
+
 # -- the bus -----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fleet import chat_body
 from tests.support.up import Up, environment, is_alive, running_up
 
 
@@ -74,6 +75,22 @@ def test_a_killed_service_is_started_again(tmp_path: Path, victim: str) -> None:
         os.kill(up.pid_of(victim), signal.SIGKILL)
         up.wait(lambda: "SIGKILL" in up.output, "said so")
         up.wait(lambda: "Paris" in _answer(up), "healed")
+
+
+def test_a_neuron_killed_mid_stream_ends_the_stream_with_an_error(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data") as up:
+        body = chat_body("Count to 60", stream=True, ignore_eos=True)
+        lines: list[bytes] = []
+        with up.post("/v1/chat/completions", body) as answer:
+            lines += [next(answer) for _ in range(20)]
+            os.kill(up.pid_of("neuron serve"), signal.SIGKILL)
+            killed = time.monotonic()
+            lines += answer
+            took = time.monotonic() - killed
+        events = [line for line in lines if line.startswith(b"data: ")]
+        assert b'"code":"stream_lost"' in events[-1]
+        assert b"[DONE]" not in b"".join(lines)
+        assert took < 5
 
 
 def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.fleet import chat_body
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -65,20 +67,16 @@ class Up:
         """Until the greeting is printed."""
         self.wait(lambda: "Ready after" in self.output, "ready")
 
-    def ask(self, text: str, timeout: float = 20, **body: Any) -> str:
-        """One non-streaming question; the answer's text."""
+    def post(self, path: str, body: dict[str, Any], timeout: float = 20) -> Any:
+        """A POST whose answer has not been read; iterates over lines."""
         request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions",
-            json.dumps(
-                {
-                    "model": "cortex-demo",
-                    "messages": [{"role": "user", "content": text}],
-                    **body,
-                }
-            ).encode(),
-            {"Content-Type": "application/json"},
+            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        return urllib.request.urlopen(request, timeout=timeout)
+
+    def ask(self, text: str, **body: Any) -> str:
+        """One non-streaming question; the answer's text."""
+        with self.post("/v1/chat/completions", chat_body(text, **body)) as answer:
             content: str = json.load(answer)["choices"][0]["message"]["content"]
             return content
 
