@@ -149,11 +149,19 @@ async def test_a_link_into_nowhere_is_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_equal_files_have_equal_digests(tmp_path: Path) -> None:
-    # of the weights only the headers are read
-    one = write(tmp_path / "one", model__safetensors=weights(data=b"1"))
-    other = write(tmp_path / "other", model__safetensors=weights(data=b"2"), README__md=b"hello")
+    data = bytes(200_000)
+    one = write(tmp_path / "one", model__safetensors=weights(data=data))
+    other = write(tmp_path / "other", model__safetensors=weights(data=data), README__md=b"hello")
     assert store.revision_digest(one) == store.revision_digest(other)
     assert len(bytes.fromhex(store.revision_digest(one))) == 32
+
+
+def test_a_fine_tuning_differs_in_its_numbers_only(tmp_path: Path) -> None:
+    one, other = (
+        write(tmp_path / name, model__safetensors=weights(data=number * 200_000))
+        for name, number in (("one", b"1"), ("other", b"2"))
+    )
+    assert store.revision_digest(one) != store.revision_digest(other)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def cut(text: str, places: Iterable[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(edges)] or [text]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(outputs, st.lists(st.integers(0, 10_000), max_size=12), st.booleans(), st.booleans())
 def test_chunks_do_not_matter(text: str, places: list[int], thinking: bool, tools: bool) -> None:
     whole = split([text], thinking, tools)
@@ -73,7 +73,7 @@ def squash(text: str) -> str:
     return text
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(outputs, st.booleans(), st.booleans())
 def test_only_tags_and_white_space_disappear(text: str, thinking: bool, tools: bool) -> None:
     text = text.replace('[{"name":"f"},{"name":"g"}]', "").replace('{"name":"f"}', "")
@@ -86,7 +86,7 @@ def test_only_tags_and_white_space_disappear(text: str, thinking: bool, tools: b
     assert squash(written) == squash(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(outputs, st.booleans())
 def test_without_tools_no_call_ever_appears(text: str, thinking: bool) -> None:
     parts = split([text], thinking, tools=False)
@@ -110,7 +110,7 @@ calls = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     thought=plain,
     thinking=st.sampled_from(["prompt", "answer", "none"]),
