@@ -33,6 +33,7 @@ from protocol.settings import SettingsError
 GATEWAY_GRACE_SECONDS = 32.0
 NEURON_GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_SETTLED_POLL_SECONDS = 1.0
 
 
 class UpOptions(msgspec.Struct, frozen=True):
@@ -194,8 +195,8 @@ class _LocalFleet:
         return [*([self._gateway] if self._gateway else []), *self._neurons]
 
     async def watch(self, stop: asyncio.Event) -> int:
-        """Reports until the first model answers, then waits for the end."""
-        waiting = asyncio.create_task(self._report_until_settled(), name="report")
+        """Reports on the models until the end."""
+        waiting = asyncio.create_task(self._report(), name="report")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         self._tasks += [waiting]
         pending: set[asyncio.Task[Any]] = {stopped, *self._tasks}
@@ -220,11 +221,12 @@ class _LocalFleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _report_until_settled(self) -> None:
+    async def _report(self) -> None:
         """Says what each model is doing, and greets when the first one answers; raises when none
         ever can."""
         said: dict[str, str] = {}
         has_greeted = False
+        pause = _POLL_SECONDS
         wanted = max(1, len(self._options.models))
         while True:
             models = await asyncio.to_thread(_get_json, f"{self._url}/v1/models")
@@ -240,10 +242,10 @@ class _LocalFleet:
                 has_greeted = True
                 self._say(self._greeting(ready[0]))
             if len(ready) + len(failed) >= wanted:
-                if not ready:
+                if not has_greeted:
                     raise HopelessChild("No model could be loaded; see above.")
-                return
-            await asyncio.sleep(_POLL_SECONDS)
+                pause = _SETTLED_POLL_SECONDS
+            await asyncio.sleep(pause)
 
     def _greeting(self, model: str) -> str:
         question = "What is 17 + 25?" if "demo" in model else "Who are you?"

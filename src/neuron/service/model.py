@@ -22,7 +22,7 @@ from neuron.service.worker import Worker
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
 
-log = logging.getLogger("neuron")
+log = logging.getLogger("model")
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
