@@ -1,6 +1,5 @@
 """The command line of cortex. The only module of the gateway that prints."""
 
-import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
@@ -12,6 +11,7 @@ import msgspec
 
 from cortex import __version__, config, logs
 from cortex.supervisor import EX_CONFIG
+from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import first_of
 from protocol.settings import SettingsError
@@ -107,7 +107,7 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     EX_CONFIG tells a supervisor that trying again cannot help.
     """
     try:
-        return asyncio.run(main)
+        return loop.run(main)
     except KeyboardInterrupt:
         return 130
     except (Exception, BaseExceptionGroup) as error:

@@ -1,6 +1,5 @@
 """The command line of neuron. The only module of neuron that prints."""
 
-import asyncio
 import logging
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import click
 import msgspec
 
 from neuron import __version__, config
+from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import FleetError, first_of
 from protocol.settings import SettingsError
@@ -54,7 +54,7 @@ def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None)
         chosen["models"] = models
     try:
         settings = msgspec.structs.replace(config.load(path), **chosen)
-        asyncio.run(run_neuron(settings))
+        loop.run(run_neuron(settings))
     except KeyboardInterrupt:
         sys.exit(130)
     except (Exception, BaseExceptionGroup) as error:

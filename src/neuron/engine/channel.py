@@ -128,6 +128,8 @@ class ServiceEnd:
 
         Raises :class:`ChannelClosed` when the engine is gone.
         """
+        if self._writer.is_closing():
+            raise ChannelClosed("the engine's end is closed")
         self.send_soon(message)
         try:
             await self._writer.drain()
@@ -136,7 +138,8 @@ class ServiceEnd:
 
     def send_soon(self, message: ToEngine) -> None:
         """Sends a small message without waiting; silently lost if the engine is gone."""
-        self._writer.write(encode_frame(self._encoder, message))
+        if not self._writer.is_closing():  # uvloop raises where asyncio only logs
+            self._writer.write(encode_frame(self._encoder, message))
 
     async def receive(self) -> list[FromEngine]:
         """Waits for messages; an empty list means that the engine is gone."""
