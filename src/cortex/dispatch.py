@@ -59,6 +59,11 @@ class Dispatcher:
         """Requests that wait for their turn."""
         return sum(line.waiting for line in self._lines.values())
 
+    @property
+    def handed_over(self) -> int:
+        """Requests that no neuron has accepted yet although it is their turn."""
+        return sum(line.handed_over for line in self._lines.values())
+
     async def run(self) -> None:
         """Until cancelled."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -21,8 +22,22 @@ from protocol.settings import read_token
 log = logging.getLogger("serve")
 
 
+IDLE_CONNECTION_SECONDS = 10.0
+"""How long an idle connection is kept: longer than the five seconds after which the usual clients
+give theirs up. Not more, because Hypercorn holds a connection that its client has closed for as
+long, file descriptor and tasks included."""
+
+
+def allow_many_connections() -> None:
+    """Lifts the soft limit of open files, 1,024 on most systems, to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None) -> None:
     """Runs a gateway until SIGTERM or SIGINT; running answers may finish, within bounds."""
+    allow_many_connections()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -66,7 +81,7 @@ async def http_server(
     config.bind = [f"fd://{listener.detach()}"]
     config.backlog = BACKLOG
     config.graceful_timeout = drain_seconds
-    config.keep_alive_timeout = 75
+    config.keep_alive_timeout = IDLE_CONNECTION_SECONDS
     config.keep_alive_max_requests = 10**9
     config.h11_max_incomplete_size = 64 << 10
     config.include_server_header = False
