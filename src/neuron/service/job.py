@@ -57,6 +57,7 @@ class RunningJob:
             tools_offered=bool(job.request.tools),
             new_call_id=_call_ids(job),
         )
+        self._accepted = False
         self._phase = Phase.QUEUED
         self._done = 0
         self._next_index = 0
@@ -78,9 +79,12 @@ class RunningJob:
                 ack=ack,
             )
         )
+        self._accepted = True
 
     async def keep_alive(self, step_age_seconds: float) -> None:
-        """Sent twice a second, and on request."""
+        """Sent twice a second, and on request; never before Accepted, which must come first."""
+        if not self._accepted:
+            return
         await self._send(
             frames.KeepAlive(
                 attempt=self.job.attempt,

@@ -1,0 +1,54 @@
+"""Frames of one job on a neuron: their order, and what they count."""
+
+from neuron.engine.messages import Output, Progress, Sample
+from neuron.service.job import Identity, RunningJob
+from neuron.service.prompt import Prompt
+from protocol import codec, frames
+from protocol.bus import BusMessage
+from protocol.frames import AnyFrame, Phase
+from protocol.generate import FinishReason, GenerateRequest, Message, Role, Tool
+from protocol.job import Job
+from tests.support.nats import NatsServer, connected
+from tests.support.waiting import until
+
+JOB = Job(
+    id="j",
+    gateway="gw",
+    request=GenerateRequest("m", (Message(Role.USER, "Hi"),), (Tool("f"),)),
+    seed=1,
+    rendered_at=0.0,
+)
+PROMPT = Prompt([1, 2, 3], "h", False, Sample(max_tokens=50))
+
+
+async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> None:
+    seen: list[AnyFrame] = []
+
+    def note(message: BusMessage) -> None:
+        seen.append(codec.read_frame(message.data))
+
+    async with connected(nats.url) as bus:
+        await bus.subscribe("cortex.reply.gw.j", note)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, 7)
+        await running.keep_alive(0.0)
+        await running.accept("ack")
+        await running.on_event(Progress(7, 2, 3), 0.01)
+        await running.keep_alive(0.1)
+        await running.on_event(Output(7, 0, [10, 11], "<think>\nhm"), 0.01)
+        await running.on_event(Output(7, 2, [12], "</think>x"), 0.01)
+        await running.on_event(Output(7, 3, [13], '<tool_call>{"name":"f"}</tool_call>'), 0.01)
+        await running.on_event(Output(7, 4, [14], "", FinishReason.STOP), 0.01)
+        await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
+    kinds = [type(frame) for frame in seen]
+    assert kinds[:2] == [frames.Accepted, frames.KeepAlive], "nothing comes before Accepted"
+    keep_alive = seen[1]
+    assert isinstance(keep_alive, frames.KeepAlive)
+    assert (keep_alive.phase, keep_alive.done, keep_alive.total) == (Phase.PREFILL, 2, 3)
+    deltas = [frame for frame in seen if isinstance(frame, frames.Delta)]
+    assert [(d.index, len(d.tokens)) for d in deltas] == [(0, 2), (2, 1), (3, 1), (4, 1)]
+    finished = seen[-1]
+    assert isinstance(finished, frames.Finished)
+    assert finished.reason is FinishReason.TOOL_CALLS
+    assert finished.next_index == 5
+    usage = finished.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (3, 5, 2)
