@@ -297,7 +297,7 @@ async def test_a_client_that_leaves_stops_the_engine(nats: NatsServer, stream: b
         )
         await until(lambda: engine.open == 1 and engine.steps_of.total() > 5)
         request.cancel()
-        await until(lambda: engine.open == 0, seconds=0.5)
+        await until(lambda: engine.open == 0, seconds=2)
         steps = dict(engine.steps_of)
         await asyncio.sleep(0.05)
         assert dict(engine.steps_of) == steps

@@ -236,7 +236,7 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             nats.start()
             await until(lambda: gateway.reconnects == neuron.reconnects == 1)
             assert await _publish(lanes, "after")
-            await until(lambda: len(got) == 2, seconds=1.5)
+            await until(lambda: len(got) == 2, seconds=2)  # an unserved pull expires later
 
 
 async def test_a_neuron_that_starts_before_any_gateway_gets_jobs_later(nats: NatsServer) -> None:
