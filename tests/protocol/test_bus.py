@@ -235,7 +235,7 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             nats.kill()
             nats.start()
             await until(lambda: gateway.reconnects == neuron.reconnects == 1)
-            assert await _publish(lanes, "after")
+            await until(lambda: _publish(lanes, "after"), what="JetStream is back")
             await until(lambda: len(got) == 2, seconds=2)  # an unserved pull expires later
 
 

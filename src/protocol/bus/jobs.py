@@ -23,6 +23,8 @@ MAX_DELIVERIES = 4
 """The fourth delivery is answered with POISON, not run."""
 _PULL_GROUP = "neurons"
 PULL_EXPIRES_SECONDS = 2.0
+_CONFIRM_SECONDS = 0.5
+"""For a confirmation that takes a millisecond: what is lost in a restart is soon tried again."""
 _MAX_PULL_PRIORITY = 9
 _MAX_JOBS_PER_LANE = 256
 _TOO_MANY_MESSAGES = (10077, 10122)
@@ -80,7 +82,7 @@ class JobLanes:
             }
             body = json.dumps({"stream_name": STREAM, "config": config}).encode()
             answer = await self._bus.request(
-                f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}", body, timeout=5
+                f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}", body, timeout=1
             )
             error = json.loads(answer).get("error") if answer else {"description": "no answer"}
             if error:
@@ -112,7 +114,7 @@ class JobLanes:
             subjects.job(model, priority),
             data,
             headers={"Nats-Msg-Id": message_id, "Nats-TTL": str(max(1, ttl_seconds))},
-            timeout=2,
+            timeout=_CONFIRM_SECONDS,
         )
         if answer is None:
             return False

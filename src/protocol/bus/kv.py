@@ -84,7 +84,7 @@ async def ensure_stream(bus: Bus, config: dict[str, Any]) -> bool:
     name = config["name"]
     body = json.dumps(config).encode()
     for verb in ("UPDATE", "CREATE", "UPDATE"):
-        answer = await bus.request(f"$JS.API.STREAM.{verb}.{name}", body, timeout=5)
+        answer = await bus.request(f"$JS.API.STREAM.{verb}.{name}", body, timeout=1)
         if answer is None:
             return False
         error = json.loads(answer).get("error")
