@@ -25,6 +25,12 @@ NEXT_SKILLS = {
     Skill.WEATHER: 10, Skill.UNKNOWN: 8, Skill.ADD_MORE: 40, Skill.AGAIN: 14, Skill.AND_IN: 30,
 }  # fmt: skip
 """How often each skill follows, where it is possible."""
+DRILLS = {
+    (Skill.SUM,): 7, (Skill.SUM, Skill.ADD_MORE): 8, (Skill.WORDS,): 8,
+    (Skill.WORDS, Skill.AGAIN): 2, (Skill.TALK,): 3, (Skill.COUNT,): 1,
+    (Skill.FACT, Skill.SUM, Skill.ADD_MORE, Skill.ADD_MORE): 2,
+}  # fmt: skip
+"""How often each sequence of turns is drilled."""
 TURN_COUNTS = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
 
 
@@ -181,7 +187,7 @@ def _cut(
         skill=last.skill,
         messages=tuple(messages),
         tools=tuple(tools),
-        thinking=rng.random() < 0.4,
+        thinking=rng.random() < 0.5,
         reasoning=call.reasoning if call else last.reasoning,
         answer="" if call else last.answer,
         call=call,
@@ -213,17 +219,21 @@ def examples(seed: int) -> Iterator[Example]:
 
 
 def drills(seed: int) -> Iterator[Example]:
-    """Sums, words and counting with nothing around them, so that many fit into a batch.
+    """Short conversations with nothing around them, so that many fit into a batch.
 
     Only a few tokens of a conversation are digits to work out or words to look up; without drills
     these are learned far later than everything else.
     """
     rng = random.Random(f"drills {seed}")
     while True:
-        skill = rng.choices((Skill.SUM, Skill.WORDS, Skill.COUNT), (4, 5, 1))[0]
-        turn = SKILLS[skill](rng, Scene(has_weather_tool=False))
-        if not any(is_held_out(item.kind, item.key) for item in turn.items):
-            yield _cut([turn], [], rng, system_share=0.0)
+        turns: list[Turn] = []
+        for skill in rng.choices(tuple(DRILLS), tuple(DRILLS.values()))[0]:
+            last = turns[-1] if turns else None
+            if possible(skill, last):
+                turns.append(SKILLS[skill](rng, Scene(has_weather_tool=False, last=last)))
+        example = _cut(turns, [], rng, system_share=0.0)
+        if not any(is_held_out(item.kind, item.key) for item in example.items):
+            yield example
 
 
 def held_out_questions(count: int, seed: int = 0) -> list[Question]:

@@ -180,7 +180,7 @@ def publish(options: Options) -> None:
 def parse_options() -> Options:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="Train the bundled demo model.")
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--steps", type=int, help="end after this many steps, not by the clock")
     parser.add_argument("--work", type=Path, default=Path("build/demo_model"))
     parser.add_argument("--out", type=Path, default=render.MODEL_FOLDER)
