@@ -4,7 +4,6 @@
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import socket
@@ -13,8 +12,7 @@ import traceback
 
 from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.messages import Fatal
-
-_PR_SET_PDEATHSIG = 1
+from protocol.parent import die_with_parent
 
 
 def main() -> int:
@@ -23,7 +21,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, help="the channel's file descriptor")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
-    _die_with_parent()
+    die_with_parent(os.getppid())
     channel = EngineEnd(socket.socket(fileno=arguments.fd))
     try:
         # Late, because it imports torch: until here a dying parent is noticed within milliseconds.
@@ -36,15 +34,6 @@ def main() -> int:
         traceback.print_exc()
         channel.send(Fatal(f"{type(error).__name__}: {error}"))
         return 1
-
-
-def _die_with_parent() -> None:
-    """Asks Linux for SIGKILL when the parent's thread that started us ends.
-
-    Elsewhere, and for a parent that died before this call, the closed channel does it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """How much memory there is, and how much of it the KV cache gets.
 
 Owns the arithmetic and its explanation; the numbers of CUDA devices come from torch, those of the
-host from the kernel, bounded by the control group that this process is in.
+host from ``neuron.host``.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from neuron.engine.blocks import BLOCK_TOKENS, blocks_for
+from neuron.host import Host
 from neuron.models.errors import LoadCode, LoadError
 
 CPU_SHARE = 0.5
@@ -36,42 +36,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
-    return host_free_bytes()
-
-
-def host_free_bytes(
-    meminfo: Path = Path("/proc/meminfo"),
-    own_group: Path = Path("/proc/self/cgroup"),
-    groups: Path = Path("/sys/fs/cgroup"),
-) -> int:
-    """``MemAvailable``, or what the control groups (v2) of this process leave, if that is less."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    for line in _lines(own_group):
-        if line.startswith("0::"):
-            group = groups / line[3:].lstrip("/")
-            for folder in (group, *group.parents):
-                if not folder.is_relative_to(groups):
-                    break
-                free = min(free, _group_free_bytes(folder, free))
-    return free
-
-
-def _group_free_bytes(folder: Path, otherwise: int) -> int:
-    limit, used = _lines(folder / "memory.max"), _lines(folder / "memory.current")
-    if not limit or not used or limit[0] == "max":
-        return otherwise
-    # The page cache counts as used but is given up when memory is needed.
-    stat = dict(line.split() for line in _lines(folder / "memory.stat"))
-    cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
-    return max(0, int(limit[0]) - int(used[0]) + cached)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+    return Host().memory_free_bytes()
 
 
 def check_weights_fit(weight_bytes: int, free: int, device: str) -> None:

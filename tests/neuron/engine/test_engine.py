@@ -181,7 +181,7 @@ def test_bad_settings_are_load_errors(
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuron.engine.memory.host_free_bytes", lambda: 64 << 20)
+    monkeypatch.setattr("neuron.host.Host.memory_free_bytes", lambda _: 64 << 20)
     monkeypatch.setattr("neuron.engine.loader.load_weights", lambda *_: pytest.fail("was read"))
     with pytest.raises(LoadError, match="weights") as caught:
         load(checkpoint)

@@ -1,11 +1,10 @@
-"""The KV budget's arithmetic and the reading of the machine's memory."""
+"""The KV budget's arithmetic."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neuron.engine.memory import KVBudget, check_weights_fit, host_free_bytes, kv_budget
+from neuron.engine.memory import KVBudget, check_weights_fit, kv_budget
 from neuron.models.errors import LoadCode, LoadError
 
 GIB = 1 << 30
@@ -59,28 +58,3 @@ def test_weights_are_checked_before_they_are_read() -> None:
     check_weights_fit(GIB, 2 * GIB, "cpu")
     with pytest.raises(LoadError, match=r"weights 2\.0 GiB.* but 2\.0 GiB are free"):
         check_weights_fit(2 * GIB, 2 * GIB, "cpu")
-
-
-def machine(tmp_path: Path, **groups: dict[str, str]) -> int:
-    """Free bytes of a machine with 1000 MiB available, in control group /a/b."""
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    1024000 kB\n")
-    (tmp_path / "own").write_text("0::/a/b\n")
-    for name, files in groups.items():
-        folder = tmp_path / "groups" / {"root": "", "a": "a", "b": "a/b"}[name]
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, text in files.items():
-            (folder / f"memory.{file}").write_text(text + "\n")
-    return host_free_bytes(tmp_path / "meminfo", tmp_path / "own", tmp_path / "groups")
-
-
-def test_memory_without_limits(tmp_path: Path) -> None:
-    assert machine(tmp_path) == 1000 << 20
-    assert machine(tmp_path, b={"max": "max", "current": "5"}) == 1000 << 20
-
-
-def test_the_tightest_control_group_counts_and_its_page_cache_is_free(tmp_path: Path) -> None:
-    outer = {"max": "900000000", "current": "500000000"}
-    stat = "anon 1\ninactive_file 30000000\nactive_file 20000000"
-    inner = {"max": "400000000", "current": "300000000", "stat": stat}
-    assert machine(tmp_path, a=outer, b=inner) == 150_000_000
-    assert machine(tmp_path, a=outer, b=inner | {"max": "max"}) == 400_000_000
