@@ -28,7 +28,9 @@ def cli() -> None:
 @click.option("--metrics-port", default=31314, show_default=True, help="0 = any free.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
-@click.option("--neurons", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--neurons", default=1, show_default=True, type=click.IntRange(1, 64), help="How many to start."
+)
 @click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
 def up(
     port: int,
@@ -38,9 +40,9 @@ def up(
     neurons: int,
     models: tuple[str, ...],
 ) -> None:
-    """Start a whole fleet on this machine: nats-server, gateway and neurons.
+    """Start a whole fleet on this machine.
 
-    Without --model it serves the bundled demo model.
+    That is nats-server, a gateway and neurons, all of them restarted when they die. Without --model it serves the bundled demo model.
 
     \b
     Examples:
