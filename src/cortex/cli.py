@@ -42,7 +42,8 @@ def up(
 ) -> None:
     """Start a whole fleet on this machine.
 
-    That is nats-server, a gateway and neurons, all of them restarted when they die. Without --model it serves the bundled demo model.
+    That is nats-server, a gateway and neurons, all of them restarted when they die. Without
+    --model it serves the bundled demo model.
 
     \b
     Examples:
