@@ -26,8 +26,8 @@ NEXT_SKILLS = {
 }  # fmt: skip
 """How often each skill follows, where it is possible."""
 DRILLS = {
-    (Skill.SUM,): 7, (Skill.SUM, Skill.ADD_MORE): 8, (Skill.WORDS,): 8,
-    (Skill.WORDS, Skill.AGAIN): 2, (Skill.TALK,): 3, (Skill.COUNT,): 1,
+    (Skill.SUM,): 7, (Skill.SUM, Skill.ADD_MORE): 8, (Skill.WORDS,): 12,
+    (Skill.WORDS, Skill.AGAIN): 3, (Skill.SUM, Skill.AGAIN): 4, (Skill.TALK,): 2, (Skill.COUNT,): 1,
     (Skill.FACT, Skill.SUM, Skill.ADD_MORE, Skill.ADD_MORE): 2,
 }  # fmt: skip
 """How often each sequence of turns is drilled."""
