@@ -37,7 +37,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answer tokens of earlier attempts, which this one continues."""
     priority: Priority = Priority.NORMAL
     deadline_ms: int = 0
-    """How long the job may wait for its first step, from its hand-over; 0 = no bound."""
+    """How long its gateway waits for a neuron, from the hand-over; 0 = no bound. The stream drops
+    it by itself a little later."""
     revision: str = ""
     """The model revision that the first attempt ran on; empty = any."""
     protocol: int = PROTOCOL

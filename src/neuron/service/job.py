@@ -55,7 +55,7 @@ class RunningJob:
         self._splitter = OutputSplitter(
             starts_in_thinking=prompt.opens_thinking,
             tools_offered=bool(job.request.tools),
-            new_call_id=_call_ids(job),
+            new_call_id=_CallIds(job.id),
         )
         self._accepted = False
         self._phase = Phase.QUEUED
@@ -178,10 +178,6 @@ class RunningJob:
 
     async def _send(self, frame: frames.AnyFrame) -> None:
         await self._identity.send(self.job, frame)
-
-
-def _call_ids(job: Job) -> "_CallIds":
-    return _CallIds(job.id)
 
 
 class _CallIds:
