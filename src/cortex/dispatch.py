@@ -101,9 +101,9 @@ class Dispatcher:
         try:
             yield stream
         finally:
-            carrier.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await carrier
+            while not carrier.done():  # a library on its way may swallow a cancellation
+                carrier.cancel()
+                await asyncio.wait([carrier], timeout=0.1)
 
     def _admit(self, model: str) -> Place:
         if not self._bus.is_connected:

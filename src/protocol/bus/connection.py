@@ -223,11 +223,17 @@ class Bus:
         """The answer's payload, or None when nobody answers in time."""
         if len(data) > self.max_payload_bytes:
             raise BusOverflow(len(data), self.max_payload_bytes)
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
         try:
             answer = await self._client.request(subject, data, timeout=timeout, headers=headers)
         except nats.errors.Error:  # time-out, no responders, disconnected, closed
-            return None
-        return bytes(answer.data)
+            answer = None
+        if task and task.cancelling() > cancels:
+            # Before Python 3.12, wait_for() inside the client swallows a cancellation that comes
+            # in the moment of the answer.
+            raise asyncio.CancelledError
+        return None if answer is None else bytes(answer.data)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> "Subscription":
         """Calls *handler* for every message; survives reconnects."""
