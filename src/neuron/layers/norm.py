@@ -1,11 +1,15 @@
-"""Root-mean-square normalisation (arXiv 1910.07467), computed in float32 as transformers does."""
+"""Root-mean-square normalisation (arXiv 1910.07467), computed in float32 as transformers does.
+
+Two kinds, which differ where a narrow dtype rounds. Plain: ``weight * cast(x / rms(x))``. Offset,
+Gemma's: ``cast((1 + weight) * x / rms(x))``, the weight stored as its distance from one.
+"""
 
 import torch
 from torch import nn
 
 
 def normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """``x / rms(x)`` over the last dimension, in x's dtype.
+    """``x / rms(x)`` over the last dimension, in float32.
 
     A product, a sum and a factor in place of ``square`` and ``mean``: on a CPU they take half the
     time for the few rows of a decode step. Where the size is a power of two, as head sizes are,
@@ -13,30 +17,43 @@ def normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
     """
     wide = x if x.dtype is torch.float32 else x.float()
     scale = (wide * wide).sum(-1, keepdim=True).mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
-    return (wide * scale).to(x.dtype)
+    return wide * scale
 
 
 class RMSNorm(nn.Module):
-    """``weight * x / rms(x)`` over the last dimension."""
+    """The norm of a hidden state, plain or *offset*."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, offset: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
+        # Of an offset norm only: 1 + weight, in float32.
+        self.factor = _wide(size) if offset else None
         self.eps = eps
 
+    def finish(self) -> None:
+        """Brings the loaded weight into the form that is applied; once, after loading."""
+        if self.factor is not None:
+            self.factor.copy_(1 + self.weight.float())
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """*x* ``[..., size]`` → the same shape and dtype; the weight is applied in x's dtype."""
-        return self.weight * normalise(x, self.eps)
+        """*x* ``[..., size]`` → the same shape and dtype."""
+        if self.factor is not None:
+            return (normalise(x, self.eps) * self.factor).to(x.dtype)
+        return self.weight * normalise(x, self.eps).to(x.dtype)
 
 
 class HeadNorm(nn.Module):
     """The norms of query and key heads, which have a weight each, in one pass over both."""
 
-    def __init__(self, heads: int, kv_heads: int, size: int, eps: float) -> None:
+    def __init__(
+        self, heads: int, kv_heads: int, size: int, eps: float, *, offset: bool = False
+    ) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.empty(size), requires_grad=False)
         self.key = nn.Parameter(torch.empty(size), requires_grad=False)
-        self.weights = nn.Buffer(torch.empty(heads + kv_heads, size), persistent=False)
+        rows = heads + kv_heads
+        self.weights = nn.Buffer(torch.empty(rows, size), persistent=False)
+        self.factors = _wide(rows, size) if offset else None
         self._heads = heads
         self.eps = eps
 
@@ -44,7 +61,15 @@ class HeadNorm(nn.Module):
         """Spreads the loaded weights over the heads; once, after loading."""
         self.weights[: self._heads] = self.query
         self.weights[self._heads :] = self.key
+        if self.factors is not None:
+            self.factors.copy_(1 + self.weights.float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """*x* ``[tokens, heads + kv_heads, size]``, the query heads first."""
-        return self.weights * normalise(x, self.eps)
+        if self.factors is not None:
+            return (normalise(x, self.eps) * self.factors).to(x.dtype)
+        return self.weights * normalise(x, self.eps).to(x.dtype)
+
+
+def _wide(*shape: int) -> nn.Buffer:
+    return nn.Buffer(torch.empty(shape, dtype=torch.float32), persistent=False)

@@ -33,3 +33,16 @@ class LoadError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def contradiction(what: str) -> LoadError:
+    """CORRUPT: *what* in config.json cannot be true."""
+    return LoadError(
+        LoadCode.CORRUPT,
+        f"config.json makes no sense: {what}. Correct it or fetch the model again.",
+    )
+
+
+def unsupported(what: str, remedy: str) -> LoadError:
+    """UNSUPPORTED because of *what*; *remedy* says what would work."""
+    return LoadError(LoadCode.UNSUPPORTED, f"This engine cannot run the model: {what}. {remedy}")

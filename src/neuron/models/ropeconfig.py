@@ -14,6 +14,8 @@ from neuron.layers.rope import Rope, RopeType
 from neuron.models.errors import LoadCode, LoadError
 
 DEFAULT_THETA = 10_000.0
+LEAST, MOST = 1e-9, 1e9
+"""Beyond these, a parameter is a slip, and angles would no longer be numbers."""
 
 
 class _RawRope(msgspec.Struct):
@@ -56,34 +58,39 @@ def parse_rope(
         raise _unsupported(f"it rotates only a part ({raw.partial_rotary_factor}) of each head")
     kind = _rope_type(raw.rope_type or raw.type or "default")
     base = raw.rope_theta or theta or DEFAULT_THETA
-    original = int(original_positions or raw.original_max_position_embeddings or max_positions)
+    if not base > 1:  # every pair of a head would turn alike, or the last one fastest
+        raise _unsupported(f"its rope_theta is {base:g}, not more than 1")
+    original = original_positions or raw.original_max_position_embeddings or max_positions
     match kind:
         case RopeType.DEFAULT:
             return Rope(theta=base)
         case RopeType.LINEAR:
             return Rope(kind, base, _positive("factor", raw.factor))
         case RopeType.LLAMA3:
-            return Rope(
-                kind,
-                base,
-                _positive("factor", raw.factor),
-                original,
-                _positive("low_freq_factor", raw.low_freq_factor),
-                _positive("high_freq_factor", raw.high_freq_factor),
-            )
+            return _llama3(raw, base, _positions(original))
         case RopeType.YARN:
-            return _yarn(raw, base, original, max_positions)
+            return _yarn(raw, base, _positions(original), max_positions)
+
+
+def _llama3(raw: _RawRope, base: float, original: int) -> Rope:
+    low = _positive("low_freq_factor", raw.low_freq_factor)
+    high = _positive("high_freq_factor", raw.high_freq_factor)
+    if not high > low:
+        raise _unsupported(f"its high_freq_factor {high:g} is not above low_freq_factor {low:g}")
+    factor = _positive("factor", raw.factor)
+    return Rope(RopeType.LLAMA3, base, factor, original, low, high)
 
 
 def _yarn(raw: _RawRope, base: float, original: int, max_positions: int) -> Rope:
     factor = raw.factor if raw.factor is not None else max_positions / original
+    _positive("factor", factor)
     return Rope(
         type=RopeType.YARN,
         theta=base,
-        factor=_positive("factor", factor),
+        factor=factor,
         original_context=original,
-        beta_fast=raw.beta_fast or 32.0,
-        beta_slow=raw.beta_slow or 1.0,
+        beta_fast=_positive("beta_fast", raw.beta_fast or 32.0),
+        beta_slow=_positive("beta_slow", raw.beta_slow or 1.0),
         attention_factor=_attention_factor(raw, factor),
         truncate=raw.truncate is not False,
     )
@@ -92,8 +99,10 @@ def _yarn(raw: _RawRope, base: float, original: int, max_positions: int) -> Rope
 def _attention_factor(raw: _RawRope, factor: float) -> float:
     """YaRN's scale of cos and sin (arXiv 2309.00071, section 3.4), as transformers infers it."""
     if raw.attention_factor is not None:
-        return raw.attention_factor
+        return _positive("attention_factor", raw.attention_factor)
     if raw.mscale and raw.mscale_all_dim:
+        _positive("mscale", raw.mscale)
+        _positive("mscale_all_dim", raw.mscale_all_dim)
         return _mscale(factor, raw.mscale) / _mscale(factor, raw.mscale_all_dim)
     return _mscale(factor, 1.0)
 
@@ -109,9 +118,16 @@ def _rope_type(name: str) -> RopeType:
         raise _unsupported(f"its rope type is {name!r}") from None
 
 
+def _positions(value: float) -> int:
+    name = "original_max_position_embeddings"
+    return int(_positive(name, int(_positive(name, value))))
+
+
 def _positive(name: str, value: float | None) -> float:
-    if value is None or not value > 0 or not math.isfinite(value):
-        raise _unsupported(f"its rope parameter {name!r} is {value}, not a positive number")
+    if value is None or not LEAST <= value <= MOST:
+        raise _unsupported(
+            f"its rope parameter {name!r} is {value}, not a number from {LEAST} to {MOST}"
+        )
     return value
 
 

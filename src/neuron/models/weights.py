@@ -7,8 +7,9 @@ through a small buffer, piece by piece. Must not know architectures: a model han
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 
 import torch
 
@@ -18,15 +19,24 @@ from neuron.models.errors import LoadCode, LoadError
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
 """Parallel reads; a cold disk gives about three times the bytes of a single reader."""
-PIECE_BYTES = 4 << 20
-"""Size of a reader's buffer for tensors that are converted or copied to a device."""
+PIECE_BYTES = 8 << 20
+"""What one reader reads at once; also the size of its buffer where numbers are converted."""
+WRAPPERS = ("language_model.model.", "language_model.", "model.language_model.", "model.")
+"""What may stand before a text model's tensors, each before its own beginnings."""
 
 OnBytes = Callable[[int], None]
 
 
 def canonical(name: str) -> str:
-    """A tensor's name without the ``model.`` that some exporters leave out."""
-    return name.removeprefix("model.")
+    """A tensor's name without the modules around the text model.
+
+    Exporters write ``model.`` or leave it out; models with a vision tower have had their text part
+    under ``language_model.model.`` and, since transformers 4.52, ``model.language_model.``.
+    """
+    for prefix in WRAPPERS:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def match_slots(
@@ -37,10 +47,10 @@ def match_slots(
     """Pairs every slot with its tensor in the checkpoint, in file order.
 
     Names are compared in :func:`canonical` form; *ignored* tells which tensors of a checkpoint
-    may be left alone. Raises :class:`LoadError` CORRUPT for missing or unexpected tensors and for
-    wrong shapes.
+    may be left alone. Raises :class:`LoadError` CORRUPT for missing, doubled or unexpected tensors
+    and for wrong shapes.
     """
-    found = {canonical(entry.name): entry for entry in entries}
+    found = _by_name(entries)
     missing = sorted(slots.keys() - found.keys())
     unexpected = sorted(name for name in found.keys() - slots.keys() if not ignored(name))
     if missing or unexpected:
@@ -66,37 +76,70 @@ def match_slots(
     return sorted(pairs, key=lambda pair: (pair[0].file, pair[0].begin))
 
 
+def _by_name(entries: Iterable[TensorEntry]) -> dict[str, TensorEntry]:
+    found: dict[str, TensorEntry] = {}
+    for entry in entries:
+        other = found.setdefault(canonical(entry.name), entry)
+        if other is not entry:
+            raise LoadError(
+                LoadCode.CORRUPT,
+                f"The checkpoint holds one tensor twice, as {other.name!r} and {entry.name!r}. "
+                "Fetch the model again into an empty folder.",
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A range of a file's bytes, and the numbers that it fills."""
+
+    entry: TensorEntry
+    offset: int
+    target: torch.Tensor
+    """A contiguous slice of a slot, in one dimension."""
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.target) * DTYPES[self.entry.dtype].itemsize
+
+
 def load_weights(
-    pairs: list[tuple[TensorEntry, torch.Tensor]], on_bytes: OnBytes = lambda _: None
+    pairs: Iterable[tuple[TensorEntry, torch.Tensor]], on_bytes: OnBytes = lambda _: None
 ) -> None:
     """Reads every paired tensor into its slot (contiguous), converting dtypes.
 
-    *on_bytes* is told how many bytes have been read so far. Raises :class:`LoadError`: CORRUPT
+    *on_bytes* is told of every few bytes that have been read. Raises :class:`LoadError`: CORRUPT
     when a file ends early, NOT_FOUND when it cannot be read.
     """
-    done = 0
+    pieces = [piece for entry, slot in pairs for piece in _pieces(entry, slot)]
+    pieces.sort(key=lambda piece: (piece.entry.file, piece.offset))
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-weights") as pool:
-        jobs = {pool.submit(_read, entry, slot): entry.nbytes for entry, slot in pairs}
+        jobs = {pool.submit(_read, piece): piece.nbytes for piece in pieces}
         try:
             for job in as_completed(jobs):
                 job.result()
-                done += jobs[job]
-                on_bytes(done)
+                on_bytes(jobs[job])
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _read(entry: TensorEntry, slot: torch.Tensor) -> None:
+def _pieces(entry: TensorEntry, slot: torch.Tensor) -> Iterator[_Piece]:
     assert slot.is_contiguous(), entry.name
-    flat = slot.detach().view(-1)
+    flat, size = slot.detach().view(-1), DTYPES[entry.dtype].itemsize
+    for start in range(0, len(flat), PIECE_BYTES // size):
+        target = flat[start : start + PIECE_BYTES // size]
+        yield _Piece(entry, entry.begin + start * size, target)
+
+
+def _read(piece: _Piece) -> None:
+    entry, target = piece.entry, piece.target
+    direct = target.dtype == DTYPES[entry.dtype] and target.device.type == "cpu"
+    buffer = target if direct else torch.empty(len(target), dtype=DTYPES[entry.dtype])
     try:
         descriptor = os.open(entry.file, os.O_RDONLY)
         try:
-            if flat.dtype == DTYPES[entry.dtype] and flat.device.type == "cpu":
-                _fill(descriptor, entry, flat, entry.begin)
-            else:
-                _convert(descriptor, entry, flat)
+            _fill(descriptor, entry, buffer, piece.offset)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -104,17 +147,8 @@ def _read(entry: TensorEntry, slot: torch.Tensor) -> None:
             LoadCode.NOT_FOUND,
             f"{entry.file} cannot be read: {error.strerror}. Check the disk and try again.",
         ) from error
-
-
-def _convert(descriptor: int, entry: TensorEntry, flat: torch.Tensor) -> None:
-    """Reads piece by piece through one buffer, then converts into place (or onto the device)."""
-    dtype = DTYPES[entry.dtype]
-    per_piece = PIECE_BYTES // dtype.itemsize
-    buffer = torch.empty(min(per_piece, entry.elements), dtype=dtype)
-    for start in range(0, entry.elements, per_piece):
-        piece = buffer[: min(per_piece, entry.elements - start)]
-        _fill(descriptor, entry, piece, entry.begin + start * dtype.itemsize)
-        flat[start : start + len(piece)].copy_(piece)
+    if not direct:
+        target.copy_(buffer)
 
 
 def _fill(descriptor: int, entry: TensorEntry, target: torch.Tensor, offset: int) -> None:

@@ -11,31 +11,46 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neuron.engine.loader import build_model
 from neuron.models.checkpoint import INDEX, SINGLE, read_checkpoint
-from neuron.models.config import load_config
 from neuron.models.errors import LoadCode, LoadError
-from tests.support.tiny_models import write_checkpoint
+from neuron.models.weights import canonical
+from tests.support.rigs import plain_model
+from tests.support.tiny_models import FAMILIES, write_checkpoint
 
 CPU = torch.device("cpu")
 
 
 def parameters(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    return build_model(load_config(folder), read_checkpoint(folder), dtype, CPU).slots()
+    return plain_model(folder, dtype).slots()
 
 
 @pytest.mark.parametrize("form", [{}, {"shards": 3}, {"prefix": ""}, {"shards": 2, "prefix": ""}])
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_form_loads_the_same(tmp_path: Path, form: dict[str, Any], tied: bool) -> None:
-    folder = write_checkpoint(
-        tmp_path / "form", tie_word_embeddings=tied, attention_bias=True, **form
-    )
-    plain = write_checkpoint(tmp_path / "plain", tie_word_embeddings=tied, attention_bias=True)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_form_loads_the_same(
+    tmp_path: Path, family: str, form: dict[str, Any], tied: bool
+) -> None:
+    changes: dict[str, Any] = {"tie_word_embeddings": tied, "attention_bias": True}
+    folder = write_checkpoint(tmp_path / "form", family, **changes, **form)
+    plain = write_checkpoint(tmp_path / "plain", family, **changes)
     stored = load_file(plain / SINGLE)
     loaded = parameters(folder)
     assert {name.removeprefix("model.") for name in stored} == loaded.keys()
     for name, tensor in stored.items():
         assert torch.equal(loaded[name.removeprefix("model.")], tensor), name
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_text_part_of_a_vision_model_is_loaded(tmp_path: Path, prefix: str, tied: bool) -> None:
+    folder = write_checkpoint(tmp_path, "gemma3-vision", tie_word_embeddings=tied, prefix=prefix)
+    stored = load_file(folder / SINGLE)
+    assert any("vision_tower" in name for name in stored)
+    loaded = parameters(folder)
+    for name, tensor in stored.items():
+        if not ("vision_tower" in name or "multi_modal_projector" in name):
+            assert torch.equal(loaded.pop(canonical(name)), tensor), name
+    assert not loaded
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
@@ -141,6 +156,57 @@ def test_damage_is_named(tmp_path: Path, damage: Damage, code: str, words: str) 
     assert words in caught.value.message
 
 
+def edit_config(**changes: Any) -> Damage:
+    def damage(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("family", "damage", "words"),
+    [
+        (
+            "llama",
+            edit_config(attention_bias=True),
+            "lacks 12 tensors (layers.0.self_attn.k_proj.b",
+        ),
+        ("llama", edit_config(mlp_bias=True), "lacks 9 tensors (layers.0.mlp.down_proj.bias"),
+        ("llama", edit_config(tie_word_embeddings=True, head_dim=8), "q_proj.weight' has shape"),
+        ("llama", edit_config(num_hidden_layers=4), "lacks 9 tensors (layers.3."),
+        ("llama", edit_config(num_hidden_layers=2), "has unexpected 9 tensors (layers.2."),
+        ("qwen2", edit_config(architectures=["LlamaForCausalLM"]), "has unexpected 9 tensors (lay"),
+        ("qwen3", edit_config(architectures=["LlamaForCausalLM"]), "self_attn.k_norm.weight"),
+        ("llama", edit_config(architectures=["Qwen2ForCausalLM"]), "lacks 9 tensors"),
+        ("mistral", edit_config(architectures=["Qwen3ForCausalLM"]), "lacks 6 tensors"),
+        ("mistral", edit_config(vocab_size=300), "[320, 64], expected [300, 64]"),
+        ("gemma3", edit_config(architectures=["Qwen3ForCausalLM"]), "pre_feedforward_layernorm"),
+        ("gemma3", edit_config(tie_word_embeddings=False), "lacks 1 tensor (lm_head.weight)"),
+        ("gemma3", edit(lambda t: t.update({"vision_tower.x": torch.ones(1)})), "(vision_tower.x)"),
+        (
+            "gemma3-vision",
+            edit(lambda t: t.update(audio=torch.ones(1))),
+            "unexpected 1 tensor (aud",
+        ),
+        (
+            "qwen3",
+            edit(lambda t: t.update({"norm.weight": torch.ones(64)})),
+            "one tensor twice, as 'model.norm.weight' and 'norm.weight'",
+        ),
+    ],
+)
+def test_a_config_of_other_weights_is_named(
+    tmp_path: Path, family: str, damage: Damage, words: str
+) -> None:
+    damage(write_checkpoint(tmp_path, family))
+    with pytest.raises(LoadError) as caught:
+        parameters(tmp_path)
+    assert caught.value.code is LoadCode.CORRUPT
+    assert words in caught.value.message
+    assert "etch the model again" in caught.value.message
+
+
 def test_a_single_file_may_have_any_name(tmp_path: Path) -> None:
     (write_checkpoint(tmp_path) / SINGLE).rename(tmp_path / "weights.safetensors")
     assert parameters(tmp_path)
@@ -152,14 +218,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_corrupt(tmp_path: Path) -> None
     file = folder / SINGLE
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(LoadError, match="truncated") as caught:
-        build_model(load_config(folder), entries, torch.float32, CPU)
+        plain_model(folder, torch.float32, entries)
     assert caught.value.code is LoadCode.CORRUPT
 
 
 MEASURE = """
 import sys, threading, torch
 from pathlib import Path
-from neuron.engine.loader import build_model
+from tests.support.rigs import plain_model
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.config import load_config
 
@@ -179,7 +245,7 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 dtype = getattr(torch, sys.argv[2])
-model = build_model(load_config(folder), read_checkpoint(folder), dtype, torch.device("cpu"))
+model = plain_model(folder, dtype)
 stop.set()
 watcher.join()
 peak = max(peak[0], anonymous())

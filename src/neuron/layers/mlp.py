@@ -1,0 +1,39 @@
+"""The gated MLP (arXiv 2002.05202): ``down(activation(gate(x)) * up(x))``.
+
+Must not know architectures: the activation is handed in.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from neuron.layers.linear import Linear
+
+
+class GatedMLP(nn.Module):
+    """Gate and up projection as one matrix, the gate's *activation*, the projection back."""
+
+    def __init__(
+        self,
+        hidden: int,
+        inner: int,
+        activation: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gate_up = Linear(hidden, {"gate_proj": inner, "up_proj": inner}, bias=bias)
+        self.down = Linear(inner, {"down_proj": hidden}, bias=bias)
+        self.activation = activation
+
+    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Checkpoint name → (a slice of) the parameter that it fills."""
+        yield from self.gate_up.slots(prefix).items()
+        yield from self.down.slots(prefix).items()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """*x* ``[tokens, hidden]`` → the same shape."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (tokens, inner) each
+        out: torch.Tensor = self.down(self.activation(gate) * up)
+        return out

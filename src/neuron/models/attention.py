@@ -1,0 +1,62 @@
+"""A layer's self-attention: projections, norm and rotation of the heads, paged attention.
+
+Owns the fused q, k, v matrix and what the traits say about it; the cache and the computation over
+it are in ``layers/attention.py``.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from neuron.layers.attention import AttentionStep, attend
+from neuron.layers.cache import KVCache
+from neuron.layers.linear import Linear
+from neuron.layers.norm import HeadNorm
+from neuron.layers.rotary import rotate
+from neuron.models.config import ModelConfig
+
+Turn = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of a step's positions, for :func:`~neuron.layers.rotary.rotate`."""
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245) of one layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        traits, hidden = config.traits, config.hidden_size
+        self.layer = layer
+        self.window = config.windows[layer]
+        self.scale = traits.attention_scale
+        self.heads, self.kv_heads, self.dim = config.heads, config.kv_heads, config.head_dim
+        q, kv = self.heads * self.dim, self.kv_heads * self.dim
+        parts = {"q_proj": q, "k_proj": kv, "v_proj": kv}
+        self.qkv = Linear(hidden, parts, bias=traits.qkv_bias)
+        self.output = Linear(q, {"o_proj": hidden}, bias=traits.output_bias)
+        self.norm = None
+        if traits.head_norms:
+            self.norm = HeadNorm(
+                self.heads, self.kv_heads, self.dim, config.norm_eps, offset=traits.offset_norms
+            )
+
+    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Checkpoint name → (a slice of) the parameter that it fills."""
+        yield from self.qkv.slots(prefix).items()
+        yield from self.output.slots(prefix).items()
+        if self.norm is not None:
+            yield f"{prefix}q_norm.weight", self.norm.query
+            yield f"{prefix}k_norm.weight", self.norm.key
+
+    def forward(
+        self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep
+    ) -> torch.Tensor:
+        """*x* ``[tokens, hidden]`` → the same shape; the cache gets the new keys and values."""
+        qkv = self.qkv(x).view(len(x), -1, self.dim)  # (tokens, heads + 2 kv_heads, dim)
+        both = self.heads + self.kv_heads
+        qk, norm = qkv[:, :both], self.norm
+        qk = rotate(qk if norm is None else norm(qk), *turn)
+        q, k, v = qk[:, : self.heads], qk[:, self.heads :], qkv[:, both:]
+        out = attend(q, k, v, cache.layer(self.layer), step, self.window, scale=self.scale)
+        attended: torch.Tensor = self.output(out.reshape(len(x), -1))
+        return attended

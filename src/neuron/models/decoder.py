@@ -1,0 +1,226 @@
+"""The decoder that every supported family is; what sets a family apart are its config's traits.
+
+One flat batch of tokens from any mix of sequences; what belongs to whom is the attention input's
+business. The reference for the numerics are transformers' models of the same architecture names.
+Must not know families: it asks for a trait, never for a name.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from neuron.layers.attention import AttentionStep
+from neuron.layers.cache import KVCache
+from neuron.layers.embedding import Embedding, Head
+from neuron.layers.linear import Kernel, Linear, LinearPlan
+from neuron.layers.mlp import GatedMLP
+from neuron.layers.norm import HeadNorm, RMSNorm
+from neuron.layers.rotary import angles, frequencies
+from neuron.models.attention import SelfAttention, Turn
+from neuron.models.config import ModelConfig
+from neuron.models.traits import Activation
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """The tanh approximation of GELU (arXiv 1606.08415)."""
+    return functional.gelu(x, approximate="tanh")
+
+
+def _norm(config: ModelConfig) -> RMSNorm:
+    return RMSNorm(config.hidden_size, config.norm_eps, offset=config.traits.offset_norms)
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then the MLP; each reads a normalised copy and is added back to the stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        traits = config.traits
+        activation = gelu_tanh if traits.activation is Activation.GELU_TANH else functional.silu
+        self.attention = SelfAttention(config, layer)
+        self.mlp = GatedMLP(
+            config.hidden_size, config.intermediate_size, activation, bias=traits.mlp_bias
+        )
+        self.before_attention, self.before_mlp = _norm(config), _norm(config)
+        sandwich = traits.sandwich_norms
+        self.after_attention = _norm(config) if sandwich else None
+        self.after_mlp = _norm(config) if sandwich else None
+
+    def forward(
+        self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep
+    ) -> torch.Tensor:
+        """*x* ``[tokens, hidden]`` → the same shape."""
+        attended = self.attention(self.before_attention(x), turn, cache, step)
+        if self.after_attention is not None:
+            attended = self.after_attention(attended)
+        x = x + attended
+        thought = self.mlp(self.before_mlp(x))
+        if self.after_mlp is not None:
+            thought = self.after_mlp(thought)
+        out: torch.Tensor = x + thought
+        return out
+
+    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Checkpoint name → (a slice of) the parameter that it fills."""
+        yield from self.attention.slots(f"{prefix}self_attn.")
+        yield from self.mlp.slots(f"{prefix}mlp.")
+        for name, norm in self._norms().items():
+            yield f"{prefix}{name}.weight", norm.weight
+
+    def _norms(self) -> dict[str, RMSNorm]:
+        """The norms by their names in checkpoints, where "post_attention" has two meanings."""
+        if self.after_attention is None or self.after_mlp is None:
+            return {
+                "input_layernorm": self.before_attention,
+                "post_attention_layernorm": self.before_mlp,
+            }
+        return {
+            "input_layernorm": self.before_attention,
+            "post_attention_layernorm": self.after_attention,
+            "pre_feedforward_layernorm": self.before_mlp,
+            "post_feedforward_layernorm": self.after_mlp,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of the model that is loaded as a whole."""
+
+    module: nn.Module
+    slots: Callable[[], dict[str, torch.Tensor]]
+    """Checkpoint name, in ``weights.canonical`` form → the (slice of a) parameter it fills."""
+    holds_head: bool = False
+
+
+def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, torch.Tensor]:
+    return dict(layer.slots(f"layers.{index}."))
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Decoder(nn.Module):
+    """The whole model.
+
+    It is made on the meta device, where it costs nothing; then each of its :meth:`parts` is placed,
+    filled and finished before the next, so that there is never more than one part in two layouts.
+    """
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, stored: torch.dtype, device: torch.device
+    ) -> None:
+        """Computes in *dtype* on *device*. *stored* is the checkpoint's dtype: the embedding, of
+        which single rows are read, and the head until it is packed stay in it."""
+        super().__init__()
+        self.config = config
+        self.device = device
+        with torch.device("meta"), _default_dtype(dtype):
+            vocab, hidden = config.vocab_size, config.hidden_size
+            self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
+            self.norm = _norm(config)
+            with _default_dtype(stored):
+                self.embedding = Embedding(vocab, hidden, dtype)
+                own = nn.Parameter(torch.empty(vocab, hidden), requires_grad=False)
+            self.head = Head(self.embedding.weight if config.tied else own, dtype)
+        # Rounded to the dtype of the weights, as the models were trained.
+        root = torch.tensor(hidden**0.5, dtype=dtype)
+        self.embedding_scale = float(root) if config.traits.scaled_embedding else None
+        # One or two sets of rotary parameters: each is turned into angles once a step.
+        self._ropes = tuple(dict.fromkeys(config.ropes))
+        self._rope_of = [self._ropes.index(rope) for rope in config.ropes]
+        inverse = [frequencies(rope, config.head_dim) for rope in self._ropes]
+        self.frequencies = nn.Buffer(torch.stack(inverse).to(device), persistent=False)
+        self.eval()
+
+    def hidden(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KVCache,
+        step: AttentionStep,
+    ) -> torch.Tensor:
+        """Computes a step: *tokens*, *positions* ``[tokens]`` → the last layer's output
+        ``[tokens, hidden]``."""
+        x: torch.Tensor = self.embedding(tokens)
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
+        turns = [
+            angles(inverse, positions, rope.attention_factor, x.dtype)
+            for inverse, rope in zip(self.frequencies, self._ropes, strict=True)
+        ]
+        for layer, rope in zip(self.layers, self._rope_of, strict=True):
+            x = layer(x, turns[rope], cache, step)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``."""
+        logits: torch.Tensor = self.head(self.norm(hidden))
+        cap = self.config.traits.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """The shapes (rows, inputs) of all linear maps but the head, each once."""
+        found = (module for module in self.modules() if isinstance(module, Linear))
+        return sorted({(m.weight.shape[0], m.weight.shape[1]) for m in found})
+
+    def resident_bytes(self, plan: LinearPlan) -> int:
+        """What the finished model is going to take."""
+        weights = sum(tensor.nbytes for tensor in self.parameters())
+        head = self.config.vocab_size * self.config.hidden_size
+        if plan.kernel is Kernel.PACKED:
+            stored = 0 if self.config.tied else head * self.head.weight.itemsize
+            return weights - stored + head * self.norm.weight.itemsize
+        return weights
+
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Checkpoint name, in ``weights.canonical`` form → the (slice of a) parameter it fills."""
+        return {name: slot for part in self.parts() for name, slot in part.slots().items()}
+
+    def parts(self) -> list[Part]:
+        """The model in pieces that are loaded one after the other."""
+        parts = [Part(self.embedding, lambda: {"embed_tokens.weight": self.embedding.weight})]
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            parts.append(Part(layer, functools.partial(_layer_slots, layer, index)))
+        parts.append(Part(self.norm, lambda: {"norm.weight": self.norm.weight}))
+        if self.config.tied:  # nothing to read, but something to finish
+            parts.append(Part(nn.Module(), dict, holds_head=True))
+        else:
+            own = Part(self.head, lambda: {"lm_head.weight": self.head.weight}, holds_head=True)
+            parts.append(own)
+        return parts
+
+    def place(self, part: Part) -> None:
+        """Gives the parameters of *part* memory on the device, uninitialised."""
+        part.module.to_empty(device=self.device)
+        if part.module is self.embedding and self.config.tied:
+            self.head.weight = self.embedding.weight
+
+    def finish(self, part: Part, plan: LinearPlan) -> None:
+        """Brings the loaded parameters of *part* into the form that the forward pass uses."""
+        for module in part.module.modules():
+            if isinstance(module, RMSNorm | HeadNorm):
+                module.finish()
+            elif isinstance(module, Linear):
+                module.finish(plan)
+        if part.holds_head:
+            self.head.finish(plan, shared=self.config.tied)
+
+    def ignores(self, name: str) -> bool:
+        """Whether a checkpoint may hold tensor *name* although the model does not read it."""
+        tied_head = self.config.tied and name == "lm_head.weight"
+        left_out = name.startswith(self.config.left_out)
+        return tied_head or left_out or name.endswith("rotary_emb.inv_freq")
