@@ -5,9 +5,22 @@ input reaches an assertion or poisons a batch.
 """
 
 import math
+from collections.abc import Iterator
 
 from neuron.engine.messages import Add, Refused, Sample
 from protocol.errors import ErrorCode
+
+MAX_LOGPROBS = 20
+"""OpenAI's bound for alternatives."""
+MAX_TOKEN_LIST = 1024
+"""Entries of a bias or a list of tokens. They travel in one message and become a table at the first
+step; a constraint on more of the vocabulary than this is a grammar's business."""
+MAX_STOPS = 256
+MAX_STOP_CHARACTERS = 65_536
+"""All stop texts together; the automaton that finds them has a state for each character."""
+MAX_PROMPT_SCORES = 1_000_000
+"""Numbers that prompt_logprobs may ask for: with up to 15 bytes each they leave the engine in one
+frame, which may have 32 MiB."""
 
 
 def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:
@@ -33,13 +46,21 @@ def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:
             f"The prompt has {tokens} tokens; this model takes {context_limit} with at least one "
             "for the answer. Shorten the conversation.",
         )
-    fault = _sample_fault(add.sample, vocab_size)
+    fault = (
+        _number_fault(add.sample)
+        or _amount_fault(add)
+        or _token_fault(add.sample, vocab_size)
+        or _choice_fault(add.sample, vocab_size)
+    )
     return None if fault is None else _invalid(add.id, fault)
 
 
-def _sample_fault(sample: Sample, vocab_size: int) -> str | None:
+def _number_fault(sample: Sample) -> str | None:
+    penalties = (sample.presence_penalty, sample.frequency_penalty)
+    tops = (sample.logprobs, sample.prompt_logprobs)
     checks = (
         ("max_tokens", sample.max_tokens, sample.max_tokens >= 1, "at least 1"),
+        ("min_tokens", sample.min_tokens, sample.min_tokens >= 0, "at least 0"),
         (
             "temperature",
             sample.temperature,
@@ -50,14 +71,85 @@ def _sample_fault(sample: Sample, vocab_size: int) -> str | None:
         ("choice", sample.choice, sample.choice >= 0, "at least 0"),
         ("top_p", sample.top_p, 0 <= sample.top_p <= 1, "between 0 and 1"),
         ("min_p", sample.min_p, 0 <= sample.min_p <= 1, "between 0 and 1"),
+        ("presence_penalty", penalties[0], -2 <= penalties[0] <= 2, "between -2 and 2"),
+        ("frequency_penalty", penalties[1], -2 <= penalties[1] <= 2, "between -2 and 2"),
+        (
+            "repetition_penalty",
+            sample.repetition_penalty,
+            0.001 <= sample.repetition_penalty <= 1000,
+            "between 0.001 and 1000; 1 is none",
+        ),
+        *(
+            (name, value, value is None or 0 <= value <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}")
+            for name, value in zip(("logprobs", "prompt_logprobs"), tops, strict=True)
+        ),
         ("stop", "an empty text", "" not in sample.stop, "texts with at least one character"),
     )
     for name, value, valid, expected in checks:
         if not valid:
             return f"{name} is {value}; it must be {expected}."
-    for token in sample.end_tokens:
+    return None
+
+
+def _amount_fault(add: Add) -> str | None:
+    sample = add.sample
+    amounts = (
+        ("logit_bias", len(sample.logit_bias), MAX_TOKEN_LIST, "entries"),
+        ("allowed_tokens", len(sample.allowed_tokens or ()), MAX_TOKEN_LIST, "entries"),
+        ("bad_tokens", len(sample.bad_tokens), MAX_TOKEN_LIST, "entries"),
+        ("end_tokens", len(sample.end_tokens), MAX_TOKEN_LIST, "entries"),
+        ("stop", len(sample.stop), MAX_STOPS, "texts"),
+        ("stop", sum(map(len, sample.stop)), MAX_STOP_CHARACTERS, "characters"),
+    )
+    for name, amount, most, what in amounts:
+        if amount > most:
+            return f"{name} has {amount} {what}; at most {most} are taken. Send fewer."
+    scores = 0 if sample.prompt_logprobs is None else sample.prompt_logprobs + 1
+    if scores * len(add.prompt) > MAX_PROMPT_SCORES:
+        return (
+            f"prompt_logprobs is {sample.prompt_logprobs} for {len(add.prompt)} prompt tokens: "
+            f"{scores * len(add.prompt)} numbers, at most {MAX_PROMPT_SCORES} are reported. "
+            "Ask for fewer alternatives or send a shorter prompt."
+        )
+    return None
+
+
+def _token_fault(sample: Sample, vocab_size: int) -> str | None:
+    for name, token in _tokens(sample):
         if not 0 <= token < vocab_size:
-            return f"End token {token} does not exist: the model has {vocab_size}."
+            return (
+                f"{name} {token} does not exist: the model has {vocab_size} tokens, from 0 to "
+                f"{vocab_size - 1}. Use ids of this model's own tokenizer."
+            )
+    return None
+
+
+def _tokens(sample: Sample) -> Iterator[tuple[str, int]]:
+    yield from (("End token", token) for token in sample.end_tokens)
+    yield from (("Token in logit_bias", token) for token, _ in sample.logit_bias)
+    yield from (("Token in allowed_tokens", token) for token in sample.allowed_tokens or ())
+    yield from (("Token in bad_tokens", token) for token in sample.bad_tokens)
+
+
+def _choice_fault(sample: Sample, vocab_size: int) -> str | None:
+    """What is wrong with the bias, or leaves nothing to choose."""
+    for token, bias in sample.logit_bias:
+        if not -100 <= bias <= 100:
+            return f"logit_bias of token {token} is {bias}; it must be between -100 and 100."
+    if len({token for token, _ in sample.logit_bias}) < len(sample.logit_bias):
+        return "logit_bias names a token twice; name each once."
+    bad = set(sample.bad_tokens)
+    if sample.allowed_tokens is None:
+        if len(bad) < vocab_size:
+            return None
+        return f"bad_tokens has all {vocab_size} tokens of the model; leave at least one."
+    if not sample.allowed_tokens:
+        return "allowed_tokens is empty; name at least one token, or leave it out to allow all."
+    if bad.issuperset(sample.allowed_tokens):
+        return (
+            f"bad_tokens has all {len(set(sample.allowed_tokens))} of allowed_tokens, so nothing "
+            "can be chosen; leave at least one."
+        )
     return None
 
 

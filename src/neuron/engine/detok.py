@@ -1,63 +1,21 @@
-"""Tokens to text, one at a time, and the end of an answer at a stop text.
+"""Tokens to text, one at a time.
 
-Owns the incremental, UTF-8-safe decoding and the hold-back: a text leaves only when it is certain
-that it is not the beginning of a stop text. Must not know models, sampling or scheduling.
+Owns the incremental, UTF-8-safe decoding; what leaves is past the reach of any stop text
+(``stops.py``). Must not know models, sampling or scheduling.
 """
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from neuron.engine.stops import StopScanner
+
 PRIME_TOKENS = 8
 """Prompt tokens that the decoder sees first, so that the answer's first space is kept or dropped
 as in the whole text."""
-
-
-class StopScanner:
-    """Finds the first stop text in a stream of pieces and holds back no more than it must.
-
-    The stop that *ends* first wins, and among those that end together the one that starts first:
-    the result is then the same however the text is cut into tokens.
-    """
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._longest = max(map(len, stops), default=0)
-        self._held = ""
-
-    def push(self, piece: str) -> tuple[str, str | None]:
-        """Takes more text; returns the text that is now certain, and the stop if one is reached.
-
-        After a stop the certain text ends right before it, and nothing more may be pushed.
-        """
-        text = self._held + piece
-        match = self._first_match(text)
-        if match is not None:
-            start, stop = match
-            self._held = ""
-            return text[:start], stop
-        keep = self._hold(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], None
-
-    def flush(self) -> str:
-        """The text held back, at the end of the answer."""
-        held, self._held = self._held, ""
-        return held
-
-    def _first_match(self, text: str) -> tuple[int, str] | None:
-        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if not found:
-            return None
-        _, start, stop = min(found)
-        return start, stop
-
-    def _hold(self, text: str) -> int:
-        """Length of the longest end of *text* that begins a stop text."""
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+MOST_PENDING = 24
+"""Tokens without a whole character that are decoded together. Every token decodes all of them
+again, and a model can go on with special tokens or broken bytes for as long as it likes."""
+CHARACTER_BYTES = 4
 
 
 class Detokenizer:
@@ -65,28 +23,50 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
-        prime = prompt[-PRIME_TOKENS:]
+        self._prime = prompt[-PRIME_TOKENS:]
         # A prompt that ends inside a character would leak its bytes into the answer.
-        if tokenizer.decode(prime, skip_special_tokens=True).endswith("\ufffd"):
-            prime = []
-        self._stream = DecodeStream(ids=prime, skip_special_tokens=True)
+        if self._decode(self._prime).endswith("\ufffd"):
+            self._prime = []
+        self._stream = DecodeStream(ids=self._prime, skip_special_tokens=True)
         self._pending: list[int] = []  # tokens since the last whole character
         self._scanner = StopScanner(stops)
 
     def push(self, token: int) -> tuple[str, str | None]:
-        """Takes the next token; returns as :meth:`StopScanner.push`."""
+        """Takes the next token; returns as :meth:`~neuron.engine.stops.StopScanner.push`."""
         self._pending.append(token)
         piece = self._stream.step(self._tokenizer, token)
-        if piece is None:
+        if piece is not None:
+            self._prime, self._pending = self._pending[-PRIME_TOKENS:], []
+            return self._scanner.push(piece)
+        if len(self._pending) < MOST_PENDING:
             return "", None
-        self._pending.clear()
-        return self._scanner.push(piece)
+        return self._scanner.push(self._settle())
 
     def flush(self) -> tuple[str, str | None]:
         """The rest at the end of the answer: an unfinished character becomes U+FFFD."""
         text, stop = "", None
         if self._pending:
-            rest = self._tokenizer.decode(self._pending, skip_special_tokens=True)
+            rest = self._decode(self._pending)
             self._pending.clear()
             text, stop = self._scanner.push(rest)
         return (text, stop) if stop is not None else (text + self._scanner.flush(), None)
+
+    def _settle(self) -> str:
+        """Gives up all pending tokens but a few, in which a character may yet be completed."""
+        whole = self._decode(self._pending)
+        for kept in range(CHARACTER_BYTES - 1, MOST_PENDING // 2):
+            head, tail = self._pending[:-kept], self._pending[-kept:]
+            text = self._decode(head)
+            if text + self._decode(tail) == whole:  # not inside a broken character
+                break
+        if text:  # broken bytes, which the next text must not be decoded with
+            self._prime = []
+        self._stream = DecodeStream(ids=self._prime, skip_special_tokens=True)
+        self._pending = tail
+        again = [self._stream.step(self._tokenizer, token) for token in tail]
+        if any(piece is not None for piece in again):
+            self._pending = []
+        return text + "".join(piece for piece in again if piece is not None)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)

@@ -9,9 +9,14 @@ runs the finaliser of David Stafford's variant 13, modulo 2**64. With ``+`` wrap
     g    = -log(-log(u))
 
 Integer arithmetic wraps the same on every device, so the words are identical everywhere.
+
+The last step of the hash leaves the first 31 bits of a word alone; ``unfinished_words`` and
+``Hasher`` stop before it, for those who need only these.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLY_1 = 0xBF58476D1CE4E5B9
@@ -38,10 +43,38 @@ def row_key(seed: int, choice: int, position: int) -> int:
 
 def words(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Random words, int64 of *ids*' shape ``[rows, candidates]``, for *keys* ``[rows, 1]``."""
+    z = unfinished_words(keys, ids)
+    return z ^ _shift(z, 31)
+
+
+def unfinished_words(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """As :func:`words`, without the last step: the first 31 bits are the word's."""
     z = ids * _signed(GAMMA) + (keys + _signed(GAMMA))
     z = (z ^ _shift(z, 30)) * _signed(_MULTIPLY_1)
-    z = (z ^ _shift(z, 27)) * _signed(_MULTIPLY_2)
-    return z ^ _shift(z, 31)
+    return (z ^ _shift(z, 27)) * _signed(_MULTIPLY_2)
+
+
+class Hasher:
+    """:func:`unfinished_words` of consecutive tokens on a CPU, in buffers that are used again.
+
+    NumPy has unsigned shifts and fast 64-bit products: it takes less than half of torch's time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._steps = np.arange(most, dtype=np.uint64) * np.uint64(GAMMA)
+        self._words = np.empty(most, dtype=np.uint64)
+        self._spare = np.empty(most, dtype=np.uint64)
+
+    def early_words(self, key: int, start: int, stop: int) -> NDArray[np.int64]:
+        """For the tokens from *start* to *stop*; overwritten by the next call."""
+        z, spare = self._words[: stop - start], self._spare[: stop - start]
+        first = np.uint64((key + GAMMA * (start + 1)) & _MASK)
+        np.add(self._steps[: stop - start], first, out=z)
+        for bits, factor in ((30, _MULTIPLY_1), (27, _MULTIPLY_2)):
+            np.right_shift(z, np.uint64(bits), out=spare)
+            np.bitwise_xor(z, spare, out=z)
+            np.multiply(z, np.uint64(factor), out=z)
+        return z.view(np.int64)
 
 
 def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:

@@ -27,6 +27,12 @@ def add(prompt: int = 5, *, generated: int = 0, **sample: Any) -> Add:
         add(99),
         add(90, generated=10),
         add(max_tokens=10**9),
+        add(presence_penalty=-2.0, frequency_penalty=2.0, repetition_penalty=0.001),
+        add(logit_bias=((0, -100.0), (49, 100.0)), bad_tokens=(1,), allowed_tokens=(1, 2)),
+        add(logprobs=0, prompt_logprobs=20, min_tokens=99, end_tokens=(1,)),
+        add(allowed_tokens=(1,), end_tokens=(1,), min_tokens=5),
+        add(bad_tokens=tuple(range(49))),
+        add(logit_bias=((1, 0.5),), allowed_tokens=(1,) * 1024, stop=("x",) * 256),
         add(seed=-5, temperature=2.0, top_k=10**6, top_p=0.0, min_p=1.0, stop=("x",)),
     ],
 )
@@ -60,9 +66,50 @@ def test_what_exceeds_the_context_is_refused_with_the_numbers(long: Add) -> None
         (add(choice=-1), "choice"),
         (add(stop=("a", "")), "stop"),
         (add(end_tokens=(50,)), "End token 50"),
+        (add(end_tokens=(-1,)), "End token -1"),
+        (add(min_tokens=-1), "min_tokens"),
+        (add(presence_penalty=2.1), "presence_penalty is 2.1"),
+        (add(presence_penalty=math.nan), "presence_penalty"),
+        (add(frequency_penalty=-2.1), "frequency_penalty is -2.1"),
+        (add(frequency_penalty=math.inf), "frequency_penalty"),
+        (add(repetition_penalty=0.0), "repetition_penalty is 0.0"),
+        (add(repetition_penalty=-1.0), "repetition_penalty"),
+        (add(repetition_penalty=math.nan), "repetition_penalty"),
+        (add(repetition_penalty=1e9), "repetition_penalty"),
+        (add(logit_bias=((50, 1.0),)), "logit_bias 50"),
+        (add(logit_bias=((-1, 1.0),)), "logit_bias -1"),
+        (add(logit_bias=((3, 100.5),)), "token 3 is 100.5"),
+        (add(logit_bias=((3, math.nan),)), "token 3 is nan"),
+        (add(logit_bias=((3, 1.0), (3, 2.0))), "twice"),
+        (add(logit_bias=tuple((i % 50, 1.0) for i in range(1025))), "1025 entries; at most 1024"),
+        (add(allowed_tokens=(50,)), "allowed_tokens 50"),
+        (add(allowed_tokens=(1,) * 1025), "at most 1024"),
+        (add(allowed_tokens=()), "allowed_tokens is empty"),
+        (add(allowed_tokens=(1, 2, 2), bad_tokens=(2, 1, 3)), "all 2 of allowed_tokens"),
+        (add(bad_tokens=(50,)), "bad_tokens 50"),
+        (add(bad_tokens=(-1,)), "bad_tokens -1"),
+        (add(bad_tokens=(1,) * 1025), "at most 1024"),
+        (add(bad_tokens=tuple(range(50))), "all 50 tokens"),
+        (add(end_tokens=(1,) * 1025), "at most 1024"),
+        (add(logprobs=21), "logprobs is 21"),
+        (add(logprobs=-1), "logprobs is -1"),
+        (add(prompt_logprobs=21), "prompt_logprobs is 21"),
+        (add(stop=("x",) * 257), "257 texts"),
+        (add(stop=("x" * 65_537,)), "65537 characters"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(bad: Add, word: str) -> None:
     code, message = check(bad) or ("", "")
     assert code == ErrorCode.INVALID_REQUEST
     assert word in message
+
+
+def test_prompt_scores_are_bounded_by_their_number() -> None:
+    def fault(tokens: int, top: int) -> str:
+        made = Add(1, [1] * tokens, Sample(max_tokens=1, prompt_logprobs=top))
+        refused = refusal(made, context_limit=10**6, vocab_size=50)
+        return "" if refused is None else refused.message
+
+    assert fault(47_619, 20) == ""
+    assert "47620 prompt tokens: 1000020 numbers" in fault(47_620, 20)
+    assert fault(500_000, 1) == ""

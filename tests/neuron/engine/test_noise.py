@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neuron.engine.noise import GAMMA, gumbel, mix, row_key, words
+from neuron.engine.noise import GAMMA, Hasher, gumbel, mix, row_key, unfinished_words, words
 
 MASK = (1 << 64) - 1
 
@@ -45,3 +45,14 @@ def test_noise_is_gumbel() -> None:
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.02)
     assert noise.isfinite().all()
     assert abs(torch.corrcoef(noise[:2])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63])
+def test_early_words_are_the_hash_before_its_last_step(seed: int) -> None:
+    key, hasher = row_key(seed, 1, 5), Hasher(300)
+    for start in (0, 1, 151_000):
+        early = hasher.early_words(key, start, start + 300)
+        ids = torch.arange(start, start + 300)[None]
+        keys = torch.tensor([[key]])
+        assert early.tolist() == unfinished_words(keys, ids)[0].tolist()
+        assert [w >> 33 for w in early.tolist()] == [w >> 33 for w in words(keys, ids)[0].tolist()]

@@ -9,14 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuron.engine.adjust import Adjustments
 from neuron.engine.messages import Sample
-from neuron.engine.sampler import SampleRow, sample_tokens
+from neuron.engine.sampler import SampleRow, choose, sample_tokens
 
 VOCAB = 1000
 
 
-def row(position: int = 10, generated: int = 0, **sample: Any) -> SampleRow:
-    return SampleRow(Sample(**{"max_tokens": 100} | sample), position, generated)
+def row(position: int = 10, generated: int = 0, vocab: int = VOCAB, **sample: Any) -> SampleRow:
+    """A row whose prompt is one token again and again, as is its answer."""
+    made = Sample(**{"max_tokens": 100} | sample)
+    tokens = [1] * position + [2] * generated
+    table = Adjustments(vocab, torch.device("cpu")).of(1, made, tokens, position)
+    return SampleRow(made, position, generated, table)
 
 
 def random_logits(
@@ -97,30 +102,76 @@ def test_candidates_equal_the_plain_reference(
         assert drawn == support, "300 draws find each of so few likely tokens"
 
 
-def mixed_rows(count: int) -> list[SampleRow]:
-    rng = random.Random(1)
+def mixed_rows(count: int, seed: int = 1) -> list[SampleRow]:
+    rng = random.Random(seed)
     return [
         row(
-            rng.randrange(500),
+            rng.randrange(1, 500),
+            rng.randrange(3),
             temperature=rng.choice([0.0, 0.6, 1.0, 1.5]),
             top_k=rng.choice([0, 0, 20, 600]),
             top_p=rng.choice([1.0, 0.8, 0.999]),
             min_p=rng.choice([0.0, 0.1]),
             seed=rng.randrange(2**63),
             choice=rng.randrange(3),
+            min_tokens=2,
+            end_tokens=(3, 4),
+            presence_penalty=rng.choice([0.0, 0.0, 1.5]),
+            repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
+            logit_bias=rng.choice([(), ((5, 4.0), (9, -100.0))]),
+            allowed_tokens=rng.choice([None, None, tuple(range(100, 300))]),
+            bad_tokens=rng.choice([(), (100, 101)]),
+            logprobs=rng.choice([None, 0, 3, 20]),
         )
         for _ in range(count)
     ]
 
 
-def test_a_row_does_not_depend_on_the_batch() -> None:
-    logits, rows = random_logits(40, scale=1.0), mixed_rows(40)
-    together = draw(logits, rows)
-    alone = [draw(logits[i : i + 1], rows[i : i + 1])[0] for i in range(40)]
-    order = random.Random(2).sample(range(40), 40)
-    shuffled = draw(logits[order], [rows[i] for i in order])
-    assert together == alone
-    assert shuffled == [together[i] for i in order]
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_does_not_depend_on_the_batch(scale: float, threads: int) -> None:
+    """Tokens and log-probabilities, to the bit, in batches of 1 to 9 of all kinds of rows."""
+    logits, rows = random_logits(40, 33_000, scale=scale), mixed_rows(40)
+    alone = [choose(logits[i : i + 1].clone(), rows[i : i + 1])[0] for i in range(40)]
+    torch.set_num_threads(threads)
+    try:
+        rng = random.Random(2)
+        for size in range(1, 10):
+            order = rng.sample(range(40), size)
+            batch = choose(logits[order], [rows[i] for i in order])
+            assert batch == [alone[i] for i in order]
+        assert choose(logits.clone(), rows) == alone
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_token_has_its_log_probability_whatever_changed_its_chance() -> None:
+    logits = random_logits(1)
+    changes: list[dict[str, Any]] = [
+        {"temperature": 0.3, "top_k": 1},
+        {"logit_bias": ((17, 90.0),)},
+        {"repetition_penalty": 5.0},
+        {"allowed_tokens": (17,)},
+    ]
+    wanted = logits[0].double().log_softmax(-1)
+    for change in changes:
+        (chosen,) = choose(logits.clone(), [row(logprobs=1, **change)])
+        assert chosen.logprobs is not None
+        assert chosen.logprobs.token == pytest.approx(float(wanted[chosen.token]), abs=2e-6)
+        assert chosen.logprobs.top[0][0] == int(wanted.argmax())
+
+
+def test_rows_that_do_not_ask_have_no_log_probabilities() -> None:
+    asked = choose(random_logits(3), [row(), row(logprobs=0), row()])
+    assert [one.logprobs is not None for one in asked] == [False, True, False]
+
+
+def test_a_poisoned_row_has_none_and_others_do() -> None:
+    logits = random_logits(3)
+    logits[1, 5] = math.nan
+    chosen = choose(logits, [row(logprobs=2)] * 3)
+    assert [one.logprobs is not None for one in chosen] == [True, False, True]
+    assert chosen[1].token == -1
 
 
 def test_every_part_of_the_key_matters() -> None:
@@ -146,7 +197,7 @@ def test_end_tokens_wait_for_min_tokens() -> None:
     logits[:, 7] = 9.0
     logits[:, 8] = 8.0
     ends: dict[str, Any] = {"min_tokens": 2, "end_tokens": (7,)}
-    rows = [row(generated=0, **ends), row(generated=1, **ends), row(generated=2, **ends)]
+    rows = [row(generated=count, vocab=50, **ends) for count in range(3)]
     assert draw(logits, rows) == [8, 8, 7]
 
 

@@ -1,0 +1,37 @@
+"""The sampler on an NVIDIA GPU draws what it draws on the CPU.
+
+Marked ``gpu`` and skipped without one: ``bin/test -m gpu``.
+"""
+
+import pytest
+import torch
+
+from neuron.engine.draw import Draw, Recipe
+from neuron.engine.logprobs import logprobs
+from neuron.engine.noise import row_key
+from neuron.engine.peaks import Peaks
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
+CUTS = [(0, 1.0, 0.0), (0, 0.9, 0.0), (50, 0.9, 0.0), (2000, 0.99, 0.0), (0, 1.0, 0.02)]
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_draws_equal_the_cpus(scale: float) -> None:
+    logits = torch.randn(40, 151_936, generator=torch.Generator().manual_seed(1)) * scale
+    recipes = [Recipe(row_key(3, 0, at), 1.0, *CUTS[at % len(CUTS)]) for at in range(40)]
+    drawn = [
+        Draw(part, Peaks(part), list(range(40)), recipes).tokens().tolist()
+        for part in (logits, logits.cuda())
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_log_probabilities_equal_the_cpus() -> None:
+    logits = torch.randn(9, 151_936, generator=torch.Generator().manual_seed(2)) * 3
+    ours, theirs = (logprobs(part, [5] * 9, [20] * 9) for part in (logits, logits.cuda()))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.token == pytest.approx(other.token, abs=1e-5)
+        assert [token for token, _ in one.top] == [token for token, _ in other.top]
