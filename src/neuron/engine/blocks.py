@@ -1,48 +1,244 @@
-"""The pool of KV cache blocks: who may write where; no torch.
+"""The pool of KV cache blocks: who may write where, and what a free block still holds; no torch.
 
-Owns which block is free. Consecutive blocks are preferred, because the CPU attention reads a run
-of blocks in place and has to copy scattered ones.
+Owns which block is used by how many sequences, and the prefix cache: a full block is published
+under a key that stands for its tokens and all tokens before it, and found again by that key after
+its sequence has ended, until the block is needed for something else.
+
+CPU attention reads a tile of 16 blocks in place if they lie together (``layers/tiles.py``), so the
+pool thinks in tiles too: a sequence's next block is the one behind its last, a new tile is begun
+in an empty one, and the cache forgets whole tiles, the least recently used first. Only when there
+is no such tile are blocks given out one by one, which costs the attention a copy in each step.
 """
 
-BLOCK_TOKENS = 16
-"""Tokens of one block; the cache's layout in ``layers/attention.py`` is the same."""
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from struct import pack
 
-_FREE, _USED = b"\x01", b"\x00"
+from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS, blocks_for
+
+Key = bytes
+"""Names the tokens of a block and of everything before it."""
+KEY_BYTES = 16
+
+_USED, _EMPTY, _CACHED = 0, 1, 2
+"""What a block is: used by a sequence; free; free, but found by its key."""
 
 
-def blocks_for(tokens: int) -> int:
-    """Blocks that *tokens* tokens take."""
-    return -(-tokens // BLOCK_TOKENS)
+def extend_keys(keys: list[Key], tokens: Sequence[int]) -> None:
+    """Appends the keys of all full blocks of *tokens* that *keys* does not cover yet."""
+    for begin in range(len(keys) * BLOCK_TOKENS, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        data = pack(f"<{BLOCK_TOKENS}q", *tokens[begin : begin + BLOCK_TOKENS])
+        before = keys[-1] if keys else b""
+        keys.append(blake2b(before + data, digest_size=KEY_BYTES).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The beginning of a prompt that the cache holds."""
+
+    blocks: list[int]
+    """Its blocks, now used by the new sequence."""
+    copies: list[tuple[int, int]]
+    """(source, target): contents to copy before anything else is computed, in this order."""
 
 
 class BlockPool:
-    """A fixed number of blocks, each owned by one sequence or free."""
+    """A fixed number of blocks, each used by some sequences or free."""
 
     def __init__(self, count: int) -> None:
-        self._free = bytearray(_FREE * count)
         self.total = count
         self.free = count
-        """How many blocks can be taken now."""
+        """Blocks that can be taken now; the cached ones are among them."""
+        self._state = bytearray([_EMPTY]) * count
+        self._users = [0] * count
+        self._keys: list[Key | None] = [None] * count
+        self._blocks: dict[Key, int] = {}
+        self._roots: OrderedDict[Key, None] = OrderedDict()
+        # By tile; a last one that is not whole is only given out block by block.
+        tiles = count // TILE_BLOCKS
+        self._tile_users = [0] * tiles
+        self._tile_empty = bytearray(b"\x01") * tiles
+        self._tile_idle: OrderedDict[int, None] = OrderedDict()  # cached only; the oldest first
 
-    def take(self, count: int) -> list[int]:
-        """Takes *count* blocks (at most :attr:`free`): the first run that is long enough, or the
-        first free ones where there is none."""
-        assert 0 < count <= self.free, (count, self.free)
-        start = self._free.find(_FREE * count)
-        if start >= 0:
-            blocks = list(range(start, start + count))
+    @property
+    def cached(self) -> int:
+        """Blocks that can be found by their key, used or free."""
+        return len(self._blocks)
+
+    def roots(self, limit: int) -> list[Key]:
+        """The keys of first blocks in the cache, the latest first."""
+        return [key for key, _ in zip(reversed(self._roots), range(limit), strict=False)]
+
+    # -- taking and giving back ------------------------------------------------------------------
+
+    def take(self, held: Sequence[int], expected: int = 1) -> int:
+        """Takes one block (there must be a free one) for a sequence that holds *held*.
+
+        *expected*: how many more the sequence is going to need, this one included.
+        """
+        assert self.free > 0
+        if len(held) % TILE_BLOCKS:
+            behind = held[-1] + 1
+            if behind % TILE_BLOCKS and behind < self.total and self._state[behind] != _USED:
+                return self._claim(behind)
+            return self._claim(self._any())
+        tile = self._pick_tile(held, -(-expected // TILE_BLOCKS))
+        return self._claim(self._any() if tile is None else tile * TILE_BLOCKS)
+
+    def give_back(self, blocks: Sequence[int]) -> None:
+        """Ends one use of each of *blocks*. Published ones stay in the cache while they can."""
+        for block in reversed(blocks):  # so that the end of a sequence is forgotten first
+            assert self._users[block] > 0, f"block {block} is free already"
+            self._users[block] -= 1
+            if not self._users[block]:
+                self._release(block)
+
+    def _claim(self, block: int) -> int:
+        self._forget(block)
+        self._use(block)
+        return block
+
+    def _use(self, block: int) -> None:
+        self._users[block] += 1
+        if self._users[block] > 1:
+            return
+        self._state[block] = _USED
+        self.free -= 1
+        tile = block // TILE_BLOCKS
+        if tile < len(self._tile_users):
+            self._tile_users[tile] += 1
+            self._tile_empty[tile] = 0
+            self._tile_idle.pop(tile, None)
+
+    def _release(self, block: int) -> None:
+        self._state[block] = _EMPTY if self._keys[block] is None else _CACHED
+        self.free += 1
+        tile = block // TILE_BLOCKS
+        if tile < len(self._tile_users):
+            self._tile_users[tile] -= 1
+            self._settle(tile)
+
+    def _settle(self, tile: int) -> None:
+        """A tile without users is empty or idle."""
+        if self._tile_users[tile]:
+            return
+        begin = tile * TILE_BLOCKS
+        if self._state.find(_CACHED, begin, begin + TILE_BLOCKS) >= 0:
+            self._tile_idle[tile] = None
         else:
-            blocks = []
-            for _ in range(count):
-                blocks.append(self._free.find(_FREE, blocks[-1] + 1 if blocks else 0))
-        for block in blocks:
-            self._free[block] = _USED[0]
-        self.free -= count
+            self._tile_idle.pop(tile, None)
+            self._tile_empty[tile] = 1
+
+    def _pick_tile(self, held: Sequence[int], count: int) -> int | None:
+        """An empty tile: behind the last one, with *count* − 1 empty ones behind it, any, or the
+        least recently used of the idle ones, which is forgotten."""
+        if held:
+            behind = held[-1] // TILE_BLOCKS + 1
+            if behind < len(self._tile_empty) and self._tile_empty[behind]:
+                return behind
+        while count:
+            tile = self._tile_empty.find(b"\x01" * count)
+            if tile >= 0:
+                return tile
+            count //= 2
+        if not self._tile_idle:
+            return None
+        tile, _ = self._tile_idle.popitem(last=False)
+        for block in range(tile * TILE_BLOCKS, (tile + 1) * TILE_BLOCKS):
+            self._forget(block)
+        return tile
+
+    def _any(self) -> int:
+        """Some free block, where possible one that the cache does not need."""
+        empty = self._state.find(_EMPTY)
+        return empty if empty >= 0 else self._state.find(_CACHED)
+
+    # -- the prefix cache ------------------------------------------------------------------------
+
+    def publish(self, block: int, key: Key, *, root: bool) -> None:
+        """Lets the used and full *block* be found by *key*; *root*: it begins a prompt."""
+        assert self._users[block], f"block {block} is not in use"
+        known = self._blocks.get(key)
+        if known is not None and (known == block or self._users[known]):
+            return
+        if known is not None:  # the newer one lies with what follows it
+            self._forget(known)
+            if known // TILE_BLOCKS < len(self._tile_users):
+                self._settle(known // TILE_BLOCKS)
+        self._keys[block] = key
+        self._blocks[key] = block
+        if root:
+            self._roots[key] = None
+
+    def match(self, keys: Sequence[Key]) -> list[int]:
+        """The cached blocks of the longest known beginning."""
+        blocks = []
+        for key in keys:
+            block = self._blocks.get(key)
+            if block is None:
+                break
+            blocks.append(block)
         return blocks
 
-    def give_back(self, blocks: list[int]) -> None:
-        """Frees blocks that :meth:`take` returned."""
-        for block in blocks:
-            assert self._free[block] == _USED[0], f"block {block} is free already"
-            self._free[block] = _FREE[0]
-        self.free += len(blocks)
+    def need(self, found: Sequence[int], blocks: int) -> int:
+        """Free blocks that it takes at most to hold *blocks* blocks which begin with *found*."""
+        for begin in range(0, len(found), TILE_BLOCKS):
+            part = found[begin : begin + TILE_BLOCKS]
+            if len(part) == TILE_BLOCKS and _together(part):
+                blocks -= sum(self._users[block] > 0 for block in part)
+        return blocks
+
+    def adopt(self, found: Sequence[int]) -> Found:
+        """Uses the blocks that :meth:`match` found for a new sequence.
+
+        A whole tile that lies together is shared. What begins a tile is taken over with it if
+        nobody uses the rest, so that the sequence can go on behind it; everything else is copied
+        into the sequence's own blocks, because attention reads whole tiles.
+        """
+        blocks: list[int] = []
+        copies: list[tuple[int, int]] = []
+        for block in found:
+            self._use(block)
+        for begin in range(0, len(found), TILE_BLOCKS):
+            part = found[begin : begin + TILE_BLOCKS]
+            if self._continuable(part) or self.free < len(part):
+                blocks += part
+                continue
+            for source in part:
+                target = self.take(blocks, len(found) - len(blocks))
+                copies.append((source, target))
+                blocks.append(target)
+            self.give_back(part)
+        return Found(blocks, copies)
+
+    def _continuable(self, part: Sequence[int]) -> bool:
+        """Whether *part*, used by its new sequence, can stay where it is: it lies together and is
+        a whole tile, or the beginning of one that nobody else uses."""
+        if not _together(part):
+            return False
+        if len(part) == TILE_BLOCKS:
+            return True
+        if any(self._users[block] > 1 for block in part):
+            return False
+        rest = range(part[-1] + 1, min(part[0] + TILE_BLOCKS, self.total))
+        return not any(self._users[block] for block in rest)
+
+    def _forget(self, block: int) -> None:
+        key = self._keys[block]
+        if key is None:
+            return
+        self._keys[block] = None
+        del self._blocks[key]
+        self._roots.pop(key, None)
+        if self._state[block] == _CACHED:
+            self._state[block] = _EMPTY
+
+
+def _together(part: Sequence[int]) -> bool:
+    """Whether *part* is the beginning of one tile."""
+    return part[0] % TILE_BLOCKS == 0 and all(b == part[0] + i for i, b in enumerate(part))
+
+
+__all__ = ["BLOCK_TOKENS", "BlockPool", "Found", "Key", "blocks_for", "extend_keys"]

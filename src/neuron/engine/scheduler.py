@@ -4,16 +4,21 @@ There are no phases. Each step first gives one token to every sequence that lack
 (decode), then shares what is left of the budget among the others (prefill) by water-filling: all
 get the same, and what a short prompt does not need goes to the longer ones. So a short prompt
 that arrives in the middle of a long prefill overtakes it. While anyone decodes, prefill is cut to
-a smaller budget that bounds the time between the tokens of running streams.
+a smaller budget that bounds the time between the tokens of running streams, and a token far into
+a long prompt counts for more, as its attention costs more.
 
-Admission is first come, first served, and reserves the blocks for the longest answer, so a
-running sequence never has to stop for lack of cache.
+Admission is first come, first served, when the free blocks hold the prompt and one more block for
+every running sequence. A sequence whose beginning another one is computing waits for it and takes
+it from the cache. When the blocks run out, the youngest sequence gives up its own and waits at the
+front: what it had computed mostly comes back from the cache, the rest is computed again, and its
+tokens do not change.
 """
 
+import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from neuron.engine.blocks import BlockPool, blocks_for
+from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key, blocks_for
 from neuron.engine.sequence import Sequence
 
 
@@ -27,6 +32,9 @@ class Limits:
     """Tokens of a step in which nobody decodes."""
     prefill_chunk_tokens: int
     """Prefill tokens of a step in which somebody does."""
+    context_weight: float = 0.0
+    """What a token of context adds to the cost of computing a token, in tokens: 1 / 4,000, say,
+    when attention over 4,000 tokens costs as much as everything else."""
 
     def __post_init__(self) -> None:
         # One token for every running sequence is what keeps all of them moving.
@@ -34,6 +42,7 @@ class Limits:
         assert self.max_queued >= 0
         assert self.max_step_tokens >= self.max_running
         assert self.prefill_chunk_tokens >= self.max_running
+        assert self.context_weight >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class Plan:
     """One step: decode rows first, then prefill chunks in order of admission."""
 
     chunks: list[Chunk]
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    """Blocks whose contents to copy before anything is computed, (source, target), in order."""
 
     @property
     def tokens(self) -> int:
@@ -66,9 +77,13 @@ class Scheduler:
 
     def __init__(self, limits: Limits, pool: BlockPool) -> None:
         self.limits = limits
+        self.preemptions = 0
+        """Since the start."""
         self._pool = pool
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}  # in order of admission
+        self._coming: dict[Key, int] = {}  # key → the running sequence that will publish it
+        self._copies: list[tuple[int, int]] = []
 
     @property
     def running(self) -> int:
@@ -97,6 +112,7 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """Admits whom it can and decides the next step; empty only without work."""
+        self._grow()
         self._admit()
         decode: list[Chunk] = []
         prefill: list[Sequence] = []
@@ -105,28 +121,20 @@ class Scheduler:
                 decode.append(Chunk(sequence, sequence.computed, 1))
             else:
                 prefill.append(sequence)
-        budget = self.limits.max_step_tokens - len(decode)
-        if decode:
-            budget = min(budget, self.limits.prefill_chunk_tokens)
-        shares = water_fill([sequence.remaining for sequence in prefill], budget)
-        chunks = [
-            Chunk(sequence, sequence.computed, share)
-            for sequence, share in zip(prefill, shares, strict=True)
-            if share
-        ]
-        return Plan(decode + chunks)
+        copies, self._copies = self._copies, []
+        return Plan(decode + self._share(prefill, len(decode)), copies)
 
     def commit(self, plan: Plan) -> None:
         """Records that *plan* has been computed; sampled tokens are appended by the caller."""
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.start + chunk.count
+            self._publish(chunk.sequence)
 
     def remove(self, sequence_id: int) -> Sequence | None:
         """Takes a sequence out, finished or aborted, and frees its blocks; None if unknown."""
-        sequence = self._running.pop(sequence_id, None)
+        sequence = self._running.get(sequence_id)
         if sequence is not None:
-            self._pool.give_back(sequence.blocks)
-            sequence.blocks, sequence.first_block = [], None
+            self._leave(sequence)
             return sequence
         for sequence in self._waiting:
             if sequence.id == sequence_id:
@@ -134,17 +142,108 @@ class Scheduler:
                 return sequence
         return None
 
+    def overdue(self, now: float) -> list[Sequence]:
+        """The sequences whose deadline has passed; they stay until they are removed."""
+        everyone = (*self._running.values(), *self._waiting)
+        return [s for s in everyone if s.deadline is not None and s.deadline <= now]
+
+    # -- blocks ------------------------------------------------------------------------------------
+
+    def _grow(self) -> None:
+        """Gives every running sequence the blocks for its tokens; the oldest first."""
+        for sequence in list(self._running.values()):
+            if sequence.id not in self._running:
+                continue  # preempted for an older one
+            while len(sequence.blocks) < blocks_for(sequence.total):
+                if not self._pool.free:
+                    youngest = next(reversed(self._running.values()))
+                    self._preempt(youngest)
+                    if youngest is sequence:
+                        break
+                    continue
+                sequence.blocks.append(self._pool.take(sequence.blocks))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._leave(sequence)
+        self._waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _leave(self, sequence: Sequence) -> None:
+        del self._running[sequence.id]
+        self._pool.give_back(sequence.blocks)
+        sequence.blocks, sequence.computed, sequence.published = [], 0, 0
+        for key in sequence.keys:
+            if self._coming.get(key) == sequence.id:
+                del self._coming[key]
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Lets others find the blocks that have become full."""
+        full = sequence.computed // BLOCK_TOKENS
+        if full == sequence.published:
+            return
+        keys = sequence.full_keys()
+        for index in range(sequence.published, full):
+            self._pool.publish(sequence.blocks[index], keys[index], root=index == 0)
+            if self._coming.get(keys[index]) == sequence.id:
+                del self._coming[keys[index]]
+        sequence.published = full
+
+    # -- admission ---------------------------------------------------------------------------------
+
     def _admit(self) -> None:
+        held: list[Sequence] = []  # they wait for a beginning that is being computed
         while self._waiting and len(self._running) < self.limits.max_running:
-            sequence = self._waiting[0]
-            need = blocks_for(sequence.limit)
-            if need > self._pool.free:
-                return
-            self._waiting.popleft()
-            sequence.blocks = self._pool.take(need)
-            first, last = sequence.blocks[0], sequence.blocks[-1]
-            sequence.first_block = first if last - first == need - 1 else None
-            self._running[sequence.id] = sequence
+            sequence = self._waiting.popleft()
+            keys = self._reusable_keys(sequence)
+            found = self._pool.match(keys)
+            if len(found) < len(keys) and keys[len(found)] in self._coming:
+                held.append(sequence)
+                continue
+            need = self._pool.need(found, blocks_for(sequence.total))
+            if need + len(self._running) > self._pool.free:
+                self._waiting.appendleft(sequence)
+                break
+            self._start(sequence, found)
+        self._waiting.extendleft(reversed(held))
+
+    def _reusable_keys(self, sequence: Sequence) -> list[Key]:
+        """The keys to look for: never of the last token, whose logits are needed."""
+        if not sequence.uses_cache:
+            return []
+        return sequence.full_keys()[: (sequence.total - 1) // BLOCK_TOKENS]
+
+    def _start(self, sequence: Sequence, found: list[int]) -> None:
+        adopted = self._pool.adopt(found)
+        self._copies += adopted.copies
+        sequence.blocks = blocks = adopted.blocks
+        sequence.computed = sequence.published = 0
+        sequence.computed = len(blocks) * BLOCK_TOKENS
+        sequence.published = len(blocks)
+        if not sequence.admitted:
+            sequence.admitted = True
+            sequence.cached = min(sequence.computed, sequence.prompt_tokens)
+        wanted = blocks_for(sequence.total)
+        while len(blocks) < wanted:
+            blocks.append(self._pool.take(blocks, wanted - len(blocks)))
+        self._running[sequence.id] = sequence
+        for key in sequence.full_keys()[len(found) :]:
+            self._coming.setdefault(key, sequence.id)
+
+    # -- sharing the budget ------------------------------------------------------------------------
+
+    def _share(self, prefill: list[Sequence], decoding: int) -> list[Chunk]:
+        budget = self.limits.max_step_tokens - decoding
+        costs = [1.0] * len(prefill)
+        if decoding:
+            budget = min(budget, self.limits.prefill_chunk_tokens)
+            costs = [1 + self.limits.context_weight * s.computed for s in prefill]
+        needs = [math.ceil(s.remaining * cost) for s, cost in zip(prefill, costs, strict=True)]
+        chunks = []
+        for sequence, cost, share in zip(prefill, costs, water_fill(needs, budget), strict=True):
+            if share:
+                count = min(sequence.remaining, max(1, int(share / cost)))
+                chunks.append(Chunk(sequence, sequence.computed, count))
+        return chunks
 
 
 def water_fill(needs: list[int], budget: int) -> list[int]:

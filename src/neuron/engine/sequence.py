@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from neuron.engine.blocks import Key, extend_keys
 from neuron.engine.messages import Add, Sample
 
 
@@ -20,20 +21,30 @@ class Sequence:
     prompt_tokens: int
     limit: int
     """The most tokens it may ever have: prompt plus max_tokens, or the context limit."""
+    deadline: float | None = None
+    """On the engine's monotonic clock."""
     computed: int = 0
+    cached: int = 0
+    """Tokens of the prompt that the prefix cache held when it was first admitted."""
+    admitted: bool = False
+    """Whether it has run before (a preempted sequence waits again)."""
     blocks: list[int] = field(default_factory=list)
-    first_block: int | None = None
-    """Set while its blocks are consecutive, so that they can be viewed instead of gathered."""
+    keys: list[Key] = field(default_factory=list)
+    """The keys of its full blocks, as far as they have been needed."""
+    published: int = 0
+    """Blocks whose keys the pool knows."""
 
     @classmethod
-    def from_add(cls, add: Add, context_limit: int) -> "Sequence":
+    def from_add(cls, add: Add, context_limit: int, now: float = 0.0) -> "Sequence":
         """A sequence that has computed nothing yet; *add* has been checked (``admission.py``)."""
+        left = add.seconds_left
         return cls(
             id=add.id,
             sample=add.sample,
             tokens=add.prompt + add.generated,
             prompt_tokens=len(add.prompt),
             limit=min(len(add.prompt) + add.sample.max_tokens, context_limit),
+            deadline=None if left is None else now + left,
         )
 
     @property
@@ -50,3 +61,13 @@ class Sequence:
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether it may skip tokens that are cached: not if it needs their logits."""
+        return self.sample.prompt_logprobs is None
+
+    def full_keys(self) -> list[Key]:
+        """The keys of all its full blocks."""
+        extend_keys(self.keys, self.tokens)
+        return self.keys

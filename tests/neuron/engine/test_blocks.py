@@ -1,17 +1,31 @@
-"""The block pool: nothing is lost, nothing has two owners, runs are preferred."""
+"""The block pool: nothing is lost or given to two, tiles stay together, the cache tells no lies."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron.engine.blocks import BlockPool, blocks_for
-from neuron.layers import attention
+from neuron.engine.blocks import BlockPool, Key, blocks_for, extend_keys
+from neuron.layers.paging import TILE_BLOCKS
 
 
-def test_both_sides_agree_on_the_block_size() -> None:
-    from neuron.engine.blocks import BLOCK_TOKENS
+def key(name: int) -> Key:
+    return bytes([name]) * 16
 
-    assert BLOCK_TOKENS == attention.BLOCK_TOKENS
+
+def take(pool: BlockPool, count: int, held: list[int] | None = None) -> list[int]:
+    blocks = held if held is not None else []
+    for left in range(count, 0, -1):
+        blocks.append(pool.take(blocks, left))
+    return blocks
+
+
+def cache(pool: BlockPool, names: list[int]) -> list[int]:
+    """A sequence of blocks that has ended, published under *names*."""
+    blocks = take(pool, len(names))
+    for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
+        pool.publish(block, key(name), root=index == 0)
+    pool.give_back(blocks)
+    return blocks
 
 
 @pytest.mark.parametrize(("tokens", "blocks"), [(1, 1), (16, 1), (17, 2), (160, 10)])
@@ -19,44 +33,145 @@ def test_blocks_for(tokens: int, blocks: int) -> None:
     assert blocks_for(tokens) == blocks
 
 
-def test_a_run_is_preferred_and_scattered_blocks_are_the_fallback() -> None:
-    pool = BlockPool(10)
-    first, second, third = pool.take(2), pool.take(3), pool.take(3)
-    pool.give_back(first)
-    pool.give_back(third)
-    assert pool.take(4) == [5, 6, 7, 8], "the first run that is long enough"
-    pool.give_back(second)
-    assert pool.take(5) == [0, 1, 2, 3, 4]
-    assert pool.free == 1
+def test_a_key_stands_for_the_block_and_everything_before_it() -> None:
+    tokens = list(range(50))
+    keys: list[Key] = []
+    extend_keys(keys, tokens[:20])
+    assert len(keys) == 1, "full blocks only"
+    extend_keys(keys, tokens)
+    whole: list[Key] = []
+    extend_keys(whole, tokens)
+    assert keys == whole
+    assert len(keys) == 3
+    other: list[Key] = []
+    extend_keys(other, [99, *tokens[1:]])
+    assert not set(other) & set(keys)
 
 
-def test_without_a_run_the_first_free_blocks_are_taken() -> None:
-    pool = BlockPool(6)
-    single = [pool.take(1) for _ in range(6)]
-    for index in (0, 2, 3, 5):
-        pool.give_back(single[index])
-    assert pool.take(3) == [0, 2, 3]
+def test_a_long_prompt_is_one_run_and_each_tile_begins_aligned() -> None:
+    pool = BlockPool(8 * TILE_BLOCKS)
+    first = take(pool, 3)
+    long = take(pool, 40)
+    assert long == list(range(long[0], long[0] + 40))
+    assert long[0] % TILE_BLOCKS == 0
+    assert take(pool, 2, first) == [0, 1, 2, 3, 4], "the rest of a tile is kept for its sequence"
+
+
+def test_two_sequences_that_grow_in_turn_stay_together() -> None:
+    pool = BlockPool(6 * TILE_BLOCKS)
+    one: list[int] = []
+    two: list[int] = []
+    for _ in range(2 * TILE_BLOCKS):
+        one.append(pool.take(one))
+        two.append(pool.take(two))
+    for blocks in (one, two):
+        for begin in range(0, len(blocks), TILE_BLOCKS):
+            tile = blocks[begin : begin + TILE_BLOCKS]
+            assert tile == list(range(tile[0], tile[0] + TILE_BLOCKS))
+
+
+def test_without_an_empty_tile_single_blocks_are_used() -> None:
+    pool = BlockPool(2 * TILE_BLOCKS)
+    held = [take(pool, 1), take(pool, 1)]
+    more = take(pool, 5)
+    assert pool.free == 2 * TILE_BLOCKS - 7
+    assert not set(more) & {block for blocks in held for block in blocks}
+
+
+def test_what_has_ended_is_found_until_it_is_needed_and_the_oldest_goes_first() -> None:
+    pool = BlockPool(3 * TILE_BLOCKS)
+    old, new = cache(pool, [1, 2, 3]), cache(pool, [11, 12])
+    assert pool.free == pool.total
+    assert pool.match([key(1), key(2), key(9), key(3)]) == old[:2]
+    assert pool.roots(9) == [key(11), key(1)]
+    pool.give_back(pool.adopt(old[:1]).blocks)  # used once more, so the other is older now
+    take(pool, 2 * TILE_BLOCKS)
+    assert pool.match([key(11)]) == []
+    assert pool.match([key(1), key(2), key(3)]) == old
+    assert pool.roots(9) == [key(1)]
+    assert pool.cached == len(old)
+    assert new[0] not in old
+
+
+def test_a_whole_tile_is_shared_and_counts_its_users() -> None:
+    pool = BlockPool(3 * TILE_BLOCKS)
+    names = list(range(TILE_BLOCKS))
+    tile = cache(pool, names)
+    keys = [key(name) for name in names]
+    one, two = pool.adopt(pool.match(keys)), pool.adopt(pool.match(keys))
+    assert one.blocks == two.blocks == tile
+    assert one.copies == two.copies == []
+    assert pool.free == 2 * TILE_BLOCKS
+    assert pool.need(tile, 20) == 4, "what somebody uses already costs nothing"
+    pool.give_back(one.blocks)
+    assert pool.free == 2 * TILE_BLOCKS
+    pool.give_back(two.blocks)
+    assert pool.free == pool.total
+
+
+def test_the_beginning_of_a_tile_is_taken_over_when_it_is_idle_and_copied_when_it_is_not() -> None:
+    pool = BlockPool(3 * TILE_BLOCKS)
+    known = cache(pool, [1, 2, 3])
+    first = pool.adopt(pool.match([key(1), key(2)]))
+    assert (first.blocks, first.copies) == (known[:2], [])
+    assert take(pool, 1, first.blocks)[-1] == known[2], "it goes on in place"
+    second = pool.adopt(pool.match([key(1), key(2)]))
+    assert [source for source, _ in second.copies] == known[:2]
+    assert second.blocks == [target for _, target in second.copies]
+    assert take(pool, 3, second.blocks) == list(range(second.blocks[0], second.blocks[0] + 5))
+
+
+def test_the_newer_of_two_equal_blocks_is_kept_once_the_older_is_idle() -> None:
+    pool = BlockPool(2 * TILE_BLOCKS)
+    (old,) = cache(pool, [1])
+    fresh = take(pool, 1)
+    pool.publish(fresh[0], key(1), root=True)
+    assert pool.match([key(1)]) == fresh != [old]
+    other = take(pool, 1)
+    pool.publish(other[0], key(1), root=True)
+    assert pool.match([key(1)]) == fresh, "not while it is used"
 
 
 def test_giving_back_twice_is_a_bug_that_shows() -> None:
     pool = BlockPool(4)
-    taken = pool.take(2)
-    pool.give_back(taken)
+    blocks = take(pool, 2)
+    pool.give_back(blocks)
     with pytest.raises(AssertionError, match="free already"):
-        pool.give_back(taken)
+        pool.give_back(blocks)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=80))
-def test_every_block_has_at_most_one_owner(actions: list[tuple[bool, int]]) -> None:
-    pool = BlockPool(20)
-    held: list[list[int]] = []
-    for take, count in actions:
-        if take and count <= pool.free:
-            held.append(pool.take(count))
-            assert len(held[-1]) == count
-        elif not take and held:
-            pool.give_back(held.pop(count % len(held)))
-        owned = [block for blocks in held for block in blocks]
-        assert len(owned) == len(set(owned))
-        assert set(owned) <= set(range(20))
-        assert pool.free == 20 - len(owned)
+@settings(max_examples=300)
+@given(st.integers(1, 130), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=50))
+def test_contents_survive_whatever_happens(total: int, actions: list[tuple[int, int]]) -> None:
+    """Sequences of random length with few different beginnings; *memory* holds what was written,
+    so a block given to two, or a key that lies, shows."""
+    pool = BlockPool(total)
+    memory: dict[int, Key] = {}
+    running: list[tuple[list[int], list[Key]]] = []
+    for family, length in actions:
+        keys: list[Key] = []
+        extend_keys(keys, [family] * 16 * length + [length] * 16)
+        found = pool.match(keys)
+        assert [memory[block] for block in found] == keys[: len(found)]
+        if pool.need(found, len(keys)) <= pool.free:
+            adopted = pool.adopt(found)
+            for source, target in adopted.copies:
+                memory[target] = memory[source]
+            blocks = adopted.blocks
+            for index in range(len(blocks), len(keys)):
+                blocks.append(pool.take(blocks, len(keys) - index))
+                memory[blocks[-1]] = keys[index]
+            for index, block in enumerate(blocks):
+                pool.publish(block, keys[index], root=index == 0)
+            running.append((blocks, keys))
+        elif running:
+            pool.give_back(running.pop(0)[0])
+        for blocks, own in running:
+            assert [memory[block] for block in blocks] == own
+        used = {block for blocks, _ in running for block in blocks}
+        assert pool.free == total - len(used)
+    for blocks, _ in running:
+        pool.give_back(blocks)
+    assert pool.free == total
+    assert len(take(pool, total)) == total
+    assert (pool.cached, pool.roots(9)) == (0, [])
