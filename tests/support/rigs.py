@@ -7,17 +7,28 @@ from pathlib import Path
 import torch
 
 from neuron.engine.blocks import BlockPool, blocks_for
-from neuron.engine.loader import build_model
+from neuron.engine.loader import fill_model
 from neuron.engine.messages import Sample
+from neuron.engine.probe import choose_path
 from neuron.engine.runner import Runner
 from neuron.engine.scheduler import Chunk, Plan
 from neuron.engine.sequence import Sequence
-from neuron.layers.attention import KVCache
-from neuron.models.checkpoint import read_checkpoint
+from neuron.layers.cache import KVCache
+from neuron.layers.linear import LinearPlan
+from neuron.models.checkpoint import TensorEntry, read_checkpoint
 from neuron.models.config import load_config
+from neuron.models.decoder import Decoder
 
+Entries = dict[str, TensorEntry]
 CPU = torch.device("cpu")
 GREEDY = Sample(max_tokens=1)
+
+
+def plain_model(folder: Path, dtype: torch.dtype, entries: Entries | None = None) -> Decoder:
+    """A checkpoint's model with the weights as they were read."""
+    model = Decoder(load_config(folder), dtype, dtype, CPU)
+    fill_model(model, (entries or read_checkpoint(folder)).values(), LinearPlan())
+    return model
 
 
 class Rig:
@@ -30,13 +41,19 @@ class Rig:
         dtype: torch.dtype = torch.float32,
         blocks: int = 128,
         device: torch.device = CPU,
+        exact: bool | None = None,
+        reference: bool = False,
     ) -> None:
         self.config = config = load_config(folder)
-        self.model = build_model(config, read_checkpoint(folder), dtype, device)
+        self.model = Decoder(config, dtype, dtype, device)
+        self.path = choose_path(
+            config, self.model.linears, dtype, device, exact=exact, reference=reference
+        )
+        fill_model(self.model, read_checkpoint(folder).values(), self.path.linear)
         cache = KVCache(
             config.layers, blocks, config.kv_heads, config.head_dim, dtype=dtype, device=device
         )
-        self.runner = Runner(self.model, cache, device)
+        self.runner = Runner(self.model, cache, self.path)
         self.pool = BlockPool(blocks)
         self._ids = iter(range(10**6))
 
@@ -45,11 +62,10 @@ class Rig:
     ) -> Sequence:
         """A sequence with blocks for its tokens and *room* more, in random order on request."""
         made = Sequence(next(self._ids), sample, list(tokens), len(tokens), len(tokens) + room)
-        made.blocks = self.pool.take(blocks_for(made.limit))
+        while len(made.blocks) < blocks_for(made.limit):
+            made.blocks.append(self.pool.take(made.blocks))
         if scattered:
             random.Random(made.id).shuffle(made.blocks)
-        else:
-            made.first_block = made.blocks[0]
         return made
 
     def logits(self, *chunks: tuple[Sequence, int]) -> list[torch.Tensor]:
@@ -64,7 +80,7 @@ class Rig:
         """Lets *sequence* generate *count* tokens alone."""
         for _ in range(count):
             plan = Plan([Chunk(sequence, sequence.computed, sequence.remaining)])
-            (token,) = self.runner.run(plan)
+            (chosen,) = self.runner.run(plan)
             sequence.computed = sequence.total
-            sequence.tokens.append(token)
+            sequence.tokens.append(chosen.token)
         return sequence.tokens[-count:]

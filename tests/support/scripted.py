@@ -86,8 +86,10 @@ class ScriptedEngine:
             weight_bytes=1,
             kv_cache_bytes=1,
             kv_cache_tokens=1 << 20,
+            kv_cache_why="scripted",
             vocab_size=100_000,
             load_seconds=script.load_seconds,
+            exact=True,
             numerics="scripted",
         )
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -66,6 +66,7 @@ class EngineProcess:
         self._streams: dict[int, SequenceStream] = {}
         self._last_step: Step | None = None
         self._last_step_at = 0.0
+        self._prefixes: tuple[str, ...] = ()
         self._reason = ""
         self._task = asyncio.create_task(self._serve(), name=f"engine-{child.pid}")
 
@@ -119,6 +120,9 @@ class EngineProcess:
             running=step.running,
             queued=step.queued,
             kv_tokens_free=step.kv_tokens_free,
+            kv_tokens_cached=step.kv_tokens_cached,
+            preemptions=step.preemptions,
+            prefixes=self._prefixes,
             step_number=step.number,
             step_seconds=step.seconds,
             step_age_seconds=asyncio.get_running_loop().time() - self._last_step_at,
@@ -190,6 +194,8 @@ class EngineProcess:
             case Step():
                 self._watch.step(message.seconds)
                 self._last_step = message
+                if message.prefixes is not None:
+                    self._prefixes = message.prefixes
                 self._last_step_at = asyncio.get_running_loop().time()
                 for output in message.outputs:
                     self._deliver(output)

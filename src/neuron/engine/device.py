@@ -99,7 +99,7 @@ def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:
     return len(cores) or len(allowed)
 
 
-def numerics(device: torch.device, dtype: torch.dtype) -> str:
+def numerics(device: torch.device, dtype: torch.dtype, path: str) -> str:
     """A text that is equal on engines whose logits are equal to the bit (see ``Ready``)."""
     try:
         own = version("cortex-fleet")
@@ -111,4 +111,4 @@ def numerics(device: torch.device, dtype: torch.dtype) -> str:
         capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
         kind = f"cpu-{platform.machine()}-{capability}-{torch.get_num_threads()}t"
     name = str(dtype).removeprefix("torch.")
-    return f"cortex-{own} torch-{torch.__version__} {kind} {name} sdpa-rows"
+    return f"cortex-{own} torch-{torch.__version__} {kind} {name} {path}"

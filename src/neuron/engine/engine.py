@@ -10,13 +10,18 @@ import time
 from tokenizers import Tokenizer
 
 from neuron.engine.admission import refusal
-from neuron.engine.answer import Answer, Piece
-from neuron.engine.blocks import BLOCK_TOKENS, BlockPool
+from neuron.engine.answer import Answer
+from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key
 from neuron.engine.messages import Add, Output, Progress, Refused, Step
 from neuron.engine.runner import Runner
+from neuron.engine.sampler import Chosen
 from neuron.engine.scheduler import Chunk, Limits, Scheduler
 from neuron.engine.sequence import Sequence
 from protocol.errors import ErrorCode
+
+PREFIXES = 32
+"""At most so many beginnings of prompts are told to the fleet."""
+PREFIX_DIGITS = 16
 
 
 class Engine:
@@ -41,6 +46,7 @@ class Engine:
         self._answers: dict[int, Answer] = {}
         self._over: dict[int, Output] = {}  # complete on arrival: reported with the next step
         self._steps = 0
+        self._roots: list[Key] = []
 
     @property
     def has_work(self) -> bool:
@@ -55,7 +61,7 @@ class Engine:
             return Refused(add.id, ErrorCode.INVALID_REQUEST, f"Id {add.id} is in use already.")
         if self._scheduler.is_full:
             return self._overloaded(add.id)
-        sequence = Sequence.from_add(add, self._context_limit)
+        sequence = Sequence.from_add(add, self._context_limit, time.monotonic())
         room = sequence.limit - sequence.prompt_tokens
         answer = Answer(self._tokenizer, add.prompt, add.sample, room)
         over = _replay(answer, add)
@@ -71,6 +77,21 @@ class Engine:
         self._over.pop(sequence_id, None)
         self._answers.pop(sequence_id, None)
         self._scheduler.remove(sequence_id)
+        self._runner.forget(sequence_id)
+
+    def expire(self) -> list[Refused]:
+        """Drops the sequences whose deadline has passed."""
+        late = self._scheduler.overdue(time.monotonic())
+        for sequence in late:
+            self.abort(sequence.id)
+        return [
+            Refused(
+                sequence.id,
+                ErrorCode.TIMEOUT,
+                f"The deadline passed after {sequence.generated} tokens of the answer.",
+            )
+            for sequence in late
+        ]
 
     def step(self) -> Step:
         """Computes one step. Raises :class:`~neuron.engine.runner.EngineFault`."""
@@ -79,11 +100,11 @@ class Engine:
         progress: list[Progress] = []
         plan = self._scheduler.plan()
         if plan.chunks:
-            tokens = iter(self._runner.run(plan))
+            chosen = iter(self._runner.run(plan))
             self._scheduler.commit(plan)
             for chunk in plan.chunks:
                 if chunk.samples:
-                    outputs.append(self._advance(chunk, next(tokens)))
+                    outputs.append(self._advance(chunk, next(chosen)))
                 else:
                     sequence = chunk.sequence
                     progress.append(Progress(sequence.id, sequence.computed, sequence.total))
@@ -97,16 +118,38 @@ class Engine:
             running=self._scheduler.running,
             queued=self._scheduler.queued,
             kv_tokens_free=self._pool.free * BLOCK_TOKENS,
+            kv_tokens_cached=self._pool.cached * BLOCK_TOKENS,
+            preemptions=self._scheduler.preemptions,
+            prefixes=self._new_prefixes(),
         )
 
-    def _advance(self, chunk: Chunk, token: int) -> Output:
+    def _new_prefixes(self) -> tuple[str, ...] | None:
+        """The beginnings of prompts that can be found now, if they have changed."""
+        roots = self._pool.roots(PREFIXES)
+        if roots == self._roots:
+            return None
+        self._roots = roots
+        return tuple(root.hex()[:PREFIX_DIGITS] for root in roots)
+
+    def _advance(self, chunk: Chunk, chosen: Chosen) -> Output:
         sequence = chunk.sequence
         index = sequence.generated
-        sequence.tokens.append(token)
-        piece = self._answers[sequence.id].push(token)
+        sequence.tokens.append(chosen.token)
+        piece = self._answers[sequence.id].push(chosen.token)
+        prompt = self._runner.take_prompt_logprobs(sequence.id) if index == 0 else None
         if piece.finish is not None:
             self.abort(sequence.id)
-        return _output(sequence.id, index, [token], piece)
+        return Output(
+            sequence.id,
+            index,
+            [chosen.token],
+            piece.text,
+            piece.finish,
+            piece.stop_text,
+            [] if chosen.logprobs is None else [chosen.logprobs],
+            prompt,
+            sequence.cached if index == 0 else 0,
+        )
 
     def _overloaded(self, sequence_id: int) -> Refused:
         limits = self._scheduler.limits
@@ -124,9 +167,5 @@ def _replay(answer: Answer, add: Add) -> Output | None:
         piece = answer.push(token)
         if piece.finish is not None:
             # Its text was the earlier attempt's to report, except what it still held back.
-            return _output(add.id, len(add.generated), [], piece)
+            return Output(add.id, len(add.generated), [], piece.text, piece.finish, piece.stop_text)
     return None
-
-
-def _output(sequence_id: int, index: int, tokens: list[int], piece: Piece) -> Output:
-    return Output(sequence_id, index, tokens, piece.text, piece.finish, piece.stop_text)

@@ -16,16 +16,18 @@ from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
 from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
+from neuron.engine.probe import Path as KernelPath
+from neuron.engine.probe import choose_path
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
-from neuron.layers.attention import KVCache
+from neuron.layers.cache import KVCache
+from neuron.layers.linear import Kernel, LinearPlan
 from neuron.models.checkpoint import TensorEntry, read_checkpoint
 from neuron.models.config import ModelConfig, load_config
+from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadCode, LoadError
-from neuron.models.qwen3 import Qwen3
-from neuron.models.registry import model_class
-from neuron.models.weights import load_weights, match_slots
+from neuron.models.weights import DTYPES, canonical, load_weights, match_slots
 
 STEP_TOKENS = {"cpu": 256, "cuda": 4096}
 CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
@@ -46,39 +48,40 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     entries = read_checkpoint(folder)
     tokenizer = load_tokenizer(folder)
     device = open_device(start.device)
-    dtype = choose_dtype(start.dtype, config.dtype or _most_common(entries.values()), device)
-    with torch.device("meta"):
-        expected = _build(config, dtype)
-    pairs = match_slots(entries.values(), expected.slots(), expected.ignores)
-    weight_bytes = sum(slot.nbytes for _, slot in pairs)
-    torch.set_num_threads(start.threads or default_threads(weight_bytes))
+    stored = config.dtype or _most_common(entries.values())
+    dtype = choose_dtype(start.dtype, stored, device)
+    model, path = _plan_model(start, config, entries.values(), dtype, device)
+    weight_bytes = model.resident_bytes(path.linear)
     memory.check_weights_fit(weight_bytes, memory.free_bytes(device), start.device)
 
-    model = build_model(config, entries, dtype, device, on_progress)
+    fill_model(model, entries.values(), path.linear, on_progress)
     on_progress(Loading(LoadStage.WARMING, weight_bytes, weight_bytes))
-    cache, context_limit = _make_cache(start, config, dtype, device)
+    cache, budget = _make_cache(start, config, dtype, device)
     pool = BlockPool(cache.blocks)
-    runner = Runner(model, cache, device)
-    _warm_up(runner, pool, context_limit)
+    runner = Runner(model, cache, path)
+    _warm_up(runner, pool, budget.context_limit)
     engine = Engine(
         runner,
         tokenizer,
         pool,
-        _limits(start, device),
-        context_limit=context_limit,
+        _limits(start, model),
+        context_limit=budget.context_limit,
         vocab_size=config.vocab_size,
     )
     ready = Ready(
         architecture=config.architecture,
         dtype=str(dtype).removeprefix("torch."),
-        context_limit=context_limit,
+        context_limit=budget.context_limit,
         max_running=start.max_running,
         weight_bytes=weight_bytes,
         kv_cache_bytes=cache.nbytes,
         kv_cache_tokens=cache.blocks * BLOCK_TOKENS,
+        kv_cache_why=budget.why,
         vocab_size=config.vocab_size,
         load_seconds=time.monotonic() - began,
-        numerics=numerics(device, dtype),
+        exact=path.exact,
+        numerics=numerics(device, dtype, path.name),
+        notes=path.notes,
     )
     return engine, ready
 
@@ -116,44 +119,55 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def _build(config: ModelConfig, dtype: torch.dtype) -> Qwen3:
-    """The model with uninitialised parameters, on the device of the surrounding context."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        return model_class(config.architecture)(config).eval()
-    finally:
-        torch.set_default_dtype(before)
-
-
-def build_model(
+def _plan_model(
+    start: Start,
     config: ModelConfig,
-    entries: dict[str, TensorEntry],
+    entries: Iterable[TensorEntry],
     dtype: torch.dtype,
     device: torch.device,
+) -> tuple[Decoder, KernelPath]:
+    """The model without memory, and the kernels for it; checks that the weights belong to it."""
+    model = Decoder(config, dtype, dtype, device)
+    match_slots(entries, model.slots(), model.ignores)
+    torch.set_num_threads(start.threads or default_threads(model.resident_bytes(LinearPlan())))
+    path = choose_path(
+        config, model.linears, dtype, device, exact=start.exact, reference=start.reference
+    )
+    if path.linear.kernel is Kernel.PACKED:
+        # The head is kept in another layout anyway, so the embedding can stay as it is stored.
+        stored = DTYPES[_most_common(entries)]
+        model = Decoder(config, dtype, stored, device)
+    return model, path
+
+
+def fill_model(
+    model: Decoder,
+    entries: Iterable[TensorEntry],
+    plan: LinearPlan,
     on_progress: OnProgress = lambda _: None,
-) -> Qwen3:
-    """Builds the model on *device* and reads its weights. Raises :class:`LoadError`."""
-    with device:
-        model = _build(config, dtype)
-    pairs = match_slots(entries.values(), model.slots(), model.ignores)
-    total = sum(entry.nbytes for entry, _ in pairs)
+) -> None:
+    """Reads the weights of *model*, part by part. Raises :class:`LoadError`."""
+    pairs = match_slots(entries, model.slots(), model.ignores)
+    by_name = {canonical(entry.name): entry for entry, _ in pairs}
+    total, done = sum(entry.nbytes for entry, _ in pairs), 0
     reported = time.monotonic()
 
-    def on_bytes(done: int) -> None:
-        nonlocal reported
+    def on_bytes(count: int) -> None:
+        nonlocal done, reported
+        done += count
         if done == total or time.monotonic() - reported >= PROGRESS_SECONDS:
             reported = time.monotonic()
             on_progress(Loading(LoadStage.READING, done, total))
 
-    load_weights(pairs, on_bytes)
-    model.finish()
-    return model
+    for part in model.parts():
+        model.place(part)
+        load_weights([(by_name[name], slot) for name, slot in part.slots().items()], on_bytes)
+        model.finish(part, plan)
 
 
 def _make_cache(
     start: Start, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[KVCache, int]:
+) -> tuple[KVCache, memory.KVBudget]:
     limit = config.context_limit
     if start.max_context is not None:
         limit = min(limit, start.max_context)
@@ -173,13 +187,23 @@ def _make_cache(
         dtype=dtype,
         device=device,
     )
-    return cache, budget.context_limit
+    return cache, budget
 
 
-def _limits(start: Start, device: torch.device) -> Limits:
-    step = max(start.max_step_tokens or STEP_TOKENS[device.type], start.max_running)
-    chunk = max(CHUNK_TOKENS[device.type], start.max_running)
-    return Limits(start.max_running, start.max_queued, step, min(chunk, step))
+def _limits(start: Start, model: Decoder) -> Limits:
+    kind, config = model.device.type, model.config
+    step = max(start.max_step_tokens or STEP_TOKENS[kind], start.max_running)
+    chunk = max(CHUNK_TOKENS[kind], start.max_running)
+    # Multiplications that a token takes: over the weights, and for each token of its context.
+    weights = sum(parameter.numel() for parameter in model.layers.parameters())
+    context = 2 * config.layers * config.heads * config.head_dim
+    return Limits(
+        start.max_running,
+        start.max_queued,
+        step,
+        min(chunk, step),
+        context_weight=context / weights,
+    )
 
 
 def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
@@ -190,10 +214,10 @@ def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
     count = min(WARM_UP_TOKENS, context_limit - 1)
     sample = Sample(max_tokens=2, temperature=1.0, top_p=0.9)
     sequence = Sequence(0, sample, [0] * count, count, count + 2)
-    sequence.blocks = pool.take(blocks_for(count + 1))
-    sequence.first_block = sequence.blocks[0]
+    while len(sequence.blocks) < blocks_for(count + 1):
+        sequence.blocks.append(pool.take(sequence.blocks))
     try:
-        sequence.tokens += runner.run(Plan([Chunk(sequence, 0, count)]))
+        sequence.tokens += [c.token for c in runner.run(Plan([Chunk(sequence, 0, count)]))]
         runner.run(Plan([Chunk(sequence, count, 1)]))
     except PoisonedLogits as error:
         raise LoadError(

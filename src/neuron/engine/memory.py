@@ -29,6 +29,8 @@ class KVBudget:
     blocks: int
     context_limit: int
     """Tokens of one sequence: the model's limit, or what the cache can hold of it."""
+    why: str
+    """Where the size comes from, for people."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -79,7 +81,14 @@ def kv_budget(
             f"{gib(free)} are free after the weights. Unload another model, or change "
             "kv_cache_bytes.",
         )
-    return KVBudget(blocks, min(context_limit, blocks * BLOCK_TOKENS))
+    tokens = blocks * BLOCK_TOKENS
+    source = f"{share:.0%} of {gib(free)} free" if asked_bytes is None else "kv_cache_bytes"
+    enough = f"all that {max_running} contexts of {context_limit} tokens need"
+    why = (
+        f"{gib(blocks * block_bytes)} for {tokens} tokens of {bytes_per_token / 1024:.0f} KiB: "
+        f"{enough if blocks == wanted else source}"
+    )
+    return KVBudget(blocks, min(context_limit, tokens), why)
 
 
 def gib(count: int) -> str:

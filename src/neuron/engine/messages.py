@@ -26,6 +26,10 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     dtype: str = "auto"
     """``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the checkpoint's own, but
     float32 on a CPU without bfloat16 instructions."""
+    exact: bool | None = None
+    """Logits that do not depend on the batch to the bit; None = where the device can."""
+    reference: bool = False
+    """Compute with the plain-torch path, whatever the device: slow, and the others' oracle."""
     max_running: int = 8
     """Sequences that may hold KV cache at once."""
     max_queued: int = 64
@@ -41,7 +45,12 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Sampling with every default resolved; the engine guesses nothing."""
+    """Sampling with every default resolved; the engine guesses nothing.
+
+    What changes logits does so in vLLM's order: ``allowed_tokens``, ``bad_tokens``, ``min_tokens``,
+    ``logit_bias``, ``repetition_penalty``, ``frequency_penalty``, ``presence_penalty``; then
+    temperature, top-k, top-p, min-p.
+    """
 
     max_tokens: int
     temperature: float = 0.0
@@ -51,10 +60,27 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int = 0
     choice: int = 0
     min_tokens: int = 0
+    """No end token is chosen before this many tokens, unless nothing else may be chosen."""
     stop: tuple[str, ...] = ()
     end_tokens: tuple[int, ...] = ()
     """Tokens that end the answer: the model's own set plus the request's. Empty under
     ``ignore_eos``."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that the answer holds already."""
+    frequency_penalty: float = 0.0
+    """Subtracted once for each time that the answer holds the token."""
+    repetition_penalty: float = 1.0
+    """Divides a positive logit, multiplies another one, of every token of prompt and answer."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and what is added to its logit."""
+    allowed_tokens: tuple[int, ...] | None = None
+    """Only these can be chosen; None = all."""
+    bad_tokens: tuple[int, ...] = ()
+    """These are never chosen."""
+    logprobs: int | None = None
+    """Report the log-probability of each token, and of that many best ones; None = off."""
+    prompt_logprobs: int | None = None
+    """The same for each token of the prompt but the first, once, with the first output."""
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
@@ -66,6 +92,8 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
     generated: list[int] = []
     """Continue after these; they count as answer tokens (positions, max_tokens, stop texts), and
     are not reported again."""
+    seconds_left: float | None = None
+    """Until it is refused with ``timeout``; None = it may take as long as it takes."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -105,11 +133,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     weight_bytes: int
     kv_cache_bytes: int
     kv_cache_tokens: int
+    kv_cache_why: str
+    """Where that size comes from, with the numbers."""
     vocab_size: int
     load_seconds: float
+    exact: bool
+    """Logits do not depend on the batch, to the bit."""
     numerics: str
     """Two engines with the same text here compute bit-identical logits in exact mode: engine
-    and torch version, device kind and instruction set, threads, dtype, attention path."""
+    and torch version, device kind and instruction set, threads, dtype, kernels."""
+    notes: tuple[str, ...] = ()
+    """What this machine could not do, for the operator."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -120,6 +154,16 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     ``unsupported`` or ``out_of_memory``."""
     message: str
     """What, why (with the numbers) and what to do; made for people."""
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural log-probabilities at one position, of the model's own distribution: before bias,
+    penalties, temperature and truncation. All are finite."""
+
+    token: float
+    """Of the token that is there."""
+    top: list[tuple[int, float]] = []
+    """The best token ids with theirs, descending; equal ones by id."""
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,6 +178,13 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     finish: FinishReason | None = None
     stop_text: str = ""
     """The stop text that ended it, if one did."""
+    logprobs: list[Logprobs] = []
+    """Parallel to *tokens* if asked for, else empty."""
+    prompt_logprobs: list[Logprobs] | None = None
+    """For the second to the last token of the prompt, with the output of index 0 if asked for. An
+    answer that is continued after ``Add.generated`` has them behind it."""
+    cached: int = 0
+    """With the first output: prompt tokens that the prefix cache held."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -156,6 +207,12 @@ class Step(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
     running: int = 0
     queued: int = 0
     kv_tokens_free: int = 0
+    """The cached ones are among them."""
+    kv_tokens_cached: int = 0
+    preemptions: int = 0
+    """Since the engine started."""
+    prefixes: tuple[str, ...] | None = None
+    """The beginnings of prompts in the prefix cache, the latest first; None = as before."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -181,6 +238,9 @@ class EngineStats(msgspec.Struct, frozen=True):
     running: int = 0
     queued: int = 0
     kv_tokens_free: int = 0
+    kv_tokens_cached: int = 0
+    preemptions: int = 0
+    prefixes: tuple[str, ...] = ()
     step_number: int = 0
     """0 before the first step."""
     step_seconds: float = 0.0

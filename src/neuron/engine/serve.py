@@ -59,6 +59,8 @@ def _run(engine: Engine, channel: EngineEnd, commands: list[ToEngine]) -> int:
                     raise EngineFault("the service sent a second Start")
                 case _:
                     assert_never(command)
+        for late in engine.expire():
+            channel.send(late)
         if engine.has_work:
             channel.send(engine.step())
         commands = channel.receive(wait=not engine.has_work)

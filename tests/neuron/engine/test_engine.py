@@ -1,5 +1,6 @@
 """The engine without a process: what each step reports."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,76 @@ def test_scattered_blocks_change_nothing(checkpoint: Path) -> None:
     for number in range(1, 5):
         engine.add(add(number, 40, 60, temperature=1.0))
         solo[number] = tokens(run(engine), number)
-    for number in (11, 1, 12, 2):  # 7 blocks each where 11 and 12 leave holes of 3
+    for number in (11, 1, 12, 2, 3, 4):
         engine.add(add(number, 40 if number < 10 else 20, 60 if number < 10 else 20, temperature=1))
-    engine.step()
-    engine.abort(11)
-    engine.abort(12)
-    engine.add(add(3, 40, 60, temperature=1.0))
-    steps = [engine.step()]
-    scattered = [s for s in engine._scheduler._running.values() if s.first_block is None]
-    assert [sequence.id for sequence in scattered] == [3]
-    steps += run(engine)
-    assert tokens(steps, 3) == solo[3]
+    steps, scattered = [], 0
+    while engine.has_work:
+        steps.append(engine.step())
+        for running in engine._scheduler._running.values():
+            scattered += running.blocks != sorted(running.blocks)
+    assert scattered, "the cache was so small that tiles were torn apart"
+    assert steps[-1].preemptions
+    assert {number: tokens(steps, number) for number in solo} == solo
+
+
+def test_a_thousand_aborted_requests_leave_nothing(checkpoint: Path) -> None:
+    """Aborted in the queue, in the prompt, in the answer; with everything that keeps state."""
+    engine = load(checkpoint, max_running=8, max_queued=8, max_step_tokens=64)
+    chance = random.Random(3)
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 1.0, "stop": ("zz",)},
+        {"frequency_penalty": 0.5, "logprobs": 3},
+        {"prompt_logprobs": 2, "logit_bias": ((5, 1.0),)},
+    ]
+    began: list[int] = []
+    for number in range(1000):
+        sample = kinds[number % len(kinds)]
+        assert engine.add(add(number, chance.randrange(1, 200), 50, **sample)) is None
+        began.append(number)
+        for _ in range(chance.randrange(3)):
+            engine.step()
+        while len(began) > 12 or (began and chance.random() < 0.3):
+            engine.abort(began.pop(chance.randrange(len(began))))
+    for number in began:
+        engine.abort(number)
+    assert not engine.has_work
+    assert engine._pool.free == engine._pool.total
+    assert not engine._answers
+    assert not engine._scheduler._coming
+    assert not engine._runner._prompt_scores._found
+    assert not engine._runner._adjustments._tables
+    engine.add(add(5000))
+    assert len(tokens(run(engine), 5000)) == 12
+
+
+def test_a_deadline_ends_a_sequence_wherever_it_is(checkpoint: Path) -> None:
+    engine = load(checkpoint, max_running=1)
+    for number, seconds in ((1, None), (2, 0.0), (3, 3600.0)):
+        request = add(number)
+        engine.add(Add(number, request.prompt, request.sample, seconds_left=seconds))
+    (late,) = engine.expire()
+    assert (late.id, late.code) == (2, ErrorCode.TIMEOUT)
+    assert "deadline" in late.message
+    steps = run(engine)
+    assert len(tokens(steps, 1)) == len(tokens(steps, 3)) == 12
+    assert not tokens(steps, 2)
+
+
+def test_a_known_beginning_is_reported_and_told_to_the_fleet(checkpoint: Path) -> None:
+    engine = load(checkpoint)
+    engine.add(add(1, 100))
+    first = run(engine)
+    assert outputs(first, 1)[0].cached == 0
+    told = [step.prefixes for step in first if step.prefixes is not None]
+    assert [len(prefixes) for prefixes in told] == [1]
+    same = add(1, 100)
+    engine.add(Add(2, same.prompt, same.sample))
+    again = run(engine)
+    assert [output.cached for output in outputs(again, 2)] == [96] + [0] * 11
+    assert tokens(again, 2) == tokens(first, 1)
+    assert all(step.prefixes is None for step in again), "nothing new to tell"
+    assert again[-1].kv_tokens_cached >= 96
+    assert again[-1].kv_tokens_free == engine._pool.total * 16
 
 
 def test_refusals(checkpoint: Path) -> None:

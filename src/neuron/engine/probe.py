@@ -1,0 +1,197 @@
+"""How a model is computed on this machine: tried out at load, on the model's own shapes.
+
+The quick kernels are private operators of torch, and what they round depends on the processor. So
+each is run on random numbers first: does it compute what the plain one computes, and does a row's
+result depend, to the bit, on the rows beside it? What fails is not used, and a note says so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+from neuron.layers.attention import AttentionRow, AttentionStep, ReferenceStep, Window, attend
+from neuron.layers.cache import KVCache
+from neuron.layers.linear import Kernel, LinearPlan, linear, pack
+from neuron.layers.paging import BLOCK_TOKENS, TILE_TOKENS, blocks_for
+from neuron.layers.tiles import TiledStep
+from neuron.models.config import ModelConfig
+from neuron.models.errors import LoadCode, LoadError
+
+_BATCHES = (1, 2, 3, 4, 5, 7, 8, 16, 33, 64)
+_ROWS = 80
+"""Of the batch that the smaller ones are compared with."""
+_OUTPUTS = 2048
+"""At most so many rows of a matrix are tried; its inputs always whole, as they are summed."""
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+"""Of a linear map's error, relative to its largest result."""
+_CUTS = ([1] * 3 + [60, 1, 190, 1, 1, 17, 42], [300, 15], [256, 59])
+"""Some ways to compute 315 tokens of a sequence in steps; beyond one tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The kernels that a model runs on."""
+
+    linear: LinearPlan = field(default_factory=LinearPlan)
+    reference: bool = True
+    """Attention in plain torch, with gathered pages."""
+    exact: bool = False
+    """A row's logits do not depend on the batch, to the bit."""
+    notes: tuple[str, ...] = ()
+    """What could not be had here, for the operator."""
+
+    @property
+    def name(self) -> str:
+        """For the numerics class."""
+        attention = "reference" if self.reference else "tiles"
+        rows = f"-{self.linear.least_rows}" if self.linear.least_rows > 1 else ""
+        return f"{self.linear.kernel}{rows} {attention} {'exact' if self.exact else 'inexact'}"
+
+    def step(
+        self,
+        rows: list[AttentionRow],
+        slots: torch.Tensor,
+        windows: set[Window],
+        dtype: torch.dtype,
+        group: int,
+    ) -> AttentionStep:
+        """The attention input of one step on this path."""
+        if self.reference:
+            return ReferenceStep(rows, slots, windows, dtype)
+        return TiledStep(rows, slots, windows, dtype, group=group, exact=self.exact)
+
+
+def choose_path(
+    config: ModelConfig,
+    shapes: list[tuple[int, int]],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    exact: bool | None,
+    reference: bool,
+) -> Path:
+    """The best path that works here. *shapes* (rows, inputs) of the model's linear maps.
+
+    Raises :class:`LoadError` UNSUPPORTED if *exact* is True and cannot be had.
+    """
+    if reference or device.type != "cpu":
+        path = Path()
+    else:
+        path = _choose_on_cpu(config, shapes, dtype, exact=exact is not False)
+    if exact and not path.exact:
+        why = "; ".join(path.notes) or f"the {path.name} path on {device} is not"
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"exact = true cannot be kept: {why}. Leave exact out, or load the model on a CPU.",
+        )
+    return path
+
+
+def _choose_on_cpu(
+    config: ModelConfig, shapes: list[tuple[int, int]], dtype: torch.dtype, *, exact: bool
+) -> Path:
+    notes = []
+    kernel = Kernel.PACKED if _works(Kernel.PACKED, shapes, dtype) else Kernel.PLAIN
+    if kernel is Kernel.PLAIN:
+        name = str(dtype).removeprefix("torch.")
+        notes.append(f"this CPU or this torch has no packed {name} kernels, so steps are slower")
+    plan = LinearPlan(kernel)
+    if exact:
+        invariant = [rows for rows in (1, 2, 4) if _invariant(kernel, rows, shapes, dtype)]
+        if invariant:
+            plan = LinearPlan(kernel, invariant[0])
+        else:
+            notes.append(f"{kernel} linear maps round differently in other batches here")
+        tiles = _attention_invariant(config, dtype)
+        if not tiles:
+            notes.append("the attention kernel rounds differently in other batches here")
+        exact = bool(invariant) and tiles
+    return Path(plan, reference=False, exact=exact, notes=tuple(notes))
+
+
+# -- linear maps ---------------------------------------------------------------------------------
+
+
+def _samples(
+    shapes: list[tuple[int, int]], dtype: torch.dtype
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An input and a matrix for each shape."""
+    generator = torch.Generator().manual_seed(1)
+    for rows, inputs in shapes:
+        x = torch.randn(_ROWS, inputs, generator=generator).to(dtype)
+        weight = torch.rand(min(rows, _OUTPUTS), inputs, generator=generator).sub_(0.5)
+        yield x, weight.to(dtype)
+
+
+def _works(kernel: Kernel, shapes: list[tuple[int, int]], dtype: torch.dtype) -> bool:
+    """Whether *kernel* computes what ``functional.linear`` does."""
+    for x, weight in _samples(shapes, dtype):
+        try:
+            out = linear(x, _laid_out(weight, kernel), None, LinearPlan(kernel)).float()
+        except (RuntimeError, AttributeError):  # no such operator, or not for this dtype
+            return False
+        expected = functional.linear(x.float(), weight.float())
+        if (out - expected).abs().max() > _TOLERANCE[dtype] * expected.abs().max():
+            return False
+    return True
+
+
+def _invariant(
+    kernel: Kernel, least_rows: int, shapes: list[tuple[int, int]], dtype: torch.dtype
+) -> bool:
+    """Whether each row comes out the same in every batch of at least *least_rows*."""
+    plan = LinearPlan(kernel, least_rows)
+    for x, weight in _samples(shapes, dtype):
+        laid_out = _laid_out(weight, kernel)
+        whole = linear(x, laid_out, None, plan)
+        for count in _BATCHES:
+            for begin in (0, _ROWS - count):
+                some = linear(x[begin : begin + count].clone(), laid_out, None, plan)
+                if not torch.equal(some, whole[begin : begin + count]):
+                    return False
+    return True
+
+
+def _laid_out(weight: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+    return pack(weight) if kernel is Kernel.PACKED else weight
+
+
+# -- attention -----------------------------------------------------------------------------------
+
+
+def _attention_invariant(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether attention over tiles comes out the same however a sequence is cut into steps."""
+    tokens = sum(_CUTS[0])
+    assert all(sum(cuts) == tokens > TILE_TOKENS for cuts in _CUTS)
+    shape = (tokens, config.kv_heads, config.head_dim)
+    generator = torch.Generator().manual_seed(1)
+    key, value = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    query = torch.randn(tokens, config.heads, config.head_dim, generator=generator).to(dtype)
+    for window in set(config.windows):
+        whole = _attend(query, key, value, [tokens], window)
+        if any(not torch.equal(_attend(query, key, value, c, window), whole) for c in _CUTS):
+            return False
+    return True
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: list[int], window: Window
+) -> torch.Tensor:
+    tokens, kv_heads, dim = key.shape
+    blocks = list(range(blocks_for(tokens)))
+    cache = KVCache(
+        1, len(blocks), kv_heads, dim, dtype=key.dtype, device=torch.device("cpu")
+    ).layer(0)
+    outs, begin = [], 0
+    for count in cuts:
+        end = begin + count
+        row = AttentionRow(0, count, begin, blocks[: -(-end // BLOCK_TOKENS)])
+        slots = torch.arange(begin, end)
+        group = query.shape[1] // kv_heads
+        step = TiledStep([row], slots, {window}, key.dtype, group=group, exact=True)
+        now = slice(begin, end)
+        outs.append(attend(query[now], key[now], value[now], cache, step, window))
+        begin = end
+    return torch.cat(outs)

@@ -1,0 +1,302 @@
+"""Attention on a CPU: the cache is read in place, tile by tile.
+
+A sequence's keys are cut into tiles of 256 tokens at fixed positions. Each tile is one problem of
+a fixed shape for torch's fused CPU kernel, which also returns the log-sum-exp of its scores; the
+partial results are merged by it (Dao et al., arXiv 2205.14135, section 3.1; Milakov & Gimelshein,
+arXiv 1805.02867). Tiles that lie one behind the other in memory are one call; a tile whose blocks
+are scattered is copied together first.
+
+**Exact to the bit.** With ``exact`` a token's result does not depend on what else is computed in
+the step or on how the sequence was cut into steps, because the kernel never sees a different
+problem:
+
+- a tile always has all of its 256 keys; those that a query must not see get the score
+  :data:`HIDDEN`, whose weight is exactly zero;
+- queries come in multiples of :data:`ROWS`, since matrix products round differently below that;
+- tiles are merged in order of position, group by group of :data:`GROUP` at fixed positions, with
+  running sums whose order does not depend on how many there are. A hidden tile adds exact zeros.
+
+That the kernel's own rounding depends on nothing else is checked at load (``engine/exact.py``).
+Without ``exact``, as many tokens as lie together are one problem, which is quicker for short
+contexts and depends on how the cache was given out.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from neuron.layers.attention import AttentionRow, AttentionStep, Window
+from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS, TILE_TOKENS
+
+ROWS = 4
+"""Queries of a problem come in multiples of this."""
+GROUP = 8
+"""Tiles whose partial results are held at once."""
+HIDDEN = -1e9
+"""The score of a key that must not be seen: finite, so that a hidden tile is no NaN."""
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some keys of a row that one call of the kernel reads."""
+
+    tiles: int
+    tokens: int
+    """Of each tile."""
+    slot: int
+    """Where the first key lies; unused if the blocks are copied together."""
+    blocks: torch.Tensor | None
+    """The scattered blocks of a tile, int64 ``[16]``."""
+    mask: torch.Tensor | None
+    """Added to the scores: ``[tiles, 1, queries, tokens]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive positions whose blocks are consecutive in memory (or, if not, one tile)."""
+
+    begin: int
+    """The first position; a multiple of the tile size."""
+    tiles: int
+    block: int
+    scattered: bool = False
+
+
+class TiledStep(AttentionStep):
+    """One step of CPU attention."""
+
+    def __init__(
+        self,
+        rows: list[AttentionRow],
+        slots: torch.Tensor,
+        windows: Collection[Window],
+        dtype: torch.dtype,
+        *,
+        group: int,
+        exact: bool,
+    ) -> None:
+        """*group*: query heads that share a key head."""
+        super().__init__(rows, slots)
+        self._group = group
+        hidden = max(HIDDEN, torch.finfo(dtype).min)
+        self._plans = {
+            window: [
+                list(_groups(row, window, _Masks(row, window, group, dtype, hidden), exact=exact))
+                for row in rows
+            ]
+            for window in windows
+        }
+        self._singles = 0  # rows of one token, which come first
+        while self._singles < len(rows) and rows[self._singles].count == 1:
+            self._singles += 1
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        window: Window,
+        scale: float,
+    ) -> torch.Tensor:
+        tokens, heads, dim = query.shape
+        grouped = query.view(tokens, -1, self._group, dim)  # (tokens, kv_heads, group, dim)
+        pages = keys.flatten(0, 1), values.flatten(0, 1)
+        plans = self._plans[window]
+        outs = []
+        if self._singles:
+            padded = _pad(grouped[: self._singles])  # (singles, kv_heads, queries, dim)
+            parts = [
+                _attend_row(padded[i], pages, plan, scale)
+                for i, plan in enumerate(plans[: self._singles])
+            ]
+            out = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+            outs.append(out[:, :, : self._group])
+        for row, plan in zip(self.rows[self._singles :], plans[self._singles :], strict=True):
+            own = grouped[row.start : row.start + row.count].transpose(0, 1)
+            flat = _pad(own.reshape(own.shape[0], -1, dim))  # (kv_heads, queries, dim)
+            out = _attend_row(flat, pages, plan, scale)[:, : row.count * self._group]
+            outs.append(out.reshape(-1, row.count, self._group, dim).transpose(0, 1))
+        whole = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return whole.reshape(tokens, heads, dim)
+
+
+class _Masks:
+    """The masks of one row: who may see which keys."""
+
+    def __init__(
+        self, row: AttentionRow, window: Window, group: int, dtype: torch.dtype, hidden: float
+    ) -> None:
+        self._row, self._window, self._dtype, self._hidden = row, window, dtype, hidden
+        positions = torch.arange(row.context, row.length).repeat_interleave(group)
+        self._missing = -len(positions) % ROWS
+        if self._missing:
+            positions = functional.pad(positions, (0, self._missing), value=row.length - 1)
+        self._positions = positions[:, None]  # (queries, 1)
+
+    @property
+    def queries(self) -> int:
+        return self._positions.shape[0]
+
+    def partial(self, begin: int, end: int) -> bool:
+        """Whether some query must not see some key of ``begin … end``."""
+        if end > self._row.context + 1:
+            return True
+        return self._window is not None and begin <= self._row.length - 1 - self._window
+
+    def make(self, begin: int, tiles: int, tokens: int) -> torch.Tensor:
+        """``[tiles, 1, queries, tokens]`` for the keys from *begin* on."""
+        keys = torch.arange(begin, begin + tiles * tokens)[None]
+        hidden = keys > self._positions
+        if self._window is not None:
+            hidden |= keys <= self._positions - self._window
+        mask = torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, self._hidden)
+        return mask.view(-1, tiles, tokens).transpose(0, 1).unsqueeze(1).contiguous()
+
+
+def _groups(
+    row: AttentionRow, window: Window, masks: _Masks, *, exact: bool
+) -> Iterator[list[_Piece]]:
+    """The pieces of a row in order of position, those whose results are merged together."""
+    begin = 0 if window is None else max(0, row.context - window + 1)
+    first, end = begin // TILE_TOKENS, -(-row.length // TILE_TOKENS)
+    if not exact:
+        runs = _runs(row.blocks, first, end)
+        yield list(itertools.chain.from_iterable(_loose(run, row, masks) for run in runs))
+        return
+    while first < end:
+        last = min(end, (first // GROUP + 1) * GROUP)
+        runs = _runs(row.blocks, first, last)
+        yield list(itertools.chain.from_iterable(_pieces(run, row, masks) for run in runs))
+        first = last
+
+
+def _runs(blocks: list[int], first: int, end: int) -> Iterator[_Run]:
+    """Tiles ``first … end`` of a block table as few runs."""
+    start, count = first, 0
+    for tile in range(first, end):
+        own = blocks[tile * TILE_BLOCKS : (tile + 1) * TILE_BLOCKS]
+        together = own[-1] - own[0] == len(own) - 1 and own == list(
+            range(own[0], own[0] + len(own))
+        )
+        follows = count and own[0] == blocks[(tile - 1) * TILE_BLOCKS] + TILE_BLOCKS
+        if count and not (together and follows):
+            yield _Run(start * TILE_TOKENS, count, blocks[start * TILE_BLOCKS])
+            count = 0
+        if not together:
+            yield _Run(tile * TILE_TOKENS, 1, own[0], scattered=True)
+        else:
+            start, count = (start if count else tile), count + 1
+    if count:
+        yield _Run(start * TILE_TOKENS, count, blocks[start * TILE_BLOCKS])
+
+
+def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
+    """An exact run: whole tiles, those that need a mask apart unless masks are small."""
+    slot = run.block * BLOCK_TOKENS
+    blocks = _table(row, run) if run.scattered else None
+    needs = [
+        masks.partial(run.begin + i * TILE_TOKENS, run.begin + (i + 1) * TILE_TOKENS)
+        for i in range(run.tiles)
+    ]
+    if any(needs) and masks.queries <= 4 * ROWS:
+        needs = [True] * run.tiles
+    done = 0
+    while done < run.tiles:
+        count = 1
+        while done + count < run.tiles and needs[done + count] == needs[done]:
+            count += 1
+        begin = run.begin + done * TILE_TOKENS
+        mask = masks.make(begin, count, TILE_TOKENS) if needs[done] else None
+        yield _Piece(count, TILE_TOKENS, slot + done * TILE_TOKENS, blocks, mask)
+        done += count
+
+
+def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
+    """A run without ``exact``: just the keys that exist, those that everybody sees apart."""
+    end = min(run.begin + run.tiles * TILE_TOKENS, row.length)
+    blocks = _table(row, run) if run.scattered else None
+    seen = row.context + 1
+    cuts = [run.begin, seen, end] if blocks is None and run.begin < seen < end else [run.begin, end]
+    for start, stop in itertools.pairwise(cuts):
+        mask = masks.make(start, 1, stop - start) if masks.partial(start, stop) else None
+        slot = run.block * BLOCK_TOKENS + start - run.begin
+        yield _Piece(1, stop - start, slot, blocks, mask)
+
+
+def _table(row: AttentionRow, run: _Run) -> torch.Tensor:
+    """The blocks of a scattered tile; what is missing behind the sequence is anybody's."""
+    first = run.begin // BLOCK_TOKENS
+    own = row.blocks[first : first + TILE_BLOCKS]
+    return torch.tensor(own + [own[0]] * (TILE_BLOCKS - len(own)))
+
+
+def _pad(queries: torch.Tensor) -> torch.Tensor:
+    """``[..., queries, dim]`` with queries of zeros up to the next multiple of :data:`ROWS`."""
+    missing = -queries.shape[-2] % ROWS
+    return functional.pad(queries, (0, 0, 0, missing)) if missing else queries
+
+
+def _attend_row(
+    queries: torch.Tensor,
+    pages: tuple[torch.Tensor, torch.Tensor],
+    groups: list[list[_Piece]],
+    scale: float,
+) -> torch.Tensor:
+    """One row: *queries* ``[kv_heads, queries, dim]`` over *pages* ``[slots, kv_heads, dim]``."""
+    out, top = _attend_group(queries, pages, groups[0], scale)
+    for pieces in groups[1:]:
+        more, other = _attend_group(queries, pages, pieces, scale)
+        highest = torch.maximum(top, other)
+        mine, theirs = (top - highest).exp_(), (other - highest).exp_()
+        weight = mine + theirs
+        out = (out * mine[..., None] + more * theirs[..., None]) / weight[..., None]
+        top = highest + weight.log_()
+    return out.to(queries.dtype)
+
+
+def _attend_group(
+    queries: torch.Tensor,
+    pages: tuple[torch.Tensor, torch.Tensor],
+    pieces: list[_Piece],
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The result over some keys and the log-sum-exp of their scores ``[kv_heads, queries]``."""
+    results = [_attend_piece(queries, pages, piece, scale) for piece in pieces]
+    if len(results) == 1 and pieces[0].tiles == 1:
+        out, lse = results[0]
+        return out[0], lse[0]
+    outs = torch.cat([out for out, _ in results])  # (tiles, kv_heads, queries, dim)
+    lses = torch.cat([lse for _, lse in results])  # (tiles, kv_heads, queries)
+    top = lses.amax(0)
+    weights = (lses - top).exp_()
+    # cumsum adds one after the other, so the sum does not depend on how many zeros follow.
+    total = weights.cumsum(0)[-1]
+    out = (outs * weights[..., None]).cumsum(0)[-1] / total[..., None]
+    return out, top + total.log()
+
+
+def _attend_piece(
+    queries: torch.Tensor,
+    pages: tuple[torch.Tensor, torch.Tensor],
+    piece: _Piece,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    keys, values = (_read(page, piece) for page in pages)  # (tiles, kv_heads, tokens, dim)
+    many = queries.expand(piece.tiles, *queries.shape)
+    out, lse = _flash(many, keys, values, attn_mask=piece.mask, scale=scale)
+    return out, lse
+
+
+def _read(pages: torch.Tensor, piece: _Piece) -> torch.Tensor:
+    shape = pages.shape[1:]
+    if piece.blocks is None:
+        flat = pages[piece.slot : piece.slot + piece.tiles * piece.tokens]
+    else:
+        blocks = pages.view(-1, BLOCK_TOKENS, *shape).index_select(0, piece.blocks)
+        flat = blocks.view(-1, *shape)[: piece.tokens]
+    return flat.view(piece.tiles, piece.tokens, *shape).transpose(1, 2)
