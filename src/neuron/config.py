@@ -2,6 +2,7 @@
 
 import os
 import socket
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,21 @@ from protocol.names import InvalidName, check_host_id, host_id_from
 from protocol.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/neuron/neuron.toml")
+
+
+class Exact(StrEnum):
+    """Whether tokens must be independent of the batch, to the bit."""
+
+    AUTO = "auto"
+    """Where the machine can."""
+    ON = "on"
+    """Or the model is not loaded."""
+    OFF = "off"
+
+    @property
+    def asked(self) -> bool | None:
+        """As the engine's ``Start`` has it."""
+        return {Exact.AUTO: None, Exact.ON: True, Exact.OFF: False}[self]
 
 
 class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,6 +42,7 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda:N``."""
     dtype: str = "auto"
+    exact: Exact = Exact.AUTO
     slots: int = 8
     """Sequences that run at once, per model."""
     max_context: int = 0

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from neuron.engine.messages import EngineStats
 from neuron.service.node import Node
 from protocol.fleet import ModelState
 
@@ -28,6 +29,26 @@ def make_app(node: Node) -> Starlette:
         ("neuron_jobs_running", "Jobs on the engines.", lambda: _total(node, "running")),
         ("neuron_jobs_queued", "Jobs that wait in the engines.", lambda: _total(node, "queued")),
         ("neuron_models_ready", "Models that take jobs.", lambda: _ready(node)),
+        (
+            "neuron_kv_cache_free_tokens",
+            "Tokens that the KV caches can take; what is only cached counts as free.",
+            lambda: _engine(node, "kv_tokens_free"),
+        ),
+        (
+            "neuron_kv_cache_cached_tokens",
+            "Tokens that can be found again by their prompt.",
+            lambda: _engine(node, "kv_tokens_cached"),
+        ),
+        (
+            "neuron_preemptions",
+            "Sequences that gave up their blocks, since their engine started.",
+            lambda: _engine(node, "preemptions"),
+        ),
+        (
+            "neuron_step_age_seconds",
+            "The longest time since a busy engine finished a step.",
+            lambda: _step_age(node),
+        ),
     ):
         Gauge(name, help_text, registry=registry).set_function(read)
 
@@ -49,6 +70,18 @@ def make_app(node: Node) -> Starlette:
 
 def _total(node: Node, field: str) -> float:
     return float(sum(getattr(model.load, field) for model in node.models if model.load))
+
+
+def _stats(node: Node) -> list[EngineStats]:
+    return [model.worker.engine_stats for model in node.models if model.worker]
+
+
+def _engine(node: Node, field: str) -> float:
+    return float(sum(getattr(stats, field) for stats in _stats(node)))
+
+
+def _step_age(node: Node) -> float:
+    return max((s.step_age_seconds for s in _stats(node) if s.open), default=0.0)
 
 
 def _ready(node: Node) -> float:

@@ -113,6 +113,8 @@ class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
     free_slots: int = 0
     idle_seconds: float = 0.0
     """Since its last job ended; 0 while one runs."""
+    prefixes: tuple[str, ...] = ()
+    """Names of the beginnings of prompts in its prefix cache, hexadecimal, the latest first."""
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

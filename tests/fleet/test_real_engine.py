@@ -35,7 +35,7 @@ async def test_four_streams_share_steps_and_equal_their_solo_runs(nats: NatsServ
 async def test_a_short_request_is_not_stuck_behind_a_long_prefill(nats: NatsServer) -> None:
     engines = WatchedEngines(max_step_tokens=128)
     async with real_fleet(nats, engines) as fleet:
-        usage = (await fleet.chat(LONG_PROMPT, max_tokens=1)).json()["usage"]
+        usage = (await fleet.chat(f"Once. {LONG_PROMPT}", max_tokens=1)).json()["usage"]
         assert 1400 < usage["prompt_tokens"] < 2000
         engines.steps.clear()
         long = asyncio.create_task(fleet.chat(LONG_PROMPT, max_tokens=5))

@@ -62,6 +62,7 @@ class RunningJob:
         self._done = 0
         self._next_index = 0
         self._reasoning_tokens = 0
+        self._cached_tokens = 0
         self._arrived = time.monotonic()
         self._started = 0.0
         self._first_token = 0.0
@@ -130,6 +131,7 @@ class RunningJob:
             self._phase = Phase.DECODE
             self._done = len(self._prompt.tokens)
             self._first_token = time.monotonic()
+            self._cached_tokens = output.cached
         parts = self._splitter.feed(output.text)
         if self._splitter.in_reasoning:
             self._reasoning_tokens += len(output.tokens)
@@ -165,6 +167,7 @@ class RunningJob:
                 usage=Usage(
                     prompt_tokens=len(self._prompt.tokens),
                     completion_tokens=self._next_index,
+                    cached_tokens=self._cached_tokens,
                     reasoning_tokens=self._reasoning_tokens,
                 ),
                 timings=Timings(

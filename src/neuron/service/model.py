@@ -36,6 +36,7 @@ class EngineSettings(NamedTuple):
 
     device: str
     dtype: str
+    exact: bool | None
     slots: int
     max_context: int | None
     kv_cache_bytes: int | None
@@ -47,6 +48,7 @@ class EngineSettings(NamedTuple):
             model_dir=str(folder),
             device=self.device,
             dtype=self.dtype,
+            exact=self.exact,
             max_running=self.slots,
             max_context=self.max_context,
             kv_cache_bytes=self.kv_cache_bytes,
@@ -164,13 +166,17 @@ class Model:
 
     def _ready_record(self, ready: Ready) -> ModelRecord:
         log.info(
-            "%s is ready: %s, context %d, %d slots, loaded in %.1f s",
+            "%s is ready: %s, context %d, %d slots, loaded in %.1f s; KV cache %s; numerics %s",
             self.id,
             ready.dtype,
             ready.context_limit,
             ready.max_running,
             ready.load_seconds,
+            ready.kv_cache_why,
+            ready.numerics,
         )
+        for note in ready.notes:
+            log.warning("%s: %s", self.id, note)
         return ModelRecord(
             node=self._identity.node,
             instance=self._identity.instance,

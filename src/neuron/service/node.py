@@ -202,6 +202,7 @@ def _engine_settings(config: NeuronConfig, devices: tuple[Device, ...]) -> Engin
     return EngineSettings(
         device=device,
         dtype=config.dtype,
+        exact=config.exact.asked,
         slots=config.slots,
         max_context=config.max_context or None,
         kv_cache_bytes=config.kv_cache_mb << 20 or None,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from neuron.engine.messages import Add
+from neuron.engine.messages import Add, EngineStats
 from neuron.engine.stream import EngineDied
 from neuron.service.engine import Engine
 from neuron.service.gateways import Gateways
@@ -58,6 +58,11 @@ class Worker:
         )
 
     @property
+    def engine_stats(self) -> EngineStats:
+        """The engine's state after its last step."""
+        return self._engine.stats
+
+    @property
     def load(self) -> ModelLoad:
         """For the heartbeat."""
         count = len(self._tasks)
@@ -65,6 +70,7 @@ class Worker:
             running=min(count, self._slots),
             queued=max(0, count - self._slots),
             free_slots=0 if self._draining else max(0, self._slots - count),
+            prefixes=self._engine.stats.prefixes,
             idle_seconds=0.0 if count else round(time.monotonic() - self._idle_since, 1),
         )
 
