@@ -1,7 +1,7 @@
 """Attention on a CPU: the cache is read in place, tile by tile.
 
-A sequence's keys are cut into tiles of 256 tokens at fixed positions. Each tile is one problem of
-a fixed shape for torch's fused CPU kernel, which also returns the log-sum-exp of its scores; the
+A sequence's keys are cut into tiles of 256 tokens at fixed positions. Each tile is one problem of a
+fixed shape for torch's fused CPU kernel, which also returns the log-sum-exp of its scores; the
 partial results are merged by it (Dao et al., arXiv 2205.14135, section 3.1; Milakov & Gimelshein,
 arXiv 1805.02867). Tiles that lie one behind the other in memory are one call; a tile whose blocks
 are scattered is copied together first.
@@ -10,13 +10,15 @@ are scattered is copied together first.
 the step or on how the sequence was cut into steps, because the kernel never sees a different
 problem:
 
-- a tile always has all of its 256 keys; those that a query must not see get the score
+- a tile always has all of its keys; those that a query must not see get the score
   :data:`HIDDEN`, whose weight is exactly zero;
+- how large the first tile is depends on the query's own position alone: queries among the first
+  64 or 128 positions get a smaller one;
 - queries come in multiples of :data:`ROWS`, since matrix products round differently below that;
 - tiles are merged in order of position, group by group of :data:`GROUP` at fixed positions, with
   running sums whose order does not depend on how many there are. A hidden tile adds exact zeros.
 
-That the kernel's own rounding depends on nothing else is checked at load (``engine/exact.py``).
+That the kernel's own rounding depends on nothing else is checked at load (``engine/probe.py``).
 Without ``exact``, as many tokens as lie together are one problem, which is quicker for short
 contexts and depends on how the cache was given out.
 """
@@ -35,6 +37,8 @@ ROWS = 4
 """Queries of a problem come in multiples of this."""
 GROUP = 8
 """Tiles whose partial results are held at once."""
+SHORT_TOKENS = (64, 128)
+"""Sizes of the only tile of queries before these positions."""
 HIDDEN = -1e9
 """The score of a key that must not be seen: finite, so that a hidden tile is no NaN."""
 
@@ -81,6 +85,8 @@ class TiledStep(AttentionStep):
         exact: bool,
     ) -> None:
         """*group*: query heads that share a key head."""
+        if exact:
+            rows = [part for row in rows for part in _by_size(row)]
         super().__init__(rows, slots)
         self._group = group
         hidden = max(HIDDEN, torch.finfo(dtype).min)
@@ -158,6 +164,18 @@ class _Masks:
         return mask.view(-1, tiles, tokens).transpose(0, 1).unsqueeze(1).contiguous()
 
 
+def _short(row: AttentionRow) -> int | None:
+    """The size of the only tile of a row, if that is a small one."""
+    return next((tokens for tokens in SHORT_TOKENS if row.length <= tokens), None)
+
+
+def _by_size(row: AttentionRow) -> Iterator[AttentionRow]:
+    """*row* in parts whose queries have a first tile of the same size."""
+    inside = (tokens for tokens in SHORT_TOKENS if row.context < tokens < row.length)
+    for begin, end in itertools.pairwise((row.context, *inside, row.length)):
+        yield AttentionRow(row.start + begin - row.context, end - begin, begin, row.blocks)
+
+
 def _groups(
     row: AttentionRow, window: Window, masks: _Masks, *, exact: bool
 ) -> Iterator[list[_Piece]]:
@@ -197,22 +215,27 @@ def _runs(blocks: list[int], first: int, end: int) -> Iterator[_Run]:
 
 def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
     """An exact run: whole tiles, those that need a mask apart unless masks are small."""
-    slot = run.block * BLOCK_TOKENS
     blocks = _table(row, run) if run.scattered else None
-    needs = [
-        masks.partial(run.begin + i * TILE_TOKENS, run.begin + (i + 1) * TILE_TOKENS)
-        for i in range(run.tiles)
-    ]
+    slot = run.block * BLOCK_TOKENS
+    short = _short(row)
+    if short is not None:
+        yield _Piece(1, short, slot, blocks, masks.make(0, 1, short))
+        return
+    end = run.begin + run.tiles * TILE_TOKENS
+    for at, tiles, needs in _alike(range(run.begin, end, TILE_TOKENS), masks):
+        mask = masks.make(at, tiles, TILE_TOKENS) if needs else None
+        yield _Piece(tiles, TILE_TOKENS, slot + at - run.begin, blocks, mask)
+
+
+def _alike(begins: range, masks: _Masks) -> Iterator[tuple[int, int, bool]]:
+    """The tiles that begin at *begins*, as few runs of (begin, tiles, whether a mask is needed)."""
+    needs = [masks.partial(begin, begin + begins.step) for begin in begins]
     if any(needs) and masks.queries <= 4 * ROWS:
-        needs = [True] * run.tiles
+        needs = [True] * len(needs)
     done = 0
-    while done < run.tiles:
-        count = 1
-        while done + count < run.tiles and needs[done + count] == needs[done]:
-            count += 1
-        begin = run.begin + done * TILE_TOKENS
-        mask = masks.make(begin, count, TILE_TOKENS) if needs[done] else None
-        yield _Piece(count, TILE_TOKENS, slot + done * TILE_TOKENS, blocks, mask)
+    for need, group in itertools.groupby(needs):
+        count = len(list(group))
+        yield begins[done], count, need
         done += count
 
 
@@ -298,5 +321,5 @@ def _read(pages: torch.Tensor, piece: _Piece) -> torch.Tensor:
         flat = pages[piece.slot : piece.slot + piece.tiles * piece.tokens]
     else:
         blocks = pages.view(-1, BLOCK_TOKENS, *shape).index_select(0, piece.blocks)
-        flat = blocks.view(-1, *shape)[: piece.tokens]
+        flat = blocks.view(-1, *shape)[: piece.tiles * piece.tokens]
     return flat.view(piece.tiles, piece.tokens, *shape).transpose(1, 2)
