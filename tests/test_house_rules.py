@@ -17,6 +17,7 @@ ALL = [
     *SOURCES,
     *sorted((ROOT / "tests").rglob("*.py")),
     *sorted((ROOT / "training").rglob("*.py")),
+    *sorted((ROOT / "bench").rglob("*.py")),
 ]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
