@@ -34,6 +34,10 @@ class Contestant(msgspec.Struct, frozen=True):
     """Ours only."""
 
     @property
+    def quantised(self) -> bool:
+        return self.dtype.startswith("q")
+
+    @property
     def name(self) -> str:
         short = {"float32": "fp32", "bfloat16": "bf16"}.get(self.dtype, self.dtype)
         mode = ("-exact" if self.exact else "-inexact") if self.maker is Maker.OURS else ""

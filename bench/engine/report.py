@@ -8,8 +8,10 @@ foreign work.
 import statistics
 from collections.abc import Iterable, Sequence
 
-from bench.engine.figures import FIGURES, Figure
-from bench.engine.loads import Load
+import msgspec
+
+from bench.engine.figures import FIGURES, STEP, Figure
+from bench.engine.loads import GUIDE, Load
 from bench.engine.peer import CONTESTANTS, Maker
 from bench.engine.samples import Sample, Store
 
@@ -50,6 +52,9 @@ class Report:
             for figure in FIGURES[load.kind]:
                 cells = [self._cell(name, load, figure) for name in self._columns]
                 rows.append([f"{load.name}: {figure.name}, {figure.unit}", *cells])
+            if load.sampled:
+                cells = [self._sampling_cost(name, load) for name in self._columns]
+                rows.append([f"{load.name}: step over greedy", *cells])
         return table(["load", *self._columns], rows)
 
     def _ratios(self, ours: str) -> str:
@@ -69,7 +74,12 @@ class Report:
         return self._mark(samples) + show(value)
 
     def _ratio(self, ours: str, peer: str, load: Load, figure: Figure) -> str:
-        mine, theirs = self._samples(ours, load), self._samples(peer, load)
+        return self._median_ratio(self._samples(ours, load), self._samples(peer, load), figure)
+
+    def _median_ratio(
+        self, mine: dict[int, Sample], theirs: dict[int, Sample], figure: Figure
+    ) -> str:
+        """How many times as good *mine* are."""
         ratios: list[float] = []
         used: list[Sample] = []
         for repeat in sorted(mine.keys() & theirs.keys()):
@@ -79,6 +89,12 @@ class Report:
                 ratios.append(a / b if figure.more_is_better else b / a)
                 used += pair
         return self._mark(used) + f"{statistics.median(ratios):.2f}" if ratios else NOTHING
+
+    def _sampling_cost(self, name: str, load: Load) -> str:
+        """The step time of *load* over that of GUIDE, within a repeat."""
+        greedy = msgspec.structs.replace(load, name=GUIDE)
+        hot, cold = self._samples(name, load), self._samples(name, greedy)
+        return self._median_ratio(cold, hot, STEP)
 
     def _samples(self, name: str, load: Load) -> dict[int, Sample]:
         """The best try of each repeat."""

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from bench.engine import quiet
-from bench.engine.loads import Load
+from bench.engine.figures import SPEED
+from bench.engine.loads import GUIDE, Load
+from bench.engine.peer import Maker
 from bench.engine.rival import Rival
 from bench.engine.samples import Memory, Sample, Store
 from bench.engine.worker import Order
@@ -69,6 +71,8 @@ class Run:
         for repeat in range(max(self._repeats(load) for load in loads)):
             for load in loads:
                 able = [rival for rival in rivals if load.kind in rival.loaded.kinds]
+                if load.heavy:
+                    able = quickest(able, self._store)
                 for rival in able[::-1] if repeat % 2 else able:
                     if repeat < self._repeats(load) and not self._has(rival, load, repeat):
                         yield Turn(load, repeat, rival)
@@ -105,3 +109,23 @@ class Run:
             rival.loaded.seconds,
         )
         self._store.note(rival.contestant.name, rival.loaded.about, memory)
+
+
+def quickest(rivals: list[Rival], store: Store) -> list[Rival]:
+    """Who runs a heavy load: all of ours, and of each other maker the quickest at GUIDE.
+
+    Without a sample of that, all of a maker that are not quantised.
+    """
+
+    def speed(rival: Rival) -> float:
+        sample = store.best(rival.contestant.name, GUIDE, 0)
+        return sample.figures.get(SPEED.name, 0.0) if sample else 0.0
+
+    peers = [r for r in rivals if not r.contestant.quantised]
+    best = {
+        maker: max((speed(r) for r in peers if r.contestant.maker is maker), default=0.0)
+        for maker in Maker
+    }
+    return [
+        r for r in peers if r.contestant.maker is Maker.OURS or speed(r) == best[r.contestant.maker]
+    ]

@@ -4,7 +4,9 @@
 what was stdout at the start; whatever libraries print goes to stderr, which is a log file.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import time
 
@@ -13,6 +15,9 @@ import msgspec
 from bench.engine import figures, loads
 from bench.engine.loads import Kind, Load
 from bench.engine.peer import Contestant, Maker, Peer, Settings
+
+DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG, in Linux' sys/prctl.h."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -75,6 +80,8 @@ def run(peer: Peer, order: Order, vocab: int) -> dict[str, float]:
 
 def main() -> None:
     """Answers orders until stdin ends."""
+    # A process that is stopped when the benchmark is killed would keep its memory for ever.
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     lines = sys.stdin.buffer

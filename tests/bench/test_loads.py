@@ -25,7 +25,7 @@ def test_mixed_requests_arrive_at_the_rate_in_order() -> None:
     assert arrivals == sorted(arrivals)
     assert 3600 < arrivals[-1] < 4400
     lengths = [len(r.prompt) for r in made]
-    assert min(lengths) == 32 and max(lengths) == 512
+    assert (min(lengths), max(lengths)) == (32, 512)
     assert {r.max_tokens for r in made} == set(range(16, 65))
 
 

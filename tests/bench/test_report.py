@@ -30,12 +30,12 @@ def _rows(store: Store) -> dict[str, list[str]]:
 
 def test_figures_are_medians_and_ratios_are_taken_within_a_repeat(tmp_path: Path) -> None:
     store = Store(tmp_path, HEADER)
-    for repeat, (ours, peer) in enumerate([(20.0, 10.0), (30.0, 10.0), (40.0, 40.0)]):
+    for repeat, (ours, peer) in enumerate([(20.0, 10.0), (40.0, 10.0), (30.0, 30.0)]):
         store.add(_sample(OURS, repeat, ours))
         store.add(_sample(PEER, repeat, peer))
     rows = _rows(store)
     assert rows["decode 8: speed, tok/s"] == ["30", "10"]
-    assert rows["decode 8: speed"] == ["2.00"]  # of 2, 3 and 1; the medians' own would be 3
+    assert rows["decode 8: speed"] == ["2.00"]  # of 2, 4 and 1; the medians' own would be 3
 
 
 def test_the_least_disturbed_try_counts_and_what_remains_disturbed_is_marked(
@@ -67,11 +67,20 @@ def test_a_run_is_resumed_even_after_a_torn_line(tmp_path: Path) -> None:
         file.write(b'{"contestant": "ou')
     again = Store(tmp_path, HEADER)
     assert again.samples == store.samples
-    again.note(OURS, "about it", Memory(0.5, 9.0, 1.0, 5.0))
-    assert Store(tmp_path, HEADER).memory[OURS] == Memory(1.0, 9.0, 3.0, 5.0)
+    again.note(OURS, "about it", Memory(0.5, 1.0, 9.0, 5.0))
+    assert Store(tmp_path, HEADER).memory[OURS] == Memory(1.0, 2.0, 9.0, 5.0)
 
 
 def test_samples_of_different_commits_are_not_mixed(tmp_path: Path) -> None:
     Store(tmp_path, HEADER)
     with pytest.raises(ValueError, match="Name another folder"):
         Store(tmp_path, Header("def", "a machine", "a model", 2))
+
+
+def test_sampling_costs_what_its_steps_take_over_greedy_ones(tmp_path: Path) -> None:
+    store = Store(tmp_path, HEADER)
+    for load, step in (("decode 8", 100.0), ("decode 8 top-p", 130.0)):
+        store.add(Sample(OURS, load, 0, {"speed": 8000 / step, "step": step}, 0.0))
+    top_p = Load("decode 8 top-p", Kind.DECODE, batch=8, sampled=True)
+    text = Report(store, [top_p], 0.06).render()
+    assert "| decode 8 top-p: step over greedy | 1.30 |" in text
