@@ -3,7 +3,9 @@
 import argparse
 import os
 import platform
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from bench.engine.checkpoint import QWEN3_06B, SMALL, make_checkpoint, make_gguf
@@ -50,6 +52,9 @@ def _measure(
     settings: Settings,
     vocab: int,
 ) -> None:
+    # Stopped contestants must not outlive the benchmark, however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     rivals: list[Rival] = []
     try:
         for contestant in chosen:
