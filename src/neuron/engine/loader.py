@@ -16,8 +16,7 @@ from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
 from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
-from neuron.engine.probe import Path as KernelPath
-from neuron.engine.probe import choose_path
+from neuron.engine.probe import KernelPath, choose_path
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence

@@ -5,7 +5,6 @@ each is run on random numbers first: does it compute what the plain one computes
 result depend, to the bit, on the rows beside it? What fails is not used, and a note says so.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -26,12 +25,14 @@ _OUTPUTS = 2048
 """At most so many rows of a matrix are tried; its inputs always whole, as they are summed."""
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Of a linear map's error, relative to its largest result."""
+Samples = list[tuple[torch.Tensor, torch.Tensor]]
+"""A random input and a random matrix for each shape of a linear map."""
 _CUTS = ([1] * 3 + [60, 1, 190, 1, 1, 17, 42], [300, 15], [256, 59])
 """Some ways to compute 315 tokens of a sequence in steps; beyond one tile."""
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class KernelPath:
     """The kernels that a model runs on."""
 
     linear: LinearPlan = field(default_factory=LinearPlan)
@@ -71,63 +72,63 @@ def choose_path(
     *,
     exact: bool | None,
     reference: bool,
-) -> Path:
+) -> KernelPath:
     """The best path that works here. *shapes* (rows, inputs) of the model's linear maps.
 
     Raises :class:`LoadError` UNSUPPORTED if *exact* is True and cannot be had.
     """
     if reference or device.type != "cpu":
-        path = Path()
+        path = KernelPath()
     else:
         path = _choose_on_cpu(config, shapes, dtype, exact=exact is not False)
     if exact and not path.exact:
         why = "; ".join(path.notes) or f"the {path.name} path on {device} is not"
         raise LoadError(
             LoadCode.UNSUPPORTED,
-            f"exact = true cannot be kept: {why}. Leave exact out, or load the model on a CPU.",
+            f"Exact tokens cannot be had: {why}. Set exact to auto, or load the model on a CPU.",
         )
     return path
 
 
 def _choose_on_cpu(
     config: ModelConfig, shapes: list[tuple[int, int]], dtype: torch.dtype, *, exact: bool
-) -> Path:
+) -> KernelPath:
     notes = []
-    kernel = Kernel.PACKED if _works(Kernel.PACKED, shapes, dtype) else Kernel.PLAIN
+    samples = _samples(shapes, dtype)
+    kernel = Kernel.PACKED if _works(Kernel.PACKED, samples, dtype) else Kernel.PLAIN
     if kernel is Kernel.PLAIN:
         name = str(dtype).removeprefix("torch.")
         notes.append(f"this CPU or this torch has no packed {name} kernels, so steps are slower")
     plan = LinearPlan(kernel)
     if exact:
-        invariant = [rows for rows in (1, 2, 4) if _invariant(kernel, rows, shapes, dtype)]
-        if invariant:
-            plan = LinearPlan(kernel, invariant[0])
+        rows = next((rows for rows in (1, 2, 4) if _invariant(kernel, rows, samples)), None)
+        if rows is not None:
+            plan = LinearPlan(kernel, rows)
         else:
             notes.append(f"{kernel} linear maps round differently in other batches here")
         tiles = _attention_invariant(config, dtype)
         if not tiles:
             notes.append("the attention kernel rounds differently in other batches here")
-        exact = bool(invariant) and tiles
-    return Path(plan, reference=False, exact=exact, notes=tuple(notes))
+        exact = rows is not None and tiles
+    return KernelPath(plan, reference=False, exact=exact, notes=tuple(notes))
 
 
 # -- linear maps ---------------------------------------------------------------------------------
 
 
-def _samples(
-    shapes: list[tuple[int, int]], dtype: torch.dtype
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """An input and a matrix for each shape."""
+def _samples(shapes: list[tuple[int, int]], dtype: torch.dtype) -> Samples:
     generator = torch.Generator().manual_seed(1)
+    samples = []
     for rows, inputs in shapes:
         x = torch.randn(_ROWS, inputs, generator=generator).to(dtype)
         weight = torch.rand(min(rows, _OUTPUTS), inputs, generator=generator).sub_(0.5)
-        yield x, weight.to(dtype)
+        samples.append((x, weight.to(dtype)))
+    return samples
 
 
-def _works(kernel: Kernel, shapes: list[tuple[int, int]], dtype: torch.dtype) -> bool:
+def _works(kernel: Kernel, samples: Samples, dtype: torch.dtype) -> bool:
     """Whether *kernel* computes what ``functional.linear`` does."""
-    for x, weight in _samples(shapes, dtype):
+    for x, weight in samples:
         try:
             out = linear(x, _laid_out(weight, kernel), None, LinearPlan(kernel)).float()
         except (RuntimeError, AttributeError):  # no such operator, or not for this dtype
@@ -138,12 +139,10 @@ def _works(kernel: Kernel, shapes: list[tuple[int, int]], dtype: torch.dtype) ->
     return True
 
 
-def _invariant(
-    kernel: Kernel, least_rows: int, shapes: list[tuple[int, int]], dtype: torch.dtype
-) -> bool:
+def _invariant(kernel: Kernel, least_rows: int, samples: Samples) -> bool:
     """Whether each row comes out the same in every batch of at least *least_rows*."""
     plan = LinearPlan(kernel, least_rows)
-    for x, weight in _samples(shapes, dtype):
+    for x, weight in samples:
         laid_out = _laid_out(weight, kernel)
         whole = linear(x, laid_out, None, plan)
         for count in _BATCHES:

@@ -8,7 +8,7 @@ import torch
 from neuron.engine.adjust import Adjustments
 from neuron.engine.blocks import BLOCK_TOKENS
 from neuron.engine.messages import Logprobs
-from neuron.engine.probe import Path
+from neuron.engine.probe import KernelPath
 from neuron.engine.prompt_scores import PromptScores
 from neuron.engine.sampler import Chosen, SampleRow, choose
 from neuron.engine.scheduler import Plan
@@ -29,7 +29,7 @@ class PoisonedLogits(EngineFault):
 class Runner:
     """A model, its KV cache and the device they live on."""
 
-    def __init__(self, model: Decoder, cache: KVCache, path: Path) -> None:
+    def __init__(self, model: Decoder, cache: KVCache, path: KernelPath) -> None:
         self._model = model
         self._cache = cache
         self._path = path

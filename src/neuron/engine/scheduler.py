@@ -216,7 +216,6 @@ class Scheduler:
         adopted = self._pool.adopt(found)
         self._copies += adopted.copies
         sequence.blocks = blocks = adopted.blocks
-        sequence.computed = sequence.published = 0
         sequence.computed = len(blocks) * BLOCK_TOKENS
         sequence.published = len(blocks)
         if not sequence.admitted:

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from neuron.layers.paging import BLOCK_TOKENS
 
+Pages = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of one layer's cache, ``[blocks, 16, kv_heads, head_dim]`` each."""
 Window = int | None
 """How many positions back a token sees, itself included; None = all."""
 
@@ -47,22 +49,17 @@ class AttentionStep(ABC):
 
     @abstractmethod
     def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: Window,
-        scale: float,
+        self, query: torch.Tensor, pages: Pages, window: Window, scale: float
     ) -> torch.Tensor:
-        """*query* ``[tokens, heads, head_dim]``; *keys* and *values* are the layer's pages
-        ``[blocks, 16, kv_heads, head_dim]``. Returns the query's shape."""
+        """*query* ``[tokens, heads, head_dim]``; *pages* are those of the layer. Returns the
+        query's shape."""
 
 
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cache: tuple[torch.Tensor, torch.Tensor],
+    pages: Pages,
     step: AttentionStep,
     window: Window,
     *,
@@ -73,11 +70,11 @@ def attend(
     *query* ``[tokens, heads, head_dim]``; *key*, *value* ``[tokens, kv_heads, head_dim]``;
     *scale* of the scores, by default ``head_dim ** -0.5``. The result has the query's shape.
     """
-    keys, values = cache
+    keys, values = pages
     keys.view(-1, *key.shape[1:]).index_copy_(0, step.slots, key)
     values.view(-1, *value.shape[1:]).index_copy_(0, step.slots, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return step.attend(query, keys, values, window, scale)
+    return step.attend(query, pages, window, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +105,13 @@ class ReferenceStep(AttentionStep):
         }
 
     def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: Window,
-        scale: float,
+        self, query: torch.Tensor, pages: Pages, window: Window, scale: float
     ) -> torch.Tensor:
         outs = []
         for view in self._views[window]:
             own = query[view.row.start : view.row.start + view.row.count]
-            outs.append(_attend_row(own, _gather(keys, view), _gather(values, view), view, scale))
+            keys, values = (_gather(part, view) for part in pages)
+            outs.append(_attend_row(own, keys, values, view, scale))
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 

@@ -15,8 +15,8 @@ class KVCache:
     """Keys and values of all layers, ``[blocks, 16, kv_heads, head_dim]`` each.
 
     Every number is finite from the start, because attention reads whole tiles and multiplies what
-    lies beyond a sequence by zero. A tile may reach beyond the last block, so a few blocks follow
-    that nobody owns.
+    lies beyond a sequence by zero. On a CPU a tile may reach beyond the last block, so a few blocks
+    follow that nobody owns or writes: they take no memory.
     """
 
     def __init__(
@@ -29,7 +29,8 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (layers, 2, blocks + TILE_BLOCKS - 1, BLOCK_TOKENS, kv_heads, head_dim)
+        behind = TILE_BLOCKS - 1 if device.type == "cpu" else 0
+        shape = (layers, 2, blocks + behind, BLOCK_TOKENS, kv_heads, head_dim)
         self._pages = _zeros(shape, dtype, device)
         self._layers = [(layer[0], layer[1]) for layer in self._pages]
         self.blocks = blocks
@@ -37,7 +38,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        return self._pages.nbytes
+        return self._pages[:, :, : self.blocks].nbytes
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of one layer."""

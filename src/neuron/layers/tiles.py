@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from neuron.layers.attention import AttentionRow, AttentionStep, Window
+from neuron.layers.attention import AttentionRow, AttentionStep, Pages, Window
 from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS, TILE_TOKENS
 
 ROWS = 4
@@ -55,7 +55,7 @@ class _Piece:
     slot: int
     """Where the first key lies; unused if the blocks are copied together."""
     blocks: torch.Tensor | None
-    """The scattered blocks of a tile, int64 ``[16]``."""
+    """The scattered blocks that hold them, int64; what lies behind is ignored."""
     mask: torch.Tensor | None
     """Added to the scores: ``[tiles, 1, queries, tokens]``."""
 
@@ -102,22 +102,17 @@ class TiledStep(AttentionStep):
             self._singles += 1
 
     def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: Window,
-        scale: float,
+        self, query: torch.Tensor, pages: Pages, window: Window, scale: float
     ) -> torch.Tensor:
         tokens, heads, dim = query.shape
         grouped = query.view(tokens, -1, self._group, dim)  # (tokens, kv_heads, group, dim)
-        pages = keys.flatten(0, 1), values.flatten(0, 1)
+        slots = pages[0].flatten(0, 1), pages[1].flatten(0, 1)  # (slots, kv_heads, dim) each
         plans = self._plans[window]
         outs = []
         if self._singles:
             padded = _pad(grouped[: self._singles])  # (singles, kv_heads, queries, dim)
             parts = [
-                _attend_row(padded[i], pages, plan, scale)
+                _attend_row(padded[i], slots, plan, scale)
                 for i, plan in enumerate(plans[: self._singles])
             ]
             out = parts[0][None] if len(parts) == 1 else torch.stack(parts)
@@ -125,7 +120,7 @@ class TiledStep(AttentionStep):
         for row, plan in zip(self.rows[self._singles :], plans[self._singles :], strict=True):
             own = grouped[row.start : row.start + row.count].transpose(0, 1)
             flat = _pad(own.reshape(own.shape[0], -1, dim))  # (kv_heads, queries, dim)
-            out = _attend_row(flat, pages, plan, scale)[:, : row.count * self._group]
+            out = _attend_row(flat, slots, plan, scale)[:, : row.count * self._group]
             outs.append(out.reshape(-1, row.count, self._group, dim).transpose(0, 1))
         whole = outs[0] if len(outs) == 1 else torch.cat(outs)
         return whole.reshape(tokens, heads, dim)
@@ -266,14 +261,14 @@ def _pad(queries: torch.Tensor) -> torch.Tensor:
 
 def _attend_row(
     queries: torch.Tensor,
-    pages: tuple[torch.Tensor, torch.Tensor],
+    slots: Pages,
     groups: list[list[_Piece]],
     scale: float,
 ) -> torch.Tensor:
-    """One row: *queries* ``[kv_heads, queries, dim]`` over *pages* ``[slots, kv_heads, dim]``."""
-    out, top = _attend_group(queries, pages, groups[0], scale)
+    """One row: *queries* ``[kv_heads, queries, dim]`` over *slots* ``[slots, kv_heads, dim]``."""
+    out, top = _attend_group(queries, slots, groups[0], scale)
     for pieces in groups[1:]:
-        more, other = _attend_group(queries, pages, pieces, scale)
+        more, other = _attend_group(queries, slots, pieces, scale)
         highest = torch.maximum(top, other)
         mine, theirs = (top - highest).exp_(), (other - highest).exp_()
         weight = mine + theirs
@@ -284,12 +279,12 @@ def _attend_row(
 
 def _attend_group(
     queries: torch.Tensor,
-    pages: tuple[torch.Tensor, torch.Tensor],
+    slots: Pages,
     pieces: list[_Piece],
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The result over some keys and the log-sum-exp of their scores ``[kv_heads, queries]``."""
-    results = [_attend_piece(queries, pages, piece, scale) for piece in pieces]
+    results = [_attend_piece(queries, slots, piece, scale) for piece in pieces]
     if len(results) == 1 and pieces[0].tiles == 1:
         out, lse = results[0]
         return out[0], lse[0]
@@ -305,21 +300,21 @@ def _attend_group(
 
 def _attend_piece(
     queries: torch.Tensor,
-    pages: tuple[torch.Tensor, torch.Tensor],
+    slots: Pages,
     piece: _Piece,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    keys, values = (_read(page, piece) for page in pages)  # (tiles, kv_heads, tokens, dim)
+    keys, values = (_read(part, piece) for part in slots)  # (tiles, kv_heads, tokens, dim)
     many = queries.expand(piece.tiles, *queries.shape)
     out, lse = _flash(many, keys, values, attn_mask=piece.mask, scale=scale)
     return out, lse
 
 
-def _read(pages: torch.Tensor, piece: _Piece) -> torch.Tensor:
-    shape = pages.shape[1:]
+def _read(slots: torch.Tensor, piece: _Piece) -> torch.Tensor:
+    shape = slots.shape[1:]
     if piece.blocks is None:
-        flat = pages[piece.slot : piece.slot + piece.tiles * piece.tokens]
+        flat = slots[piece.slot : piece.slot + piece.tiles * piece.tokens]
     else:
-        blocks = pages.view(-1, BLOCK_TOKENS, *shape).index_select(0, piece.blocks)
+        blocks = slots.view(-1, BLOCK_TOKENS, *shape).index_select(0, piece.blocks)
         flat = blocks.view(-1, *shape)[: piece.tiles * piece.tokens]
     return flat.view(piece.tiles, piece.tokens, *shape).transpose(1, 2)

@@ -42,15 +42,16 @@ class Architecture(StrEnum):
 
 
 class Keys(msgspec.Struct, kw_only=True):
-    """The keys that all families read."""
+    """The keys that all families read; a family states the defaults that are not Llama's."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int | None
-    max_position_embeddings: int
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    hidden_act: str = "silu"
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -65,7 +66,7 @@ class Keys(msgspec.Struct, kw_only=True):
 
     def traits(self) -> Traits:
         """What sets this model apart. Raises LoadError UNSUPPORTED for what cannot be run."""
-        raise NotImplementedError
+        return Traits(activation=parse_activation(self.hidden_act))
 
     def windows(self) -> Windows:
         """Per layer: how many positions back (itself included) a token sees; None = all."""
@@ -91,14 +92,6 @@ class Keys(msgspec.Struct, kw_only=True):
 class Llama(Keys):
     """Llama 1 to 3 (arXiv 2302.13971, 2407.21783) and the many models of its shape."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    max_position_embeddings: int = 2048
-    hidden_act: str = "silu"
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -114,18 +107,10 @@ class Llama(Keys):
 class Mistral(Keys):
     """Mistral 7B (arXiv 2310.06825), Nemo and Small: Llama with a window in every layer."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
     intermediate_size: int = 14336
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = 8
     max_position_embeddings: int = 131072
-    hidden_act: str = "silu"
     sliding_window: int | None = 4096
-
-    def traits(self) -> Traits:
-        return Traits(activation=parse_activation(self.hidden_act))
 
     def windows(self) -> Windows:
         return (self.sliding_window,) * self.num_hidden_layers
@@ -135,13 +120,9 @@ class Qwen2(Keys):
     """Qwen 2 and 2.5 (arXiv 2407.10671): biased queries, keys and values."""
 
     vocab_size: int = 151936
-    hidden_size: int = 4096
     intermediate_size: int = 22016
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
     max_position_embeddings: int = 32768
-    hidden_act: str = "silu"
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
     max_window_layers: int = 28
@@ -151,24 +132,17 @@ class Qwen2(Keys):
         return Traits(activation=parse_activation(self.hidden_act), qkv_bias=True)
 
     def windows(self) -> Windows:
-        window = self.sliding_window if self.use_sliding_window else None
-        if self.layer_types is not None:
-            return typed_windows(self.layer_types, self.num_hidden_layers, window)
-        return upper_windows(self.max_window_layers, self.num_hidden_layers, window)
+        return _qwen_windows(self)
 
 
 class Qwen3(Keys):
     """Qwen 3, dense (arXiv 2505.09388): normalised queries and keys in place of the biases."""
 
     vocab_size: int = 151936
-    hidden_size: int = 4096
     intermediate_size: int = 22016
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
     head_dim: int | None = 128
     max_position_embeddings: int = 32768
-    hidden_act: str = "silu"
     attention_bias: bool = False
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
@@ -184,10 +158,14 @@ class Qwen3(Keys):
         )
 
     def windows(self) -> Windows:
-        window = self.sliding_window if self.use_sliding_window else None
-        if self.layer_types is not None:
-            return typed_windows(self.layer_types, self.num_hidden_layers, window)
-        return upper_windows(self.max_window_layers, self.num_hidden_layers, window)
+        return _qwen_windows(self)
+
+
+def _qwen_windows(keys: Qwen2 | Qwen3) -> Windows:
+    window = keys.sliding_window if keys.use_sliding_window else None
+    if keys.layer_types is not None:
+        return typed_windows(keys.layer_types, keys.num_hidden_layers, window)
+    return upper_windows(keys.max_window_layers, keys.num_hidden_layers, window)
 
 
 class Gemma3(Keys):
