@@ -5,16 +5,19 @@ Marked ``gpu`` and skipped without one: ``bin/test -m gpu``.
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
+from neuron.engine.loader import load_engine
 from neuron.engine.messages import Add, Output, Sample, Start
+from neuron.models.config import load_config
 from protocol.fleet import DeviceKind
 from tests.support.rigs import Rig
-from tests.support.tiny_models import write_checkpoint
+from tests.support.tiny_models import FAMILIES, write_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,8 +26,9 @@ pytestmark = [
 TOKENS = random.Random(1).choices(range(250), k=100)
 
 
-def test_logits_equal_the_cpus(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_the_cpus(tmp_path: Path, family: str) -> None:
+    folder = write_checkpoint(tmp_path, family)
     cpu, gpu = Rig(folder), Rig(folder, device=torch.device("cuda:0"))
     for chunks in ([100], [37, 63], [64, *[1] * 36]):
         sequences = [(rig, rig.sequence(TOKENS, scattered=True)) for rig in (cpu, gpu)]
@@ -33,6 +37,32 @@ def test_logits_equal_the_cpus(tmp_path: Path) -> None:
             for rig, sequence in sequences
         ]
         assert (outs[0] - outs[1]).abs().max() <= 1e-4 * outs[0].abs().max()
+
+
+def answers(folder: Path, adds: list[Add], **start: Any) -> tuple[dict[int, list[int]], int]:
+    """What an engine answers when it is asked everything at once, and how often it preempted."""
+    engine, _ = load_engine(Start(str(folder), dtype="float32", **start), lambda _: None)
+    for add in adds:
+        assert engine.add(add) is None
+    made: dict[int, list[int]] = {add.id: [] for add in adds}
+    preemptions = 0
+    while engine.has_work:
+        step = engine.step()
+        preemptions = step.preemptions
+        for output in step.outputs:
+            made[output.id] += output.tokens
+    return made, preemptions
+
+
+def test_sharing_and_preemption_change_no_answer(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    adds = [Add(n, TOKENS[:64] + [n] * 40, Sample(max_tokens=60)) for n in range(12)]
+    expected, _ = answers(folder, adds, device="cpu")
+    assert answers(folder, adds, device="cuda:0") == (expected, 0)
+    blocks = 30 * 16 * load_config(folder).kv_bytes_per_token(4)
+    small, preemptions = answers(folder, adds, device="cuda:0", kv_cache_bytes=blocks)
+    assert small == expected
+    assert preemptions > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -7,6 +7,10 @@ that arrives in the middle of a long prefill overtakes it. While anyone decodes,
 a smaller budget that bounds the time between the tokens of running streams, and a token far into
 a long prompt counts for more, as its attention costs more.
 
+Nobody gets much less than a block, because every chunk reads its whole context: only as many
+sequences take part in a step as the budget has blocks for. The oldest always does, on top of the
+budget where a block of it costs more than that.
+
 Admission is first come, first served, when the free blocks hold the prompt and one more block for
 every running sequence. A sequence whose beginning another one is computing waits for it and takes
 it from the cache. When the blocks run out, the youngest sequence gives up its own and waits at the
@@ -231,18 +235,57 @@ class Scheduler:
     # -- sharing the budget ------------------------------------------------------------------------
 
     def _share(self, prefill: list[Sequence], decoding: int) -> list[Chunk]:
-        budget = self.limits.max_step_tokens - decoding
-        costs = [1.0] * len(prefill)
+        budget, weight = self.limits.max_step_tokens - decoding, 0.0
         if decoding:
             budget = min(budget, self.limits.prefill_chunk_tokens)
-            costs = [1 + self.limits.context_weight * s.computed for s in prefill]
-        needs = [math.ceil(s.remaining * cost) for s, cost in zip(prefill, costs, strict=True)]
+            weight = self.limits.context_weight
+        wants = [_Want(s, 1 + weight * s.computed, min(BLOCK_TOKENS, budget)) for s in prefill]
         chunks = []
-        for sequence, cost, share in zip(prefill, costs, water_fill(needs, budget), strict=True):
-            if share:
-                count = min(sequence.remaining, max(1, int(share / cost)))
-                chunks.append(Chunk(sequence, sequence.computed, count))
-        return chunks
+        if wants and wants[0].least > budget:
+            oldest = wants.pop(0)
+            chunks.append(oldest.chunk(oldest.least))
+            budget -= chunks[0].count
+            served = _fitting(wants, budget)
+        else:
+            served = wants[:1] + _fitting(wants[1:], budget - sum(w.least for w in wants[:1]))
+        shares = water_fill([want.all for want in served], budget)
+        return chunks + [want.chunk(share) for want, share in zip(served, shares, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """What a sequence's tokens cost in a step; costs in tokens without a context."""
+
+    sequence: Sequence
+    token: float
+    """One of them."""
+    piece: int
+    """How many should be computed at once, at least."""
+
+    @property
+    def all(self) -> int:
+        return math.ceil(self.sequence.remaining * self.token)
+
+    @property
+    def least(self) -> int:
+        """The least that should be computed at once."""
+        return math.ceil(min(self.sequence.remaining, self.piece) * self.token)
+
+    def chunk(self, share: int) -> Chunk:
+        count = min(self.sequence.remaining, max(1, int(share / self.token)))
+        return Chunk(self.sequence, self.sequence.computed, count)
+
+
+def _fitting(wants: list[_Want], budget: int) -> list[_Want]:
+    """Those whose next blocks fit into *budget* together, the cheapest first; in the given order.
+    Shares smaller than a block would read many contexts for little each."""
+    chosen = []
+    for index in sorted(range(len(wants)), key=lambda index: wants[index].least):
+        budget -= wants[index].least
+        if budget < 0:
+            break
+        chosen.append(index)
+    return [wants[index] for index in sorted(chosen)]
 
 
 def water_fill(needs: list[int], budget: int) -> list[int]:

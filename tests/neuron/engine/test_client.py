@@ -171,21 +171,21 @@ async def test_abort_takes_effect_before_the_next_step(shared: EngineProcess, ph
     engine = shared
     seen = tap(engine)
     other = await engine.add(request(2, 10, 1000))
-    stream = await engine.add(request(1, 1500 if phase == "prefill" else 10, 400))
+    stream = await engine.add(request(5, 1500 if phase == "prefill" else 10, 400))
     wanted = Progress if phase == "prefill" else Output
     for _ in range(3):
         while not isinstance(await anext(stream), wanted):
             pass
-    engine.abort(1)
+    engine.abort(5)
     await collect(stream)  # what had been delivered before; then it ends
     # The engine answers in order: when it refuses the marker, it knows of the abort.
     marker = await engine.add(request(3, temperature=-1.0))
     assert isinstance(await first_event(marker), Refused)
     await collect(other)
     (known,) = (n for n, message in enumerate(seen) if isinstance(message, Refused))
-    assert any(1 in takes_part(step) for step in steps_of(seen[:known]))
+    assert any(5 in takes_part(step) for step in steps_of(seen[:known]))
     assert any(2 in takes_part(step) for step in steps_of(seen[known:]))
-    assert not any(1 in takes_part(step) for step in steps_of(seen[known:]))
+    assert not any(5 in takes_part(step) for step in steps_of(seen[known:]))
     assert engine.stats.running == 0
     assert engine.stats.kv_tokens_free == engine.ready.kv_cache_tokens
 
