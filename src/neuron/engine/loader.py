@@ -16,6 +16,7 @@ from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
 from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
+from neuron.engine.padding import quickest_rows
 from neuron.engine.probe import KernelPath, choose_path
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import Chunk, Limits, Plan
@@ -55,6 +56,8 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
 
     fill_model(model, entries.values(), path.linear, on_progress)
     on_progress(Loading(LoadStage.WARMING, weight_bytes, weight_bytes))
+    if device.type == "cpu" and not path.reference:
+        model.pad_to(quickest_rows(model, path.linear.least_rows, dtype))
     cache, budget = _make_cache(start, config, dtype, device)
     pool = BlockPool(cache.blocks)
     runner = Runner(model, cache, path)

@@ -1,5 +1,7 @@
 """The token embedding and the output head, which may share one matrix in the checkpoint."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,6 +46,10 @@ class Head(nn.Module):
         self._slices = [pack(part.to(self._dtype)) for part in torch.split(self.weight, rows)]
         if not shared:
             self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def pad_to(self, rows: int) -> None:
+        """From now on fewer rows are padded to so many."""
+        self._plan = replace(self._plan, least_rows=rows)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[rows, hidden]`` → float32 logits ``[rows, vocab]``."""

@@ -7,7 +7,7 @@ Which one is used, and with how many rows at least, is found by a probe at load
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -31,7 +31,8 @@ class LinearPlan:
 
     kernel: Kernel = Kernel.PLAIN
     least_rows: int = 1
-    """Fewer rows are padded to so many: kernels for one row often round differently."""
+    """Fewer rows are padded to so many: kernels for one row often round differently, and those for
+    four are often quicker."""
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -61,6 +62,9 @@ class Linear(nn.Module):
     def __init__(self, inputs: int, parts: Mapping[str, int], *, bias: bool = False) -> None:
         super().__init__()
         rows = sum(parts.values())
+        self.inputs = inputs
+        self.nbytes = 0
+        """Of the finished weight."""
         self.parts = dict(parts)
         self.weight = nn.Parameter(torch.empty(rows, inputs), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(rows), requires_grad=False) if bias else None
@@ -80,8 +84,13 @@ class Linear(nn.Module):
     def finish(self, plan: LinearPlan) -> None:
         """Brings the loaded weight into the layout of *plan*; it cannot be loaded again."""
         self._plan = plan
+        self.nbytes = self.weight.nbytes
         if plan.kernel is Kernel.PACKED:
             self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
+    def pad_to(self, rows: int) -> None:
+        """From now on fewer rows are padded to so many."""
+        self._plan = replace(self._plan, least_rows=rows)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """*x* ``[tokens, inputs]`` → ``[tokens, rows]``."""

@@ -173,8 +173,17 @@ class Decoder(nn.Module):
     @property
     def linears(self) -> list[tuple[int, int]]:
         """The shapes (rows, inputs) of all linear maps but the head, each once."""
-        found = (module for module in self.modules() if isinstance(module, Linear))
-        return sorted({(m.weight.shape[0], m.weight.shape[1]) for m in found})
+        return sorted({(m.weight.shape[0], m.weight.shape[1]) for m in self.linear_maps()})
+
+    def linear_maps(self) -> Iterator[Linear]:
+        """All but the head, in the order in which they are computed."""
+        return (module for module in self.modules() if isinstance(module, Linear))
+
+    def pad_to(self, rows: int) -> None:
+        """From now on linear maps pad fewer rows to so many."""
+        for linear in self.linear_maps():
+            linear.pad_to(rows)
+        self.head.pad_to(rows)
 
     def resident_bytes(self, plan: LinearPlan) -> int:
         """What the finished model is going to take."""
