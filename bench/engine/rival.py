@@ -16,8 +16,9 @@ from typing import TypeVar
 import msgspec
 
 from bench.engine import quiet
-from bench.engine.peer import Contestant, Settings
+from bench.engine.peer import Contestant, Maker, Settings
 from bench.engine.worker import Job, Loaded, Order, Ran
+from neuron.config import engine_environment
 
 POLL_SECONDS = 0.25
 MIB = 1 << 20
@@ -42,6 +43,7 @@ class Rival:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 bufsize=0,
+                env=engine_environment() if contestant.maker is Maker.OURS else None,
             )
         try:
             self.loaded, self.load_foreign = self._ask(Job(contestant, settings, vocab), Loaded)

@@ -77,6 +77,7 @@ def visible_devices() -> str | None:
 
 
 def engine_environment() -> dict[str, str]:
-    """The environment of engine processes: CUDA counts devices as NVML does, by their slot; its
-    own default is the fastest first."""
-    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    """The environment of engine processes: CUDA counts devices as NVML does, by their slot (its
+    own default is the fastest first), and weights in host memory lie in huge pages (without them
+    a step takes 5 to 10 % longer, and differs from process to process)."""
+    return {"THP_MEM_ALLOC_ENABLE": "1", **os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
