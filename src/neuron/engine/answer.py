@@ -32,6 +32,7 @@ class Answer:
         self._sample = sample
         self._left = max_tokens
         self._ends = frozenset(sample.end_tokens)
+        self._replayed: list[str] = []
 
     def push(self, token: int) -> Piece:
         """Takes the next token. An end token has no text; a stop text is cut off."""
@@ -44,6 +45,20 @@ class Answer:
         if self._left <= 0:
             return self._last(text, FinishReason.LENGTH)
         return Piece(text)
+
+    def replay(self, tokens: list[int]) -> Piece | None:
+        """Takes the tokens of an earlier attempt; returns its last piece if it had ended."""
+        for token in tokens:
+            piece = self.push(token)
+            self._replayed.append(piece.text)
+            if piece.finish is not None:
+                return piece
+        return None
+
+    def take_replayed(self) -> list[str]:
+        """What each replayed token added to the text; once."""
+        replayed, self._replayed = self._replayed, []
+        return replayed
 
     def _last(self, text: str, reason: FinishReason) -> Piece:
         rest, stop = self._detokenizer.flush()

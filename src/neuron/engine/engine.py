@@ -135,7 +135,8 @@ class Engine:
         sequence = chunk.sequence
         index = sequence.generated
         sequence.tokens.append(chosen.token)
-        piece = self._answers[sequence.id].push(chosen.token)
+        answer = self._answers[sequence.id]
+        piece = answer.push(chosen.token)
         prompt = self._runner.take_prompt_logprobs(sequence.id) if index == 0 else None
         if piece.finish is not None:
             self.abort(sequence.id)
@@ -149,6 +150,7 @@ class Engine:
             [] if chosen.logprobs is None else [chosen.logprobs],
             prompt,
             sequence.cached if index == 0 else 0,
+            answer.take_replayed(),
         )
 
     def _overloaded(self, sequence_id: int) -> Refused:
@@ -163,9 +165,9 @@ class Engine:
 
 def _replay(answer: Answer, add: Add) -> Output | None:
     """Lets *answer* catch up with an earlier attempt; an Output if that one had ended it."""
-    for token in add.generated:
-        piece = answer.push(token)
-        if piece.finish is not None:
-            # Its text was the earlier attempt's to report, except what it still held back.
-            return Output(add.id, len(add.generated), [], piece.text, piece.finish, piece.stop_text)
-    return None
+    end = answer.replay(add.generated)
+    if end is None:
+        return None
+    count = len(add.generated)
+    replayed = answer.take_replayed()
+    return Output(add.id, count, [], "", end.finish, end.stop_text, replayed=replayed)

@@ -90,8 +90,8 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
     prompt: list[int]
     sample: Sample
     generated: list[int] = []
-    """Continue after these; they count as answer tokens (positions, max_tokens, stop texts), and
-    are not reported again."""
+    """Continue after these; they count as answer tokens (positions, max_tokens, stop texts). Their
+    texts come with the first output, as :attr:`Output.replayed`."""
     seconds_left: float | None = None
     """Until it is refused with ``timeout``; None = it may take as long as it takes."""
 
@@ -185,6 +185,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     answer that is continued after ``Add.generated`` has them behind it."""
     cached: int = 0
     """With the first output: prompt tokens that the prefix cache held."""
+    replayed: list[str] = []
+    """With the first output: what each token of ``Add.generated`` added to the text."""
 
 
 class Progress(msgspec.Struct, frozen=True):
