@@ -13,6 +13,7 @@ from cortex import __version__
 from cortex.api.chat import ChatCompletions
 from cortex.api.errors import plain_envelope
 from cortex.api.models import Models
+from cortex.api.streams import Streams
 from cortex.gateway import Gateway
 from cortex.metrics import CONTENT_TYPE
 from protocol.job import PROTOCOL
@@ -30,6 +31,11 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
                 "/v1/chat/completions",
                 ChatCompletions(gateway.dispatcher, gateway.metrics),
                 methods=["POST"],
+            ),
+            Route(
+                "/v1/streams/{job_id}",
+                Streams(gateway.dispatcher, gateway.metrics),
+                methods=["GET"],
             ),
             Route("/v1/models", models.list_all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.get, methods=["GET"]),

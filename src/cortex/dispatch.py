@@ -9,25 +9,32 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from cortex import router
+from cortex.carrier import Carrier, Sources, decide, too_large
 from cortex.fleet import Fleet
 from cortex.patience import QUEUE_SECONDS, Patience
 from cortex.receiver import Receiver, Stream
+from cortex.take_up import take_up
 from cortex.waiting import Line, Place
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
 from protocol.bus.connection import BusOverflow
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import GenerateRequest
-from protocol.job import Job, Priority
+from protocol.job import Client, Job, Priority
 from protocol.names import new_job_id
 
 log = logging.getLogger("dispatch")
 
 HAND_OVER_SECONDS = 5.0
 """How long a job's hand-over may fail before its request does."""
+BUS_GRACE_SECONDS = 3.0
+"""New requests are admitted for so long without NATS."""
+USUAL_ANSWER = 512
+"""Tokens that an answer without a limit is thought to have."""
 _LOOK_AGAIN_SECONDS = 0.5
 _RETRY_SECONDS = 0.2
 
@@ -42,6 +49,7 @@ class Dispatcher:
         self._lanes = JobLanes(bus)
         self._lines: dict[str, Line] = {}
         self._live_gateways = 1
+        self._sources = Sources(fleet)
         self._receiver = Receiver(
             bus,
             gateway,
@@ -64,6 +72,10 @@ class Dispatcher:
         """Requests that no neuron has accepted yet although it is their turn."""
         return sum(line.handed_over for line in self._lines.values())
 
+    def echo(self) -> None:
+        """This gateway's own heartbeat came back through the server."""
+        self._receiver.echo()
+
     async def run(self) -> None:
         """Until cancelled."""
 
@@ -78,14 +90,21 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, request: GenerateRequest, *, seed: int | None, priority: Priority = Priority.NORMAL
+        self,
+        request: GenerateRequest,
+        *,
+        seed: int | None,
+        tenant: str = "",
+        client: Client | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> AsyncIterator[Stream]:
         """Admits a request and yields its stream at once; leaving the block cancels it.
 
         What is known at once raises ``FleetError``: an unknown model, a full line, no bus.
         Everything that goes wrong later arrives in the stream's inbox as ``Broken``.
         """
-        place = self._admit(request.model)
+        self._check_bus()
+        place = self._admit(request, tenant, priority)
         stream = Stream(
             Job(
                 id=new_job_id(),
@@ -95,67 +114,105 @@ class Dispatcher:
                 rendered_at=time.time(),
                 priority=priority,
                 deadline_ms=int(QUEUE_SECONDS * 1000),
+                client=client,
             )
         )
-        carrier = asyncio.create_task(self._carry(stream, place), name=f"job {stream.job.id}")
-        try:
+        async with self._carried(stream, self._begin(stream, place)):
             yield stream
+
+    @contextlib.asynccontextmanager
+    async def take_up(self, job_id: str, owner: str) -> AsyncIterator[Stream]:
+        """Goes on with a stream that another gateway, or another connection, has begun: its whole
+        answer comes again. Raises ``FleetError`` when nobody has it."""
+        self._check_bus()
+        with self._receiver.expecting(job_id):
+            taken = await take_up(self._bus, self._gateway, job_id, owner)
+            stream = Stream(taken.job)
+            async with self._carried(stream, self._continue(stream, taken.node)):
+                yield stream
+
+    @contextlib.asynccontextmanager
+    async def _carried(
+        self, stream: Stream, work: Coroutine[Any, Any, None]
+    ) -> AsyncIterator[None]:
+        """*work* serves the stream during the block. Whatever goes wrong ends in an event."""
+
+        async def carry() -> None:
+            try:
+                await work
+            except FleetError as error:
+                self._receiver.give_up(stream, error)
+            except Exception:
+                log.exception("job %s", stream.job.id)
+                internal = FleetError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
+                self._receiver.give_up(stream, internal)
+
+        carrier = asyncio.create_task(carry(), name=f"job {stream.job.id}")
+        try:
+            yield
         finally:
             while not carrier.done():  # a library on its way may swallow a cancellation
                 carrier.cancel()
                 await asyncio.wait([carrier], timeout=0.1)
 
-    def _admit(self, model: str) -> Place:
-        if not self._bus.is_connected:
+    def _check_bus(self) -> None:
+        """A restarting server is back before a client could try again; one that stays away is
+        no reason to wait."""
+        if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
             raise FleetError(
                 ErrorCode.BUS_UNAVAILABLE,
-                "The gateway has lost its connection to NATS and is reconnecting.",
-                retry_after_seconds=1,
+                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s.",
+                retry_after_seconds=2,
             )
+
+    def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Place:
+        model = request.model
         decision = self._decide(model)
-        if isinstance(decision, router.Refuse):
+        if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
         if model not in self._lines:
             self._lines[model] = Line(model)
             self._set_room(model)
-        return self._lines[model].join()
+        return self._lines[model].join(tenant, priority, estimated_tokens(request))
 
-    async def _carry(self, stream: Stream, place: Place) -> None:
-        """The request's whole way, until it is cancelled at the end of its block. Whatever goes
-        wrong ends in an event."""
+    async def _begin(self, stream: Stream, place: Place) -> None:
+        """A new request's whole way: the line, the first neuron, and all that follow."""
         try:
             patience = Patience(stream.job.request.model)
             while not place.has_turn:
                 await place.wait(_LOOK_AGAIN_SECONDS)
                 self._check(patience, stream)
+            stream.record.had_turn()
             async with self._receiver.receiving(stream):
-                await self._hand_over(stream.job)
-                await self._wait_until_taken(stream)
-                place.leave()
-                await asyncio.Event().wait()  # frames arrive until the block ends
-        except FleetError as error:
-            self._receiver.give_up(stream, error)
-        except Exception:
-            log.exception("job %s", stream.job.id)
-            internal = FleetError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
-            self._receiver.give_up(stream, internal)
+                carrier = self._carrier(stream)
+                await carrier.begin()
+                place.taken()
+                await carrier.go_on()
         finally:
             place.leave()
 
-    async def _wait_until_taken(self, stream: Stream) -> None:
-        patience = Patience(stream.job.request.model)
-        while not stream.taken.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
-                    await stream.taken.wait()
-            self._check(patience, stream)
+    async def _continue(self, stream: Stream, node: str) -> None:
+        """A stream that runs already, from its first token on."""
+        async with self._receiver.receiving(stream):
+            self._receiver.resume(stream, node)
+            await self._carrier(stream).taken_up(node)
+
+    def _carrier(self, stream: Stream) -> Carrier:
+        return Carrier(
+            stream,
+            bus=self._bus,
+            fleet=self._fleet,
+            receiver=self._receiver,
+            sources=self._sources,
+            hand_over=self._hand_over,
+        )
 
     def _check(self, patience: Patience, stream: Stream) -> None:
         model = stream.job.request.model
         patience.check(self._decide(model), is_placed=bool(self._fleet.placed(model)))
 
     def _decide(self, model: str) -> router.Decision:
-        return router.decide(model, self._fleet.placed(model), self._fleet.models())
+        return decide(self._fleet, model)
 
     # -- hand-over -----------------------------------------------------------------------------
 
@@ -190,11 +247,7 @@ class Dispatcher:
                 retry_after_seconds=2,
             ) from None
         except BusOverflow as error:
-            raise FleetError(
-                ErrorCode.REQUEST_TOO_LARGE,
-                f"The request takes {error.size} bytes on the bus, more than its limit of "
-                f"{error.limit}. Send less text.",
-            ) from None
+            raise too_large(error) from None
 
     async def provision(self, model: str) -> bool:
         """Makes sure that a model's lanes exist; False when JetStream does not answer."""
@@ -212,6 +265,14 @@ class Dispatcher:
 
     def _set_room(self, model: str) -> None:
         if self._fleet.ready(model):
-            self._lines[model].open(self._fleet.free_slots(model), self._live_gateways)
+            self._lines[model].open(
+                self._fleet.free_slots(model), self._live_gateways, self._fleet.slots(model)
+            )
         else:
             self._lines[model].shut()
+
+
+def estimated_tokens(request: GenerateRequest) -> int:
+    """What a request costs, for taking turns: four characters are about a token."""
+    texts = sum(len(m.content) + len(m.reasoning) for m in request.messages)
+    return texts // 4 + (request.sampling.max_tokens or USUAL_ANSWER)

@@ -27,6 +27,9 @@ log = logging.getLogger("fleet")
 HEARTBEAT_TIMEOUT_SECONDS = 1.6
 """Three missed heartbeats at 2 Hz, and a little."""
 
+REMEMBER_SECONDS = 30.0
+"""A node that has been silent for less may be back."""
+
 Clock = Callable[[], float]
 
 
@@ -110,6 +113,14 @@ class Fleet:
         """Every model that a living node knows, sorted."""
         return sorted({model for node in self.alive() for model in self._current(node)})
 
+    def remembers(self, model: str) -> str:
+        """The node that had a model until a moment ago and may be back in another; or empty."""
+        horizon = self._clock() - REMEMBER_SECONDS
+        for node in self._nodes.values():
+            if node.heard_at > horizon and model in self._current(node):
+                return node.name
+        return ""
+
     def placed(self, model: str) -> list[Placed]:
         """Where a model is, on living nodes only."""
         return [
@@ -125,6 +136,14 @@ class Fleet:
     def free_slots(self, model: str) -> int:
         """Slots of all ready nodes that no job holds, by their last heartbeats."""
         return sum(max(0, p.load.free_slots - p.load.queued) for p in self.ready(model))
+
+    def slots(self, model: str) -> int:
+        """All slots of its ready nodes."""
+        return sum(p.record.slots for p in self.ready(model))
+
+    def alive_names(self) -> set[str]:
+        """The nodes whose heartbeats arrive."""
+        return {node.name for node in self.alive()}
 
     def node_of_instance(self, instance: str) -> str | None:
         """Which node a process instance belongs to."""

@@ -106,6 +106,8 @@ class Gateway:
         with contextlib.suppress(codec.UnreadableMessage):
             heartbeat = codec.read_gateway_heartbeat(message.data)
             self._gateways[heartbeat.gateway] = time.monotonic()
+            if heartbeat.gateway == self.id:
+                self.dispatcher.echo()
 
     def _export_gauges(self) -> None:
         gauge = self.metrics.gauge

@@ -3,12 +3,17 @@
 Names use base units; labels never hold request ids.
 """
 
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from cortex.histograms import Histogram
+from cortex.record import Continuity, Record
 from protocol.errors import ErrorCode, WireError
+
+log = logging.getLogger("request")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -35,6 +40,7 @@ class Outcome(StrEnum):
                 | ErrorCode.CONTEXT_LENGTH_EXCEEDED
                 | ErrorCode.REQUEST_TOO_LARGE
                 | ErrorCode.MODEL_NOT_FOUND
+                | ErrorCode.STREAM_GONE
             ):
                 return cls.REFUSED
             case ErrorCode.OVERLOADED:
@@ -43,6 +49,10 @@ class Outcome(StrEnum):
                 return cls.UNAVAILABLE
             case _:
                 return cls.FAILED
+
+
+_LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -55,10 +65,62 @@ class Metrics:
         )
         for outcome in Outcome:
             self._requests.labels(outcome)  # a counter that appears late looks like a jump
+        self._tokens = Counter(
+            "cortex_tokens", "Tokens by kind.", ["model", "kind"], registry=self._registry
+        )
+        self._moves = Counter(
+            "cortex_moves", "Neurons that a stream was moved from.", registry=self._registry
+        )
+        self._moved = Counter(
+            "cortex_moved_requests",
+            "Finished answers that moved: the same to the bit, or only continued.",
+            ["continuity"],
+            registry=self._registry,
+        )
+        for continuity in (Continuity.EXACT, Continuity.CONTINUED):
+            self._moved.labels(continuity)
+        self._queue = self._histogram("cortex_queue_seconds", "In the line.", _LATENCY)
+        self._first = self._histogram(
+            "cortex_first_token_seconds", "From admission to the first token.", _LATENCY
+        )
+        self._between = self._histogram(
+            "cortex_inter_token_seconds", "Between two tokens of a stream.", _TOKEN
+        )
+        self._whole = self._histogram(
+            "cortex_request_seconds", "From admission to the end.", _LATENCY
+        )
 
-    def request(self, outcome: Outcome) -> None:
-        """A request ended."""
+    def request(self, outcome: Outcome, record: Record | None = None) -> None:
+        """A request ended; without a *record* it was refused at the door."""
         self._requests.labels(outcome).inc()
+        if record is None:
+            return
+        log.info("%s", record.line(outcome))
+        model = record.model
+        self._moves.inc(record.moves)
+        self._whole.observe(model, record.seconds)
+        if record.queue_seconds is not None:
+            self._queue.observe(model, record.queue_seconds)
+        if record.first_token_seconds is not None:
+            self._first.observe(model, record.first_token_seconds)
+        for seconds, count in record.gaps:
+            self._between.observe(model, seconds / max(1, count), count)
+        self._count_tokens(record)
+        if outcome is Outcome.FINISHED and record.continuity is not Continuity.UNDISTURBED:
+            self._moved.labels(record.continuity).inc()
+
+    def _count_tokens(self, record: Record) -> None:
+        usage = record.usage
+        counts = {"prompt": record.prompt_tokens, "completion": record.tokens}
+        if usage is not None:
+            counts |= {"cached": usage.cached_tokens, "reasoning": usage.reasoning_tokens}
+        for kind, count in counts.items():
+            self._tokens.labels(record.model, kind).inc(count)
+
+    def _histogram(self, name: str, help_text: str, bounds: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(name, help_text, bounds)
+        self._registry.register(histogram)
+        return histogram
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A value that is read when Prometheus asks."""

@@ -1,31 +1,41 @@
 """Receives the frames of all jobs of this gateway on one subscription, and watches over silence.
 
-It owns the streams that are under way and what is said to neurons about them (cancel, ping). What
-a frame means is decided by ``stream``; how a job got to a neuron is ``dispatch``'s business.
+It owns the streams that are under way and what is said to neurons about them (cancel, resume). What
+a frame means is decided by ``stream``; who serves a job next is ``carrier``'s business.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from cortex.inbox import Inbox
-from cortex.stream import Broken, Event, Started, Stranger, StreamState
+from cortex.record import Record
+from cortex.stream import Broken, Event, Move, Repair, Stranger, StreamState
 from protocol import codec, subjects
 from protocol.bus import Bus, BusMessage
-from protocol.errors import FleetError
+from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
-from protocol.job import Cancel, Job, Ping, Steer
+from protocol.job import Cancel, Job, Resume, Steer
 
 log = logging.getLogger("receiver")
 
-WATCH_EVERY_SECONDS = 0.2
+WATCH_EVERY_SECONDS = 0.1
 PROBE_AFTER_SECONDS = 1.0
-LOST_AFTER_SECONDS = 2.0
-"""Silence after which a stream counts as lost; a probe is sent half-way. Neurons send a KeepAlive
-every 0.5 s."""
+LOST_AFTER_SECONDS = 1.5
+"""Silence after which a neuron counts as lost; it is asked before. Neurons send a KeepAlive every
+0.5 s."""
+ECHO_SECONDS = 0.9
+"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
+CUT_OFF_SECONDS = 15.0
+"""Deaf for so long, running streams end with an error."""
+LAG_SECONDS = 0.25
+"""When this process itself was held up for so long, it has not heard what was said meanwhile."""
+_REPAIR_EVERY_SECONDS = 0.2
+_STOP_EVERY_SECONDS = 0.5
 
 
 class Stream:
@@ -33,19 +43,43 @@ class Stream:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        """The present attempt."""
         self.inbox: Inbox[Event] = Inbox()
         self.state = StreamState(job.attempt)
         self.heard_at = float("inf")
-        """Monotonic time of the last frame; infinity before the first one."""
-        self.probed = False
-        self.taken = asyncio.Event()
-        """A neuron has accepted or refused the job, or the stream is over."""
+        """Monotonic time of the last frame of this attempt; infinity before the first one."""
+        self.asked_at = float("-inf")
+        """When frames were asked for the last time."""
+        self.asked_for = -1
+        """From which token on."""
+        self.turn = asyncio.Event()
+        """Something has happened that the carrier wants to know: a neuron has accepted the job,
+        the attempt has ended, or the stream is over."""
+        self.move: Move | None = None
+        """Why the present attempt has ended."""
+        self.record = Record(job)
 
     def deliver(self, event: Event) -> None:
         """Hands an event to the reader."""
-        if isinstance(event, Started | Broken):
-            self.taken.set()
+        self.record.saw(event)
         self.inbox.put(event)
+        if isinstance(event, Broken):
+            self.turn.set()
+
+    def end_attempt(self, move: Move) -> None:
+        """Another one has to go on."""
+        if self.move is None:
+            self.move = move
+            self.turn.set()
+
+    def begin_attempt(self, job: Job) -> None:
+        """From now on only frames of *job* count."""
+        self.job = job
+        self.state.next_attempt(job.attempt)
+        self.heard_at = float("inf")
+        self.asked_for = -1
+        self.move = None
+        self.turn.clear()
 
 
 class Receiver:
@@ -64,8 +98,12 @@ class Receiver:
         self._acknowledge = acknowledge
         self._node_of_instance = node_of_instance
         self._streams: dict[str, Stream] = {}
-        self._connected_since = time.monotonic()
+        self._heard_since = time.monotonic()
+        """Since when everything that was said could be heard."""
+        self._echo_at = time.monotonic()
         self._orders: set[asyncio.Task[None]] = set()
+        self._stopped: dict[tuple[str, str, int], float] = {}
+        self._expected: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -74,26 +112,44 @@ class Receiver:
     async def receiving(self, stream: Stream) -> AsyncIterator[None]:
         """Frames of this job reach the stream during the block; a job that is not over at its end
         is cancelled."""
+        earlier = self._streams.get(stream.job.id)
+        if earlier is not None:
+            taken_up = WireError(ErrorCode.STREAM_LOST, "The stream was taken up elsewhere.")
+            earlier.state.is_over = True
+            earlier.deliver(Broken(taken_up))
         self._streams[stream.job.id] = stream
         try:
             yield
         finally:
-            del self._streams[stream.job.id]
+            if self._streams.get(stream.job.id) is stream:
+                del self._streams[stream.job.id]
             if not stream.state.is_over:
-                self._steer(stream, Cancel(stream.job.attempt))
+                self.steer(stream, Cancel(stream.job.attempt))
+
+    @contextlib.contextmanager
+    def expecting(self, job_id: str) -> Iterator[None]:
+        """During the block frames of this job are nobody's mistake, even without a stream."""
+        self._expected[job_id] += 1
+        try:
+            yield
+        finally:
+            self._expected[job_id] -= 1
+            if not self._expected[job_id]:
+                del self._expected[job_id]
 
     def give_up(self, stream: Stream, error: FleetError) -> None:
         """The stream ends here, for a reason that no neuron gave."""
         if not stream.state.is_over:
+            self.steer(stream, Cancel(stream.job.attempt))
             stream.state.is_over = True
-            self._steer(stream, Cancel(stream.job.attempt))
             stream.deliver(Broken(error.error))
 
     async def run(self) -> None:
         """Until cancelled."""
 
         async def reconnected() -> None:
-            self._connected_since = time.monotonic()
+            self._echo_at = time.monotonic()
+            self._ask_everyone()
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
         replies = await self._bus.subscribe(subjects.all_replies(self._gateway), self._arrived)
@@ -121,49 +177,103 @@ class Receiver:
         if stream is None:
             self._stop_stranger(job_id, frame)
             return
-        event = stream.state.receive(frame)
-        if frame.instance == stream.state.instance:
+        outcome = stream.state.receive(frame)
+        if frame.attempt == stream.state.attempt and frame.instance == stream.state.instance:
             stream.heard_at = time.monotonic()
-            stream.probed = False
-        match event:
+            if isinstance(frame, Accepted):
+                stream.turn.set()
+        match outcome:
             case None:
-                return
+                pass
             case Stranger():
                 self._stop_stranger(job_id, frame)
-            case Broken() if not isinstance(frame, Failed):
-                self._steer(stream, Cancel(frame.attempt))  # it would go on for nobody
-                stream.deliver(event)
+            case Repair(instance, start):
+                self._ask(stream, self._node_of_instance(instance) or stream.state.node, start)
+            case Move():
+                if isinstance(frame, Accepted):
+                    self._order(frame.node, job_id, Cancel(frame.attempt))
+                stream.end_attempt(outcome)
             case _:
-                stream.deliver(event)
+                stream.deliver(outcome)
+
+    @property
+    def deaf_seconds(self) -> float:
+        """How long ago the server was heard."""
+        return time.monotonic() - self._echo_at
+
+    def echo(self) -> None:
+        """Our own heartbeat came back: the server lives, and so does our connection."""
+        now = time.monotonic()
+        if now - self._echo_at > ECHO_SECONDS:
+            log.warning("heard nothing for %.1f s", now - self._echo_at)
+            self._ask_everyone()
+        self._echo_at = now
 
     def _watch(self, lag_seconds: float) -> None:
         """Silence of a neuron is only silence while we could have heard it."""
         now = time.monotonic()
-        if not self._bus.is_connected or lag_seconds > PROBE_AFTER_SECONDS / 2:
-            self._connected_since = now
+        if lag_seconds > LAG_SECONDS:
+            log.warning("this gateway was held up for %.1f s", lag_seconds)
+            self._echo_at = max(self._echo_at, now - ECHO_SECONDS)
+            self._ask_everyone()
+        if now - self._echo_at > ECHO_SECONDS:
+            self._heard_since = now
+            if now - self._echo_at > CUT_OFF_SECONDS:
+                self._cut_off()
+            return
         for stream in list(self._streams.values()):
-            if stream.state.is_over:
+            if stream.state.is_over or stream.move is not None:
                 continue
-            silence = now - max(stream.heard_at, self._connected_since)
+            silence = now - max(stream.heard_at, self._heard_since)
             if silence > LOST_AFTER_SECONDS:
-                self._steer(stream, Cancel(stream.job.attempt))
-                stream.deliver(stream.state.silence(silence))
-            elif silence > PROBE_AFTER_SECONDS and not stream.probed:
-                stream.probed = True
-                self._steer(stream, Ping(stream.job.attempt))
+                why = f"Node {stream.state.node} gave no sign of life for {silence:.1f} s."
+                stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
+            elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
+                self._ask(stream, stream.state.node, stream.state.next_index)
+
+    def _cut_off(self) -> None:
+        error = FleetError(
+            ErrorCode.BUS_UNAVAILABLE,
+            f"The gateway has heard nothing from NATS for {CUT_OFF_SECONDS:.0f} s.",
+            retry_after_seconds=5,
+        )
+        for stream in list(self._streams.values()):
+            self.give_up(stream, error)
 
     # -- orders --------------------------------------------------------------------------------
 
+    def _ask_everyone(self) -> None:
+        """We were deaf for a while: what has been missed?"""
+        self._heard_since = time.monotonic()
+        for stream in self._streams.values():
+            if stream.state.node and not stream.state.is_over:
+                self._ask(stream, stream.state.node, stream.state.next_index)
+
+    def _ask(self, stream: Stream, node: str, index: int) -> None:
+        now = time.monotonic()
+        is_new = index != stream.asked_for  # else every frame behind a hole would ask for it
+        if node and (is_new or now - stream.asked_at > _REPAIR_EVERY_SECONDS):
+            stream.asked_at, stream.asked_for = now, index
+            order = Resume(stream.job.attempt, index, self._gateway)
+            self._order(node, stream.job.id, order)
+
+    def resume(self, stream: Stream, node: str) -> None:
+        """Asks a neuron for everything from the stream's next token on."""
+        self._ask(stream, node, stream.state.next_index)
+
     def _stop_stranger(self, job_id: str, frame: AnyFrame) -> None:
         """Somebody works on a job that nobody waits for: one that was cancelled before it was
-        accepted, or a second delivery."""
-        if isinstance(frame, Finished | Failed | Busy):
+        accepted, a second delivery, or an attempt that another one has replaced."""
+        if isinstance(frame, Finished | Failed | Busy) or job_id in self._expected:
             return
         node = frame.node if isinstance(frame, Accepted) else self._node_of_instance(frame.instance)
-        if node:
+        key, now = (job_id, frame.instance, frame.attempt), time.monotonic()
+        if node and now - self._stopped.get(key, 0.0) > _STOP_EVERY_SECONDS:
+            self._stopped = {k: at for k, at in self._stopped.items() if now - at < 10}
+            self._stopped[key] = now
             self._order(node, job_id, Cancel(frame.attempt))
 
-    def _steer(self, stream: Stream, order: Steer) -> None:
+    def steer(self, stream: Stream, order: Steer) -> None:
         """Before Accepted nobody is known to have the job; that frame will find it unknown."""
         if stream.state.node:
             self._order(stream.state.node, stream.job.id, order)

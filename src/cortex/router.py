@@ -25,6 +25,8 @@ class Refuse(NamedTuple):
     """It cannot be served, and why."""
 
     error: WireError
+    may_change: bool = False
+    """It could be served until a moment ago, so it is worth waiting a little."""
 
 
 Decision = Run | Wait | Refuse
@@ -33,8 +35,11 @@ _ON_ITS_WAY = (ModelState.FETCHING, ModelState.LOADING)
 _RETRY_SECONDS = 5
 
 
-def decide(model: str, placed: Sequence[Placed], known_models: Sequence[str]) -> Decision:
-    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's."""
+def decide(
+    model: str, placed: Sequence[Placed], known_models: Sequence[str], lost_node: str = ""
+) -> Decision:
+    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's;
+    *lost_node* had the model until a moment ago."""
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
@@ -42,6 +47,13 @@ def decide(model: str, placed: Sequence[Placed], known_models: Sequence[str]) ->
         return Wait()
     if placed:
         return Refuse(_why_unavailable(model, placed))
+    if lost_node:
+        error = WireError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"{model} was on node {lost_node}, which is not heard any more; no other node has it.",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+        return Refuse(error, may_change=True)
     return Refuse(_unknown(model, known_models))
 
 

@@ -1,20 +1,25 @@
-"""One answer stream as a pure state machine: frames in, events out.
+"""One answer stream as a pure state machine: frames in, events and actions out.
 
-It fences off frames of other attempts and other lives of a neuron, and never passes over a hole:
-NATS core may drop messages, so a frame whose index is not the next one ends the stream with an
-error instead of silently changing the text. It knows neither the bus nor HTTP.
+NATS core may drop, delay and, with a thawed sender, repeat frames, and an answer may come from
+several neurons one after the other. What comes out is every token once and in order: a hole is
+asked for again, frames of other attempts and other lives of a neuron are fenced off, and an answer
+that cannot go on where it is moves. It knows neither the bus nor HTTP.
 """
 
 from typing import NamedTuple
+
+import msgspec
 
 from protocol import frames
 from protocol.errors import ErrorCode, WireError
 from protocol.frames import Part, Phase
 from protocol.generate import FinishReason, Timings, Usage
 
+# -- events: what the client's side is told --------------------------------------------------------
+
 
 class Started(NamedTuple):
-    """A neuron has the request."""
+    """A neuron has the request; once for each request."""
 
     node: str
     prompt_tokens: int
@@ -27,6 +32,8 @@ class Parts(NamedTuple):
     parts: tuple[Part, ...]
     tokens: int
     """How many tokens they took."""
+    next_index: int
+    """How many tokens the answer has with them."""
 
 
 class Alive(NamedTuple):
@@ -53,11 +60,32 @@ class Broken(NamedTuple):
 
 Event = Started | Parts | Alive | Ended | Broken
 
+# -- actions: what has to be done on the bus -------------------------------------------------------
+
 
 class Stranger(NamedTuple):
     """A neuron that is not (or no longer) the one we listen to works on this job."""
 
     instance: str
+    attempt: int
+
+
+class Repair(NamedTuple):
+    """Frames are missing: ask for those from this token on."""
+
+    instance: str
+    start: int
+
+
+class Move(NamedTuple):
+    """This attempt has ended and the answer has not: another one has to go on."""
+
+    error: WireError
+    is_death: bool = False
+    """Its neuron or engine is gone, rather than unwilling."""
+
+
+Action = Stranger | Repair | Move
 
 
 class StreamState:
@@ -66,66 +94,105 @@ class StreamState:
     def __init__(self, attempt: int = 1) -> None:
         self.attempt = attempt
         self.instance = ""
-        """The neuron's process that we listen to; empty before Accepted."""
+        """The neuron's process that we listen to; empty before this attempt's Accepted."""
         self.node = ""
-        self.next_index = 0
+        self.tokens: list[int] = []
+        """The answer so far."""
+        self.first: frames.Accepted | None = None
+        """Of the first attempt that was accepted."""
+        self.is_exact = True
+        """All attempts compute the same to the bit, as far as their nodes tell."""
         self.is_over = False
+        self.was_held = False
+        """The engine of the present attempt has not seen it, as far as is known."""
+        self._attempt_began_at = 0
+        self._cached_tokens = 0
 
-    def receive(self, frame: frames.AnyFrame) -> Event | Stranger | None:
+    @property
+    def next_index(self) -> int:
+        """How many tokens have come."""
+        return len(self.tokens)
+
+    @property
+    def new_tokens(self) -> int:
+        """How many of them came from the present attempt."""
+        return len(self.tokens) - self._attempt_began_at
+
+    def next_attempt(self, attempt: int) -> None:
+        """From now on only frames of *attempt* count."""
+        self.attempt = attempt
+        self.instance = self.node = ""
+        self.was_held = False
+        self._attempt_began_at = len(self.tokens)
+
+    def receive(self, frame: frames.AnyFrame) -> Event | Action | None:
         """Takes one frame; None when it changes nothing."""
-        if self.is_over or frame.attempt != self.attempt:
+        if self.is_over:
             return None
+        if frame.attempt != self.attempt:
+            return Stranger(frame.instance, frame.attempt)
         if self.instance and frame.instance != self.instance:
-            return Stranger(frame.instance)
+            if isinstance(frame, frames.Failed) and frame.node == self.node:
+                return Move(frame.error, is_death=True)  # its process is another one now
+            return Stranger(frame.instance, frame.attempt)
         match frame:
             case frames.Accepted():
                 return self._accepted(frame)
             case frames.Failed():
-                return self._break(frame.error)
+                return self._failed(frame)
+            case frames.Busy():
+                busy = f"Node {frame.node} has no free slot."
+                return Move(WireError(ErrorCode.OVERLOADED, busy))
             case _ if not self.instance:
-                return self._lost("its first frame was lost")
+                return Repair(frame.instance, self.next_index)  # Accepted is missing
             case frames.Delta():
                 return self._delta(frame)
             case frames.KeepAlive():
+                self.was_held = frame.phase is Phase.HELD
                 if frame.next_index > self.next_index:
-                    return self._lost(f"tokens up to {frame.next_index} were lost")
+                    return self._repair()
                 return Alive(frame.phase, frame.done, frame.total)
             case frames.Finished():
-                if frame.next_index != self.next_index:
-                    return self._lost(f"{frame.next_index - self.next_index} last tokens were lost")
-                self.is_over = True
-                return Ended(frame.reason, frame.usage, frame.timings)
-            case frames.Busy():
-                return None
+                if frame.next_index > self.next_index:
+                    return self._repair()
+                return self._finished(frame)
 
-    def silence(self, seconds: float) -> Event:
-        """The neuron has sent nothing for too long."""
-        return self._lost(f"no sign of life for {seconds:.1f} s")
+    def _repair(self) -> Repair:
+        return Repair(self.instance, self.next_index)
 
-    def _accepted(self, frame: frames.Accepted) -> Event | None:
+    def _accepted(self, frame: frames.Accepted) -> Event | Action | None:
         if self.instance:
-            return None  # delivered twice to the same neuron
+            return None  # it came twice
+        first, self.first = self.first, self.first or frame
+        if first is not None and frame.prompt_hash != first.prompt_hash:
+            why = f"Node {frame.node} renders another prompt than {first.node} did."
+            return Move(WireError(ErrorCode.MODEL_UNAVAILABLE, why))
         self.instance, self.node = frame.instance, frame.node
-        return Started(frame.node, frame.prompt_tokens, frame.max_tokens)
+        if first is None:
+            return Started(frame.node, frame.prompt_tokens, frame.max_tokens)
+        if not self.tokens:
+            self.first = frame  # no token of an earlier attempt was ever seen
+        elif not frame.numerics or frame.numerics != first.numerics:
+            self.is_exact = False
+        return None
 
-    def _delta(self, frame: frames.Delta) -> Event | None:
+    def _delta(self, frame: frames.Delta) -> Event | Action | None:
         if frame.index > self.next_index:
-            return self._lost(f"tokens {self.next_index} to {frame.index - 1} were lost")
+            return self._repair()
         if frame.index < self.next_index:
             return None  # a repetition
-        self.next_index += len(frame.tokens)
-        return Parts(frame.parts, len(frame.tokens))
+        if not self.tokens:
+            self._cached_tokens = frame.cached_tokens
+        self.tokens += frame.tokens
+        return Parts(frame.parts, len(frame.tokens), self.next_index)
 
-    def _lost(self, why: str) -> Broken:
-        return self._break(
-            WireError(
-                ErrorCode.STREAM_LOST,
-                f"The answer broke off after {self.next_index} tokens: node "
-                f"{self.node or '(unknown)'}, {why}. Send the request again.",
-                retry_after_seconds=1,
-            )
-        )
-
-    def _break(self, error: WireError) -> Broken:
+    def _finished(self, frame: frames.Finished) -> Ended:
         self.is_over = True
-        return Broken(error)
+        usage = msgspec.structs.replace(frame.usage, cached_tokens=self._cached_tokens)
+        return Ended(frame.reason, usage, frame.timings)
+
+    def _failed(self, frame: frames.Failed) -> Event | Action:
+        if frame.retryable:
+            return Move(frame.error, is_death=frame.error.code is ErrorCode.ENGINE_FAILED)
+        self.is_over = True
+        return Broken(frame.error)

@@ -34,6 +34,10 @@ class Reader(Generic[T_co]):
 
 read_job = Reader[job.Job](job.Job)
 read_steer = Reader[job.Steer](job.Steer)
+read_find = Reader[job.Find](job.Find)
+read_found = Reader[job.Found](job.Found)
+read_take = Reader[job.Take](job.Take)
+read_taken = Reader[job.Taken](job.Taken)
 read_frame = Reader[frames.AnyFrame](frames.AnyFrame)
 read_node_info = Reader[fleet.NodeInfo](fleet.NodeInfo)
 read_node_live = Reader[fleet.NodeLive](fleet.NodeLive)

@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
     """A deadline passed before the work began or while it made no progress."""
     STREAM_LOST = "stream_lost"
     """The neuron that ran the request is gone, or its frames have a gap."""
+    STREAM_GONE = "stream_gone"
+    """Nobody has the stream that a client wants to take up: it never was, or is over for long."""
     BUS_UNAVAILABLE = "bus_unavailable"
     """The gateway has no connection to NATS."""
     POISON = "poison"

@@ -111,6 +111,8 @@ class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
     running: int = 0
     queued: int = 0
     free_slots: int = 0
+    step_seconds: float = 0.0
+    """What an engine step would take with one more sequence than now; 0 = not known yet."""
     idle_seconds: float = 0.0
     """Since its last job ended; 0 while one runs."""
     prefixes: tuple[str, ...] = ()

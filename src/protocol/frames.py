@@ -5,7 +5,8 @@ instance (frames of another attempt or life are fenced off) and the index of the
 hole is noticed, never papered over).
 
 A job's frames, in order: ``Accepted``, then ``Delta`` and ``KeepAlive`` in any mixture, then
-``Finished`` or ``Failed``. A job that is refused has only ``Failed``.
+``Finished`` or ``Failed``. A job that is refused has only ``Failed``. After a ``Resume`` some of
+them come again.
 """
 
 from enum import StrEnum
@@ -29,10 +30,11 @@ class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
 
     node: str
     prompt_tokens: int
-    cached_tokens: int = 0
     prompt_hash: str
     """Of the prompt's token ids: every later attempt must render the same prompt."""
     revision: str = ""
+    numerics: str = ""
+    """Attempts with equal values give bit-identical answers; empty = of none."""
     max_tokens: int
     """What the answer was clamped to."""
     ack: str = ""
@@ -75,11 +77,15 @@ class Delta(Frame, frozen=True, kw_only=True, tag="delta"):
     tokens: tuple[int, ...] = ()
     choice: int = 0
     parts: tuple[Part, ...] = ()
+    cached_tokens: int = 0
+    """With index 0: prompt tokens that the prefix cache held."""
 
 
 class Phase(StrEnum):
     """What a job is doing when it has no token to show."""
 
+    HELD = "held"
+    """It waits for its turn beside a suspect, and the engine has not seen it."""
     QUEUED = "queued"
     PREFILL = "prefill"
     DECODE = "decode"

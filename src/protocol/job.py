@@ -18,6 +18,17 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Client(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a gateway needs to go on with an answer that another one began."""
+
+    dialect: str = "openai_chat"
+    owner: str = ""
+    """Hash of the key that the client presented: nobody else may take the stream up."""
+    created: int = 0
+    """Unix seconds, as every chunk of the answer says."""
+    include_usage: bool = False
+
+
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt to serve one request."""
 
@@ -35,12 +46,19 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which of the n choices of one request this is; part of the sampling noise."""
     tokens_so_far: tuple[int, ...] = ()
     """Answer tokens of earlier attempts, which this one continues."""
+    prompt_hash: str = ""
+    """Of the prompt that the first attempt rendered; a neuron that renders another one refuses."""
+    suspect: bool = False
+    """An attempt ended with its engine before it had a new token: the neuron lets nothing else
+    without a token run beside this one, so that the next death has one explanation."""
     priority: Priority = Priority.NORMAL
     deadline_ms: int = 0
     """How long its gateway waits for a neuron, from the hand-over; 0 = no bound. The stream drops
     it by itself a little later."""
     revision: str = ""
     """The model revision that the first attempt ran on; empty = any."""
+    client: Client | None = None
+    """None: the client does not stream, so nobody can take its answer up."""
     protocol: int = PROTOCOL
 
 
@@ -51,10 +69,53 @@ class Cancel(msgspec.Struct, frozen=True, tag_field="kind", tag="cancel"):
     """This attempt and all lower ones."""
 
 
-class Ping(msgspec.Struct, frozen=True, tag_field="kind", tag="ping"):
-    """Answer with a KeepAlive at once: the gateway has heard nothing for a while."""
+class Resume(msgspec.Struct, frozen=True, tag_field="kind", tag="resume"):
+    """Send the frames from a token on again, and then how things stand.
+
+    Asked for at a gap, after a reconnect, and as a probe when nothing has been heard: the answer
+    is Delta frames, if there are any, then KeepAlive or Finished; Failed from a neuron that does
+    not know the job.
+    """
 
     attempt: int
+    index: int
+    gateway: str
+    """Where to answer, should the neuron not know the job."""
 
 
-Steer = Cancel | Ping
+Steer = Cancel | Resume
+
+
+class Find(msgspec.Struct, frozen=True):
+    """Asked of all neurons on ``cortex.find.<job>``: who runs or keeps this job?
+
+    Those that do answer with :class:`Found`, the others not at all.
+    """
+
+    gateway: str
+
+
+class Found(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A neuron has the job: running, parked or finished."""
+
+    node: str
+    instance: str
+    attempt: int
+    next_index: int
+
+
+class Take(msgspec.Struct, frozen=True):
+    """Request to one neuron on ``cortex.take.<node>.<job>``: another gateway owns the job now."""
+
+    gateway: str
+    attempt: int
+    """Higher than the one that was found; the job goes on under this number."""
+    owner: str
+    """Must be that of the job."""
+
+
+class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer to :class:`Take`."""
+
+    job: Job | None = None
+    """As it goes on; None when the neuron has it no more, or it belongs to somebody else."""

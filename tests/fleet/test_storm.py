@@ -52,7 +52,7 @@ async def _visit(client: httpx2.AsyncClient, stream: bool, patience: float | Non
     if not stream:
         content: str = answer.json()["choices"][0]["message"]["content"]
         return content
-    events = [json.loads(x[6:]) for x in answer.text.split("\n\n") if x.startswith("data: {")]
+    events = [json.loads(x.split("data: ")[1]) for x in answer.text.split("\n\n") if "data: {" in x]
     return "".join(e["choices"][0]["delta"].get("content", "") for e in events)
 
 

@@ -1,5 +1,7 @@
 """Frames of one job on a neuron: their order, and what they count."""
 
+import msgspec
+
 from neuron.engine.messages import Output, Progress, Sample
 from neuron.service.job import Identity, RunningJob
 from neuron.service.prompt import Prompt
@@ -29,7 +31,7 @@ async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> N
 
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", note)
-        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, 7)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT)
         await running.keep_alive(0.0)
         await running.accept("ack")
         await running.on_event(Progress(7, 2, 3), 0.01)
@@ -52,3 +54,56 @@ async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> N
     assert finished.next_index == 5
     usage = finished.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (3, 5, 2)
+
+
+async def test_frames_can_be_had_again_from_any_piece_on(nats: NatsServer) -> None:
+    seen: list[AnyFrame] = []
+    async with connected(nats.url) as bus:
+        await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT)
+        await running.accept("ack")
+        for index in range(4):
+            finish = FinishReason.STOP if index == 3 else None
+            await running.on_event(Output(7, index, [index], f"<{index}>", finish), 0.01)
+        await bus.flush()
+        first = list(seen)
+        seen.clear()
+        await running.resume(2, 0.0)
+        await bus.flush()
+        await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
+        assert seen == first[-3:], "two pieces and the end"
+        seen.clear()
+        await running.resume(0, 0.0)
+        await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
+    assert seen[1:] == first[1:]
+    assert isinstance(seen[0], frames.Accepted)
+
+
+async def test_another_attempt_goes_on_where_the_first_ended(nats: NatsServer) -> None:
+    """Thinking, text and counts come out as if one attempt had done it all."""
+    texts = ["<think>", "\nhm", "</think>", "\n\nHi", " there", "!"]
+    whole = await _parts_of(nats, [Output(7, i, [i], t) for i, t in enumerate(texts)], ())
+    for cut in range(1, len(texts)):
+        rest = [Output(7, i, [i], texts[i]) for i in range(cut, len(texts))]
+        rest[0].replayed.extend(texts[:cut])
+        assert await _parts_of(nats, rest, tuple(range(cut))) == whole[cut:], cut
+
+
+async def _parts_of(
+    nats: NatsServer, outputs: list[Output], so_far: tuple[int, ...]
+) -> list[tuple[int, tuple[frames.Part, ...]]]:
+    """The index and the parts of every piece, then the reasoning tokens as an index."""
+    seen: list[AnyFrame] = []
+    last = msgspec.structs.replace(outputs[-1], finish=FinishReason.STOP)
+    job = msgspec.structs.replace(JOB, tokens_so_far=so_far)
+    async with connected(nats.url) as bus:
+        await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
+        running = RunningJob(Identity(bus, "n", "i"), job, PROMPT)
+        await running.accept("ack")
+        for output in (*outputs[:-1], last):
+            await running.on_event(output, 0.01)
+        await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
+    finished = seen[-1]
+    assert isinstance(finished, frames.Finished)
+    deltas = [(f.index, f.parts) for f in seen if isinstance(f, frames.Delta)]
+    return [*deltas, (finished.usage.reasoning_tokens, ())]

@@ -14,7 +14,7 @@ from tests.protocol.examples import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
 READERS: dict[type, codec.Reader[object]] = {
-    **dict.fromkeys((job.Cancel, job.Ping), codec.read_steer),
+    **dict.fromkeys((job.Cancel, job.Resume), codec.read_steer),
     **dict.fromkeys(
         (
             frames.Accepted,
@@ -27,6 +27,10 @@ READERS: dict[type, codec.Reader[object]] = {
         codec.read_frame,
     ),
     job.Job: codec.read_job,
+    job.Find: codec.read_find,
+    job.Found: codec.read_found,
+    job.Take: codec.read_take,
+    job.Taken: codec.read_taken,
     fleet.NodeInfo: codec.read_node_info,
     fleet.NodeLive: codec.read_node_live,
     fleet.ModelRecord: codec.read_model_record,

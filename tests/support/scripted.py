@@ -6,6 +6,8 @@ step), so what is tested around it is the real thing.
 
 import asyncio
 import itertools
+import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -23,6 +25,9 @@ from neuron.engine.messages import (
 )
 from neuron.engine.stream import EngineDied, SequenceStream
 from protocol.generate import FinishReason
+from tests.support.words import token_of
+
+log = logging.getLogger("scripted")
 
 Answer = Callable[[Add], Sequence[str]]
 """The texts of an answer's tokens, one each."""
@@ -40,14 +45,19 @@ class Script:
         prefill_steps: int = 1,
         load_seconds: float = 0.0,
         context: int = 2048,
+        row_seconds: float = 0.0,
     ) -> None:
+        """A step takes *step_seconds*, and *row_seconds* more for every sequence in it."""
         self.answer = answer
         self.slots = slots
         self.step_seconds = step_seconds
+        self.row_seconds = row_seconds
         self.prefill_steps = prefill_steps
         self.load_seconds = load_seconds
         self.context = context
         self.load_error: EngineLoadError | None = None
+        self.kills: Callable[[Add], bool] = lambda add: False
+        """Requests with which the engine dies as soon as it reads them."""
         self.engines: list[ScriptedEngine] = []
 
     async def start(
@@ -70,7 +80,9 @@ class _Sequence:
         self.is_cut = len(texts) > len(self.texts)
         self.stream = SequenceStream(add.id)
         self.prefilled = 0
-        self.sent = 0
+        self.sent = len(add.generated)
+        self.replayed = self.texts[: self.sent]
+        assert add.generated == [token_of(text) for text in self.replayed], "other tokens came"
 
 
 class ScriptedEngine:
@@ -97,12 +109,22 @@ class ScriptedEngine:
         """How many steps each sequence took part in."""
         self.rows: list[int] = []
         self.paused = False
+        self._steps = 0
+        self._step_at = time.monotonic()
+        self._step_seconds = 0.0
         self._sequences: dict[int, _Sequence] = {}
         self._task = asyncio.create_task(self._run(), name="scripted engine")
 
     @property
     def stats(self) -> EngineStats:
-        return EngineStats(open=len(self._sequences), kv_tokens_free=1)
+        return EngineStats(
+            open=len(self._sequences),
+            running=self.rows[-1] if self.rows else 0,
+            kv_tokens_free=1,
+            step_number=self._steps,
+            step_seconds=self._step_seconds,
+            step_age_seconds=time.monotonic() - self._step_at if self._sequences else 0.0,
+        )
 
     @property
     def open(self) -> int:
@@ -139,16 +161,31 @@ class ScriptedEngine:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._script.step_seconds)
+            rows = min(len(self._sequences), self._script.slots)
+            await asyncio.sleep(self._script.step_seconds + rows * self._script.row_seconds)
             if self.paused:
                 continue
             running = list(itertools.islice(self._sequences.values(), self._script.slots))
-            self.rows.append(len(running))
-            for sequence in running:
-                self._step(sequence)
+            now = time.monotonic()
+            if running:
+                self._steps += 1
+                self._step_seconds = now - self._step_at
+                self.rows.append(len(running))
+            self._step_at = now
+            try:
+                for sequence in running:
+                    self._step(sequence)
+            except Exception:
+                log.exception("the scripted engine itself is wrong")
+                self.crash("a bug in the script")
 
     def _step(self, sequence: _Sequence) -> None:
+        if self.died.done():
+            return
         self.steps_of[sequence.add.id] += 1
+        if self._script.kills(sequence.add):
+            self.crash()
+            return
         total = len(sequence.add.prompt)
         if sequence.prefilled < self._script.prefill_steps - 1:
             sequence.prefilled += 1
@@ -156,16 +193,19 @@ class ScriptedEngine:
             sequence.stream.push(Progress(sequence.add.id, done, total))
             return
         index = sequence.sent
-        sequence.sent += 1
+        new = sequence.texts[index : index + 1]
+        sequence.sent += len(new)
         is_last = sequence.sent >= len(sequence.texts)
         reason = FinishReason.LENGTH if sequence.is_cut else FinishReason.STOP
         output = Output(
             sequence.add.id,
             index,
-            [index % 1000],
-            sequence.texts[index] if sequence.texts else "",
+            [token_of(text) for text in new],
+            "".join(new),
             finish=reason if is_last else None,
+            replayed=sequence.replayed,
         )
+        sequence.replayed = []
         if is_last:
             del self._sequences[sequence.add.id]
         sequence.stream.push(output)

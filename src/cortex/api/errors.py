@@ -26,6 +26,7 @@ _TABLE = {
     ErrorCode.OVERLOADED: Http(429, "rate_limit_error", "rate_limit_exceeded"),
     ErrorCode.TIMEOUT: Http(504, "server_error", "timeout"),
     ErrorCode.STREAM_LOST: Http(502, "server_error", "stream_lost"),
+    ErrorCode.STREAM_GONE: Http(410, "invalid_request_error", "stream_gone"),
     ErrorCode.BUS_UNAVAILABLE: Http(503, "server_error", "service_unavailable"),
     ErrorCode.POISON: Http(500, "server_error", "poison"),
     ErrorCode.ENGINE_FAILED: Http(500, "server_error", "engine_failed"),

@@ -15,6 +15,8 @@ from cortex.api.errors import envelope, http_of, retry_headers
 from protocol.errors import ErrorCode, FleetError, WireError
 
 MAX_BODY_BYTES = 32 << 20
+UNREAD_SECONDS = 30.0
+"""How long a client may read nothing of its stream."""
 _JSON = (b"content-type", b"application/json")
 _SSE = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -24,7 +26,7 @@ _SSE = (
 
 
 class ClientGone(Exception):
-    """Raised when the client disconnected before it had sent its whole body."""
+    """Raised when the client disconnected before it had sent its whole body, or reads nothing."""
 
 
 async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
@@ -95,8 +97,16 @@ async def open_sse(send: Send, request_id: str) -> None:
 
 
 async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
-    """A piece of the stream; the last one has ``more=False``."""
-    await send({"type": "http.response.body", "body": data, "more_body": more})
+    """A piece of the stream; the last one has ``more=False``.
+
+    Raises :class:`ClientGone` when the client does not read: what it leaves unread would otherwise
+    pile up here for as long as its model answers.
+    """
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+    except TimeoutError:
+        raise ClientGone from None
 
 
 def request_id_header(request_id: str) -> list[tuple[bytes, bytes]]:

@@ -1,10 +1,11 @@
 """Events → OpenAI's chat answers. Streaming writes chunks; non-streaming is a fold over the same
 events, so the two cannot disagree."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from cortex.api.cursor import START, Cursor, unseen
 from cortex.api.openai_types import (
     CompletionDetails,
     FunctionOut,
@@ -12,7 +13,7 @@ from cortex.api.openai_types import (
     ToolCallOut,
     UsageOut,
 )
-from cortex.stream import Ended
+from cortex.stream import Ended, Parts
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Usage
@@ -26,10 +27,15 @@ _encode = msgspec.json.encode
 
 
 class ChunkWriter:
-    """Writes the chunks of one streaming answer."""
+    """Writes the chunks of one streaming answer, from any place of it on."""
 
-    def __init__(self, job_id: str, model: str, created: int, include_usage: bool) -> None:
+    def __init__(
+        self, job_id: str, model: str, created: int, include_usage: bool, seen: Cursor = START
+    ) -> None:
+        self._job_id = job_id
         self._include_usage = include_usage
+        self._seen = seen
+        self._index = 0
         head = {
             "id": f"chatcmpl-{job_id}",
             "object": "chat.completion.chunk",
@@ -40,10 +46,11 @@ class ChunkWriter:
         self._head = b"data: " + _encode(head)[:-1] + b","
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
 
-    def _chunk(self, delta: bytes, finish: str | None = None) -> bytes:
+    def _chunk(self, place: Cursor, delta: bytes, finish: str | None = None) -> bytes:
         reason = _encode(finish)
         return (
-            self._head
+            place.event_id(self._job_id)
+            + self._head
             + b'"choices":[{"index":0,"delta":'
             + delta
             + b',"logprobs":null,"finish_reason":'
@@ -54,17 +61,26 @@ class ChunkWriter:
 
     def opening(self) -> bytes:
         """The first chunk: who speaks."""
-        return self._chunk(b'{"role":"assistant","content":""}')
+        if self._seen != START:
+            return b""
+        return self._chunk(Cursor(0), b'{"role":"assistant","content":""}')
 
-    def parts(self, parts: Iterable[Part]) -> bytes:
+    def parts(self, events: Sequence[Parts]) -> bytes:
         """Pieces of the answer, neighbours of one kind merged into one chunk."""
-        return b"".join(self._chunk(_delta(part)) for part in merged(parts))
+        if events:
+            self._index = events[-1].next_index
+        parts = unseen(events, self._seen)
+        return b"".join(self._chunk(place, _delta(part)) for part, place in parts)
 
     def ending(self, ended: Ended) -> bytes:
         """The last chunks: why it ended, the usage when asked for, and the mark of the end."""
-        out = self._chunk(b"{}", finish_text(ended.reason))
-        if self._include_usage:
+        places = [Cursor(self._index, 1), Cursor(self._index, 2)]
+        out = b""
+        if places[0] > self._seen:
+            out += self._chunk(places[0], b"{}", finish_text(ended.reason))
+        if self._include_usage and places[1] > self._seen:
             usage = _encode(usage_out(ended.usage))
+            out += places[1].event_id(self._job_id)
             out += self._head + b'"choices":[],"usage":' + usage + b"}\n\n"
         return out + DONE
 
@@ -86,20 +102,6 @@ def _delta(part: Part) -> bytes:
             else:
                 call = ToolCallOut(FunctionOut(arguments), index)
             return b'{"tool_calls":' + _encode([call]) + b"}"
-
-
-def merged(parts: Iterable[Part]) -> list[Part]:
-    """Neighbouring texts joined, and neighbouring reasonings."""
-    out: list[Part] = []
-    for part in parts:
-        match out[-1] if out else None, part:
-            case Text(before), Text(after):
-                out[-1] = Text(before + after)
-            case Reasoning(before), Reasoning(after):
-                out[-1] = Reasoning(before + after)
-            case _:
-                out.append(part)
-    return out
 
 
 class Folder:

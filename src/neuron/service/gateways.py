@@ -3,36 +3,46 @@
 import time
 from collections.abc import Callable
 
-from protocol.bus import Bus
-
 GONE_AFTER_SECONDS = 1.2
-CONNECTED_FOR_SECONDS = 3.0
-"""Silence counts only after this long with an uninterrupted connection of our own."""
+HEARING_FOR_SECONDS = 3.0
+"""Silence counts only after this long in which we heard everything."""
+ECHO_SECONDS = 0.9
+"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
+CUT_OFF_SECONDS = 15.0
+"""Deaf for so long we are alone, and every gateway has gone on without us."""
 
 
 class Gateways:
     """Heartbeats of all gateways."""
 
-    def __init__(self, bus: Bus, clock: Callable[[], float] = time.monotonic) -> None:
-        self._bus = bus
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._heard: dict[str, float] = {}
-        self._connected_since = clock()
+        self._hearing_since = clock()
+        self._echo_at = clock()
 
     def heard(self, gateway: str) -> None:
         """A heartbeat or a job of this gateway arrived."""
         self._heard[gateway] = self._clock()
 
+    def echo(self) -> None:
+        """Our own heartbeat came back: the server lives, and so does our connection."""
+        now = self._clock()
+        if now - self._echo_at > ECHO_SECONDS:
+            self._hearing_since = now
+        self._echo_at = now
+
     def reconnected(self) -> None:
         """Our own connection was interrupted."""
-        self._connected_since = self._clock()
+        self._hearing_since = self._clock()
 
     def is_gone(self, gateway: str) -> bool:
         """Whether it has been silent while we could have heard it."""
         now = self._clock()
-        if not self._bus.is_connected:
-            self._connected_since = now
-        if now - self._connected_since < CONNECTED_FOR_SECONDS:
+        deaf_seconds = now - self._echo_at
+        if deaf_seconds > ECHO_SECONDS:
+            return deaf_seconds > CUT_OFF_SECONDS
+        if now - self._hearing_since < HEARING_FOR_SECONDS:
             return False
         return now - self._heard.get(gateway, 0.0) > GONE_AFTER_SECONDS
 

@@ -1,18 +1,23 @@
 """One job on a neuron: from the prompt's tokens to the frames of its answer.
 
-It turns what the engine says about one sequence into frames for the gateway and keeps the counts
-for the final one. It decides nothing about other jobs.
+It turns what the engine says about one sequence into frames for the gateway, keeps them so that
+lost ones can be sent again, and keeps the counts for the final one. It decides nothing about other
+jobs.
 """
 
 import time
+from collections.abc import Sequence
+
+import msgspec
 
 from neuron.engine.messages import Output, Progress, Refused
 from neuron.service.prompt import Prompt
+from neuron.service.transcript import Piece, Transcript
 from neuron.text.splitter import OutputSplitter
 from protocol import codec, frames, subjects
 from protocol.bus import Bus
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.frames import Phase
+from protocol.frames import Part, Phase
 from protocol.generate import FinishReason, Timings, Usage
 from protocol.job import Job
 
@@ -45,38 +50,80 @@ class Identity:
 
 
 class RunningJob:
-    """A job that has been accepted, until its last frame."""
+    """A job that has been accepted, and its answer for as long as it is kept."""
 
-    def __init__(self, identity: Identity, job: Job, prompt: Prompt, sequence_id: int) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        job: Job,
+        prompt: Prompt,
+        *,
+        revision: str = "",
+        numerics: str = "",
+    ) -> None:
         self.job = job
-        self.sequence_id = sequence_id
+        self.prompt = prompt
+        self.is_parked = False
+        """Its gateway is gone, so that the engine does not work for it."""
         self._identity = identity
-        self._prompt = prompt
+        self._revision = revision
+        self._numerics = numerics
+        self._transcript = Transcript()
         self._splitter = OutputSplitter(
             starts_in_thinking=prompt.opens_thinking,
             tools_offered=bool(job.request.tools),
             new_call_id=_CallIds(job.id),
         )
         self._accepted = False
+        self._last: frames.Finished | frames.Failed | None = None
         self._phase = Phase.QUEUED
         self._done = 0
-        self._next_index = 0
         self._reasoning_tokens = 0
         self._cached_tokens = 0
         self._arrived = time.monotonic()
         self._started = 0.0
         self._first_token = 0.0
 
-    async def accept(self, ack: str) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether its last frame has been sent."""
+        return self._last is not None
+
+    def hold(self) -> None:
+        """It waits outside of the engine."""
+        self._phase = Phase.HELD
+
+    def let_in(self) -> None:
+        """The engine gets it."""
+        self._phase = Phase.QUEUED
+
+    @property
+    def has_new_token(self) -> bool:
+        """Whether this attempt has produced anything."""
+        return self._phase is Phase.DECODE
+
+    @property
+    def next_index(self) -> int:
+        """How many tokens of the answer there are."""
+        return max(self._transcript.next_index, len(self.job.tokens_so_far))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The answer so far."""
+        return self._transcript.tokens() or self.job.tokens_so_far
+
+    async def accept(self, ack: str = "") -> None:
         """Tells the gateway; also again, when the hand-over was delivered a second time."""
         await self._send(
             frames.Accepted(
                 attempt=self.job.attempt,
                 instance=self._identity.instance,
                 node=self._identity.node,
-                prompt_tokens=len(self._prompt.tokens),
-                prompt_hash=self._prompt.hash,
-                max_tokens=self._prompt.sample.max_tokens,
+                prompt_tokens=len(self.prompt.tokens),
+                prompt_hash=self.prompt.hash,
+                revision=self._revision,
+                numerics=self._numerics,
+                max_tokens=self.prompt.sample.max_tokens,
                 ack=ack,
             )
         )
@@ -90,13 +137,32 @@ class RunningJob:
             frames.KeepAlive(
                 attempt=self.job.attempt,
                 instance=self._identity.instance,
-                next_index=self._next_index,
+                next_index=self.next_index,
                 phase=self._phase,
                 done=self._done,
-                total=len(self._prompt.tokens),
+                total=len(self.prompt.tokens),
                 step_age_seconds=round(step_age_seconds, 3),
             )
         )
+
+    async def resume(self, index: int, step_age_seconds: float) -> None:
+        """Sends again what its gateway may have missed, from token *index* on."""
+        if not self._accepted:
+            return
+        if index <= len(self.job.tokens_so_far):
+            await self.accept()
+        for piece in self._transcript.since(index):
+            await self._send_piece(piece)
+        if self._last is None:
+            await self.keep_alive(step_age_seconds)
+        else:
+            await self._send(self._last)
+
+    def hand_over(self, gateway: str, attempt: int) -> None:
+        """Another gateway owns it from now on; its tokens are all of earlier attempts."""
+        self.job = msgspec.structs.replace(self.job, gateway=gateway, attempt=attempt)
+        if self._last is not None:
+            self._last = msgspec.structs.replace(self._last, attempt=attempt)
 
     async def on_event(self, event: Output | Progress | Refused, step_seconds: float) -> None:
         """The engine did something for this job, in a step that took so long."""
@@ -105,7 +171,7 @@ class RunningJob:
         match event:
             case Progress():
                 self._phase = Phase.PREFILL
-                self._done = event.computed
+                self._done = min(event.computed, len(self.prompt.tokens))
             case Output():
                 await self._on_output(event)
             case Refused():
@@ -115,69 +181,82 @@ class RunningJob:
                 )
 
     async def fail(self, error: WireError, *, retryable: bool) -> None:
-        """The last frame of a job that cannot be finished."""
-        await self._send(
-            frames.Failed(
-                attempt=self.job.attempt,
-                instance=self._identity.instance,
-                node=self._identity.node,
-                error=error,
-                retryable=retryable,
-            )
+        """The last frame of a job that cannot be finished here."""
+        self._last = frames.Failed(
+            attempt=self.job.attempt,
+            instance=self._identity.instance,
+            node=self._identity.node,
+            error=error,
+            retryable=retryable,
         )
+        await self._send(self._last)
 
     async def _on_output(self, output: Output) -> None:
         if self._phase is not Phase.DECODE:
             self._phase = Phase.DECODE
-            self._done = len(self._prompt.tokens)
-            self._first_token = time.monotonic()
-            self._cached_tokens = output.cached
-        parts = self._splitter.feed(output.text)
-        if self._splitter.in_reasoning:
-            self._reasoning_tokens += len(output.tokens)
+            self._done = len(self.prompt.tokens)
+            self._first_token = self._first_token or time.monotonic()
+            self._cached_tokens = self._cached_tokens or output.cached
+        self._replay(output)
+        if output.tokens:
+            is_last = output.finish is not None
+            await self._send_piece(self._grow(output.tokens, output.text, is_last=is_last))
         if output.finish is not None:
-            parts += self._splitter.finish()
-        if output.tokens or parts:
-            await self._send(
-                frames.Delta(
-                    attempt=self.job.attempt,
-                    instance=self._identity.instance,
-                    index=output.index,
-                    tokens=tuple(output.tokens),
-                    choice=self.job.choice,
-                    parts=parts,
-                )
-            )
-        self._next_index = output.index + len(output.tokens)
-        if output.finish is not None:
-            await self._finish(output)
+            await self._finish(output.finish, output.stop_text)
 
-    async def _finish(self, output: Output) -> None:
-        reason = output.finish
-        assert reason is not None
+    def _replay(self, output: Output) -> None:
+        """Lets the transcript catch up with an earlier attempt, whose frames were sent then."""
+        done = self._transcript.next_index
+        tokens = self.job.tokens_so_far
+        for index in range(done, len(output.replayed)):
+            is_last = output.finish is not None and index == len(output.replayed) - 1
+            ends = is_last and not output.tokens
+            self._grow([tokens[index]], output.replayed[index], is_last=ends)
+
+    def _grow(self, tokens: Sequence[int], text: str, *, is_last: bool) -> Piece:
+        parts: tuple[Part, ...] = self._splitter.feed(text)
+        if self._splitter.in_reasoning:
+            self._reasoning_tokens += len(tokens)
+        if is_last:
+            parts += self._splitter.finish()
+        return self._transcript.add(tokens, parts)
+
+    async def _send_piece(self, piece: Piece) -> None:
+        await self._send(
+            frames.Delta(
+                attempt=self.job.attempt,
+                instance=self._identity.instance,
+                index=piece.start,
+                tokens=piece.tokens,
+                choice=self.job.choice,
+                parts=piece.parts,
+                cached_tokens=0 if piece.start else self._cached_tokens,
+            )
+        )
+
+    async def _finish(self, reason: FinishReason, stop_text: str) -> None:
         if reason is FinishReason.STOP and self._splitter.calls:
             reason = FinishReason.TOOL_CALLS
         now = time.monotonic()
-        await self._send(
-            frames.Finished(
-                attempt=self.job.attempt,
-                instance=self._identity.instance,
-                next_index=self._next_index,
-                reason=reason,
-                usage=Usage(
-                    prompt_tokens=len(self._prompt.tokens),
-                    completion_tokens=self._next_index,
-                    cached_tokens=self._cached_tokens,
-                    reasoning_tokens=self._reasoning_tokens,
-                ),
-                timings=Timings(
-                    queue_seconds=round(self._started - self._arrived, 6),
-                    prefill_seconds=round(self._first_token - self._started, 6),
-                    decode_seconds=round(now - self._first_token, 6),
-                ),
-                stop_text=output.stop_text,
-            )
+        self._last = frames.Finished(
+            attempt=self.job.attempt,
+            instance=self._identity.instance,
+            next_index=self._transcript.next_index,
+            reason=reason,
+            usage=Usage(
+                prompt_tokens=len(self.prompt.tokens),
+                completion_tokens=self._transcript.next_index,
+                cached_tokens=self._cached_tokens,
+                reasoning_tokens=self._reasoning_tokens,
+            ),
+            timings=Timings(
+                queue_seconds=round(self._started - self._arrived, 6),
+                prefill_seconds=round(self._first_token - self._started, 6),
+                decode_seconds=round(now - self._first_token, 6),
+            ),
+            stop_text=stop_text,
         )
+        await self._send(self._last)
 
     async def _send(self, frame: frames.AnyFrame) -> None:
         await self._identity.send(self.job, frame)

@@ -17,6 +17,7 @@ from neuron.engine.messages import Loading, Ready, Start
 from neuron.service.engine import Engine, StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
+from neuron.service.jobs import Jobs
 from neuron.service.prompt import Prompter
 from neuron.service.worker import Worker
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -77,6 +78,7 @@ class Model:
         source: str,
         identity: Identity,
         gateways: Gateways,
+        jobs: Jobs,
         settings: EngineSettings,
         start_engine: StartEngine,
         publish: Callable[[ModelRecord], None],
@@ -85,6 +87,7 @@ class Model:
         self._source = source
         self._identity = identity
         self._gateways = gateways
+        self._jobs = jobs
         self._settings = settings
         self._start_engine = start_engine
         self._publish = publish
@@ -144,7 +147,15 @@ class Model:
         return engine.died.result()
 
     async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
-        self._worker = Worker(self.id, self._identity, engine, prompter, self._gateways)
+        self._worker = Worker(
+            self.id,
+            self._identity,
+            engine,
+            prompter,
+            self._gateways,
+            self._jobs,
+            self._revision,
+        )
         self._set(self._ready_record(engine.ready))
         try:
             await self._worker.run()

@@ -14,6 +14,7 @@ from neuron.service.announcer import Announcer
 from neuron.service.engine import StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
+from neuron.service.jobs import Jobs
 from neuron.service.model import EngineSettings, Model
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage
@@ -27,7 +28,7 @@ from protocol.fleet import (
     NodeInfo,
     NodeLive,
 )
-from protocol.job import PROTOCOL, Cancel, Ping
+from protocol.job import PROTOCOL
 from protocol.names import new_instance_id
 from protocol.settings import SettingsError
 
@@ -50,7 +51,8 @@ class Node:
         self._bus = bus
         self._config = config
         self._identity = Identity(bus, self.name, self.instance)
-        self._gateways = Gateways(bus)
+        self._gateways = Gateways()
+        self._jobs = Jobs(self._identity)
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
         self._devices = self._hardware.discover()
@@ -61,11 +63,18 @@ class Node:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
         self.models = [
-            Model(source, self._identity, self._gateways, settings, start_engine, self._publish)
+            Model(
+                source,
+                self._identity,
+                self._gateways,
+                self._jobs,
+                settings,
+                start_engine,
+                self._publish,
+            )
             for source in config.models
         ]
         self._check_ids()
-        self._background: set[asyncio.Task[None]] = set()
 
     def _check_ids(self) -> None:
         ids = [model.id for model in self.models]
@@ -79,8 +88,11 @@ class Node:
     async def run(self) -> None:
         """Until cancelled; raises when NATS is gone for good."""
         self._announcer.set(keys.node_info(self.name), codec.encode(self._info()))
-        await self._bus.subscribe(subjects.all_steers(self.name), self._steered)
+        await self._bus.subscribe(subjects.all_steers(self.name), self._jobs.steered)
+        await self._bus.subscribe(subjects.ALL_FINDS, self._jobs.found)
+        await self._bus.subscribe(subjects.all_takes(self.name), self._jobs.taken)
         await self._bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
+        await self._bus.subscribe(subjects.node_heartbeat(self.name), self._own_heartbeat)
         self._bus.on_reconnect(self._reconnected)
         await self._serve_verbs()
         async with asyncio.TaskGroup() as tasks:
@@ -128,6 +140,7 @@ class Node:
             if self._bus.is_connected:
                 await self._beat()
             self._gateways.forget_old()
+            self._jobs.expire()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _beat(self) -> None:
@@ -163,27 +176,12 @@ class Node:
 
     # -- what it hears -------------------------------------------------------------------------
 
-    def _steered(self, message: BusMessage) -> None:
-        try:
-            order = codec.read_steer(message.data)
-        except codec.UnreadableMessage as error:
-            log.warning("ignored an order: %s", error)
-            return
-        job_id = subjects.last_token(message.subject)
-        for model in self.models:
-            if model.worker is None:
-                continue
-            match order:
-                case Cancel(attempt):
-                    model.worker.cancel(job_id, attempt)
-                case Ping():
-                    task = asyncio.create_task(model.worker.ping(job_id))
-                    self._background.add(task)
-                    task.add_done_callback(self._background.discard)
-
     def _gateway_heartbeat(self, message: BusMessage) -> None:
         with contextlib.suppress(codec.UnreadableMessage):
             self._gateways.heard(codec.read_gateway_heartbeat(message.data).gateway)
+
+    def _own_heartbeat(self, message: BusMessage) -> None:
+        self._gateways.echo()
 
     async def _reconnected(self) -> None:
         self._gateways.reconnected()

@@ -235,6 +235,29 @@ class Bus:
             raise asyncio.CancelledError
         return None if answer is None else bytes(answer.data)
 
+    async def ask_all(self, subject: str, data: bytes, *, seconds: float) -> list[bytes]:
+        """The answers of everybody who gives one in time; after the first, the others have a
+        tenth of it left."""
+        inbox, first = self.new_inbox(), asyncio.Event()
+        answers: list[bytes] = []
+
+        def answered(message: BusMessage) -> None:
+            if "Status" not in message.headers:  # "no responders"
+                answers.append(message.data)
+                first.set()
+
+        subscription = await self.subscribe(inbox, answered)
+        try:
+            await self.publish(subject, data, reply=inbox)
+            async with asyncio.timeout(seconds):
+                await first.wait()
+            await asyncio.sleep(seconds / 10)
+        except TimeoutError:
+            pass
+        finally:
+            await subscription.stop()
+        return answers
+
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> "Subscription":
         """Calls *handler* for every message; survives reconnects."""
 

@@ -1,0 +1,118 @@
+"""What is remembered of one request: its times, tokens and fate. One record each, from which the
+metrics and the log line are made."""
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from cortex.stream import Broken, Ended, Event, Parts, Started
+from protocol.generate import Usage
+from protocol.job import Job
+
+
+class Continuity(StrEnum):
+    """How an answer came through the failures of those who computed it."""
+
+    UNDISTURBED = "undisturbed"
+    EXACT = "exact"
+    """It moved, and is the same to the bit as if it had not."""
+    CONTINUED = "continued"
+    """It moved to a machine that computes with other roundings: correct, but maybe other words."""
+
+
+class Record:
+    """Fills up while the request runs."""
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic) -> None:
+        self.id = job.id
+        self.model = job.request.model
+        self.node = ""
+        """The last one that accepted it."""
+        self.moves = 0
+        """How often a neuron that had accepted it was left."""
+        self.continuity = Continuity.UNDISTURBED
+        self.prompt_tokens = 0
+        self.tokens = 0
+        self.usage: Usage | None = None
+        """When the answer is complete."""
+        self.error = ""
+        """Code of what broke it."""
+        self.gaps: list[tuple[float, int]] = []
+        """Times between the arrivals of tokens, and how many tokens came after each."""
+        self._clock = clock
+        self._began = self._last = clock()
+        self._turn: float | None = None
+        self._first: float | None = None
+        self._ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From admission to the end, or until now."""
+        return (self._ended if self._ended is not None else self._clock()) - self._began
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """In the line of this gateway; None when it never left it."""
+        return None if self._turn is None else self._turn - self._began
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """From admission to the first token."""
+        return None if self._first is None else self._first - self._began
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the answer after its first token."""
+        if self._first is None or self.tokens < 2 or self._last <= self._first:
+            return 0.0
+        return (self.tokens - 1) / (self._last - self._first)
+
+    def had_turn(self) -> None:
+        """It left the line."""
+        self._turn = self._clock()
+
+    def moved(self, *, exact: bool) -> None:
+        """Another neuron has gone on with it."""
+        self.moves += 1
+        if not exact:
+            self.continuity = Continuity.CONTINUED
+        elif self.continuity is Continuity.UNDISTURBED:
+            self.continuity = Continuity.EXACT
+
+    def saw(self, event: Event) -> None:
+        """Something reached the client's side."""
+        match event:
+            case Parts(_, count, _):
+                now = self._clock()
+                if self._first is None:
+                    self._first = now
+                else:
+                    self.gaps.append((now - self._last, count))
+                self._last = now
+                self.tokens += count
+            case Started(node, prompt_tokens, _):
+                self.node, self.prompt_tokens = node, prompt_tokens
+            case Ended(_, usage, _):
+                self.usage = usage
+                self._ended = self._clock()
+            case Broken(error):
+                self.error = error.code
+                self._ended = self._clock()
+
+    def line(self, outcome: str) -> str:
+        """For the log."""
+        first = self.first_token_seconds
+        facts: dict[str, object] = {
+            "model": self.model,
+            "node": self.node or "-",
+            "outcome": outcome,
+            "error": self.error or "-",
+            "prompt": self.prompt_tokens,
+            "tokens": self.tokens,
+            "ttft": "-" if first is None else f"{first:.3f}s",
+            "rate": f"{self.tokens_per_second:.1f}/s",
+            "seconds": f"{self.seconds:.3f}",
+            "moves": self.moves,
+            "continuity": self.continuity,
+        }
+        return f"request {self.id} " + " ".join(f"{k}={v}" for k, v in facts.items())

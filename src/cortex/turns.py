@@ -1,0 +1,89 @@
+"""Whose turn it is: deficit round robin over tenants, one ring for each priority. Pure.
+
+Deficit round robin (Shreedhar & Varghese, SIGCOMM 1995): each round gives every waiting tenant the
+same allowance of work; a request is served when its tenant has saved up its cost.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from protocol.job import Priority
+
+QUANTUM = 256
+"""Tokens of allowance in each round; less than most requests cost, so that tenants alternate."""
+
+
+class Waiting(Protocol):
+    """What waits for a turn."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def priority(self) -> Priority:
+        """Which ring."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """Tokens, at least 1."""
+        ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class _Queue(Generic[W]):
+    """One tenant's requests of one priority."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[W] = deque()
+        self.deficit = 0
+
+
+class Turns(Generic[W]):
+    """All that wait."""
+
+    def __init__(self) -> None:
+        self._rings: dict[Priority, dict[str, _Queue[W]]] = {p: {} for p in Priority}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def of_tenant(self, tenant: str) -> int:
+        """How many of one tenant wait."""
+        queues = (ring.get(tenant) for ring in self._rings.values())
+        return sum(len(queue.waiting) for queue in queues if queue)
+
+    def add(self, one: W) -> None:
+        """The last of its tenant and priority."""
+        self._rings[one.priority].setdefault(one.tenant, _Queue()).waiting.append(one)
+        self._count += 1
+
+    def remove(self, one: W) -> None:
+        """It does not want to wait any longer."""
+        ring = self._rings[one.priority]
+        ring[one.tenant].waiting.remove(one)
+        self._count -= 1
+        if not ring[one.tenant].waiting:
+            del ring[one.tenant]  # with its deficit: nothing is saved up while nothing waits
+
+    def take(self, may: Callable[[str], bool]) -> W | None:
+        """The next one, of a tenant that *may*; None when none of those waits."""
+        for ring in self._rings.values():
+            allowed = [tenant for tenant in ring if may(tenant)]
+            while allowed:
+                for tenant in list(allowed):
+                    queue = ring[tenant]
+                    if queue.deficit >= queue.waiting[0].cost:
+                        one = queue.waiting[0]
+                        queue.deficit -= one.cost
+                        self.remove(one)
+                        return one
+                    queue.deficit += QUANTUM
+                    ring[tenant] = ring.pop(tenant)  # to the end of the ring
+        return None

@@ -1,0 +1,137 @@
+"""A moved answer is the same to the bit: real engines that are killed in the middle of answers.
+
+On the demo model, and on one of random weights at temperature 1, where any rounding difference
+changes a token sooner or later.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cortex.record import Continuity, Record
+from neuron import demo_model
+from neuron.engine.noise import row_key
+from tests.support.fleet import TestFleet, running_fleet, sse_events
+from tests.support.nats import NatsServer
+from tests.support.waiting import until
+from tests.support.watched import WatchedEngines
+
+DEMO = Path(next(iter(demo_model.__path__)))
+TOKENS = 400
+SAMPLED = {"temperature": 1.0, "max_tokens": TOKENS, "ignore_eos": True, "min_tokens": TOKENS}
+KILLS = int(os.environ.get("KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's shape and files with weights that mean nothing."""
+    folder = tmp_path_factory.mktemp("models") / "random"
+    shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: tensor if "norm" in name else torch.randn(tensor.shape, generator=generator) * 0.15
+        for name, tensor in load_file(DEMO / "model.safetensors").items()
+    }
+    save_file(
+        {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def two_nodes(
+    nats: NatsServer, model: str
+) -> AsyncIterator[tuple[TestFleet, list[WatchedEngines]]]:
+    """Two nodes with real engines of one model, which the fleet calls ``m``."""
+    both = [WatchedEngines(threads=1) for _ in range(2)]
+    async with running_fleet(nats) as fleet:
+        for number, engines in enumerate(both, 1):
+            await fleet.add_node(engines.start, name=f"n{number}", models=(f"m={model}",))
+        await until(lambda: len(fleet.gateway.fleet.ready("m")) == 2, seconds=60)
+        yield fleet, both
+
+
+async def say(fleet: TestFleet, seed: int, *, on_text: Any = None, **body: Any) -> tuple[str, str]:
+    """An answer's text and usage as it was streamed."""
+    sent = {"model": "m", "seed": seed, "stream_options": {"include_usage": True}, **body}
+    text, usage = "", ""
+    async with fleet.streaming("Say something.", **sent) as answer:
+        async for event in sse_events(answer):
+            assert "error" not in event, event
+            for choice in event.get("choices", ()):
+                delta = choice["delta"]
+                text += delta.get("reasoning_content") or delta.get("content") or ""
+            if event.get("usage"):
+                event["usage"].pop("prompt_tokens_details")  # a node may know the prompt by now
+                usage = json.dumps(event["usage"])
+            if on_text is not None:
+                on_text(len(text))
+    return text, usage
+
+
+class Killer:
+    """Kills the engine that runs the only stream, once, at some length of the answer."""
+
+    def __init__(self, both: list[WatchedEngines], at: int) -> None:
+        self._both = both
+        self._at = at
+        self.killed = 0
+
+    def __call__(self, length: int) -> None:
+        if length >= self._at and not self.killed:
+            for engines in self._both:
+                engine = engines.engine
+                if engine is not None and engine.stats.open:
+                    os.kill(engine.pid, signal.SIGKILL)
+                    self.killed += 1
+
+
+async def ready_again(fleet: TestFleet) -> None:
+    await until(lambda: len(fleet.gateway.fleet.ready("m")) == 2, seconds=60)
+
+
+@pytest.mark.parametrize("kind", ["random weights", "the demo model"])
+async def test_an_answer_that_moved_is_the_same_to_the_bit(
+    nats: NatsServer, random_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[Record] = []
+    monkeypatch.setattr(
+        "cortex.metrics.Metrics._count_tokens", lambda self, record: records.append(record)
+    )
+    chance = random.Random(kind)
+    model = str(random_model if kind == "random weights" else DEMO)
+    async with two_nodes(nats, model) as (fleet, both):
+        for seed in range(KILLS):
+            expected = await say(fleet, seed, **SAMPLED)
+            killer = Killer(both, chance.randrange(1, len(expected[0]) - 40))
+            moved = await say(fleet, seed, on_text=killer, **SAMPLED)
+            assert killer.killed == 1
+            assert moved == expected
+            await until(lambda: records and records[-1].moves)
+            assert records.pop().continuity is Continuity.EXACT
+            await ready_again(fleet)
+
+
+async def test_other_seeds_give_other_answers(nats: NatsServer, random_model: Path) -> None:
+    async with two_nodes(nats, str(random_model)) as (fleet, _):
+        body = {**SAMPLED, "max_tokens": 30, "min_tokens": 30}
+        answers = await asyncio.gather(*(say(fleet, seed, **body) for seed in range(50)))
+    assert len({text for text, _ in answers}) == 50
+
+
+def test_the_noise_depends_on_the_position() -> None:
+    """What the exactness of a replay rests on: shifted by one, everything is different."""
+    assert len({row_key(7, 0, position) for position in range(1000)}) == 1000

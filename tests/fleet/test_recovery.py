@@ -1,0 +1,306 @@
+"""Whatever happens to those who compute an answer, it comes as if nothing had happened.
+
+Real gateway, bus and neuron services in one process, scripted engines; the deaths of whole
+processes are in ``test_deaths``.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from protocol.bus import Bus
+from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.processes import Tape, http_client, play, play_on
+from tests.support.scripted import Script
+from tests.support.waiting import until
+from tests.support.words import answer, words
+
+COUNT = 120
+
+
+def expected(seed: int, count: int = COUNT) -> str:
+    return "".join(words(seed, count))
+
+
+@contextlib.asynccontextmanager
+async def playing(fleet: TestFleet, seed: int, **body: Any) -> AsyncIterator[Tape]:
+    """A stream that has begun when the block begins, and is over when it ends."""
+    tape = Tape()
+    async with http_client() as client:
+        sent = {"seed": seed, "max_tokens": COUNT, **body}
+        task = asyncio.create_task(play(client, fleet.url, tape, **sent))
+        await until(lambda: tape.text or task.done(), what="the stream begins")
+        yield tape
+        await task
+
+
+def engine_of(script: Script) -> Any:
+    (engine,) = (one for one in script.engines if one.open)
+    return engine
+
+
+async def test_an_engine_that_dies_is_replaced_by_another_node(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        async with playing(fleet, seed=1) as tape:
+            engine_of(script).crash("killed by signal 9")
+        assert tape.text == expected(1)
+        assert (tape.done, tape.finish) == (True, "stop")
+        assert tape.worst_gap < 1.0
+        moved = b'cortex_moved_requests_total{continuity="exact"} 1.0'
+        await until(lambda: moved in exposition(fleet))
+        await until(lambda: len(script.engines) == 3, what="the model reloads by itself")
+        await fleet.ready(nodes=2)
+
+
+async def test_the_only_engine_dies_and_the_stream_waits_for_its_return(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script) as fleet:
+        async with playing(fleet, seed=2) as tape:
+            engine_of(script).crash()
+        assert tape.text == expected(2)
+        assert tape.done
+
+
+async def test_lost_frames_come_again(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of everything that a neuron says, every fifth message is lost."""
+    script = Script(answer, step_seconds=0.003)
+    count = itertools.count()
+    publish = Bus.publish
+
+    async def lossy(bus: Bus, subject: str, data: bytes, **options: Any) -> None:
+        if not subject.startswith("cortex.reply.") or next(count) % 5:
+            await publish(bus, subject, data, **options)
+
+    monkeypatch.setattr(Bus, "publish", lossy)
+    async with scripted_fleet(nats, script) as fleet:
+        tapes = [Tape() for _ in range(6)]
+        async with http_client() as client:
+            await asyncio.gather(
+                *(
+                    play(client, fleet.url, tape, seed=seed, max_tokens=COUNT)
+                    for seed, tape in enumerate(tapes)
+                )
+            )
+        assert [tape.text for tape in tapes] == [expected(seed) for seed in range(6)]
+        assert all(tape.done for tape in tapes)
+
+
+async def test_a_node_that_falls_silent_is_left(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script(answer, step_seconds=0.01)
+    deaf: set[str] = set()
+    publish = Bus.publish
+
+    async def partly(bus: Bus, subject: str, data: bytes, **options: Any) -> None:
+        if bus.name not in deaf:
+            await publish(bus, subject, data, **options)
+
+    monkeypatch.setattr(Bus, "publish", partly)
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        async with playing(fleet, seed=3) as tape:
+            silent = script.engines.index(engine_of(script))
+            deaf.add(f"n{silent + 1}")
+            await until(lambda: tape.done, what="the other one goes on")
+            deaf.clear()  # and what the silent one still says is nobody's
+        assert tape.text == expected(3)
+        assert 1.0 < tape.worst_gap < 2.5
+        await until(lambda: not any(engine.open for engine in script.engines))
+
+
+async def test_a_node_that_drains_hands_its_streams_on(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with running_fleet(nats) as fleet:
+        first = await fleet.add_node(script.start, name="n1", drain_seconds=0.1)
+        await fleet.ready()
+        async with playing(fleet, seed=4) as tape:
+            await fleet.add_node(script.start, name="n2")
+            await fleet.ready(nodes=2)
+            await first.drain()
+        assert tape.text == expected(4)
+        assert tape.worst_gap < 1.0
+
+
+async def test_many_streams_move_at_once(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01, slots=16)
+    async with scripted_fleet(nats, script, nodes=3) as fleet:
+        tapes = [Tape() for _ in range(24)]
+        async with http_client() as client:
+            tasks = [
+                asyncio.create_task(play(client, fleet.url, tape, seed=seed, max_tokens=COUNT))
+                for seed, tape in enumerate(tapes)
+            ]
+            await until(lambda: all(tape.text for tape in tapes))
+            max(script.engines, key=lambda engine: engine.open).crash()
+            await asyncio.gather(*tasks)
+        assert [tape.text for tape in tapes] == [expected(seed) for seed in range(24)]
+        await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
+
+
+# -- poison ------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_kills_engines_fails_and_the_others_live(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01, slots=8)
+    script.kills = lambda add: add.sample.seed == 666
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        tapes = [Tape() for _ in range(8)]
+        async with http_client() as client:
+            tasks = [
+                asyncio.create_task(play(client, fleet.url, tape, seed=seed, max_tokens=COUNT))
+                for seed, tape in enumerate(tapes)
+            ]
+            poison = await fleet.client.post(
+                "/v1/chat/completions", json=chat_body("Hi", seed=666, max_tokens=5)
+            )
+            await asyncio.gather(*tasks)
+        assert poison.status_code == 500
+        error = poison.json()["error"]
+        assert error["code"] == "poison"
+        assert "2 engines ended" in error["message"]
+        assert [tape.error for tape in tapes] == [None] * 8
+        assert [tape.text for tape in tapes] == [expected(seed) for seed in range(8)]
+        assert len(script.engines) == 4, "two died, two came back"
+
+
+# -- taking a stream up again ------------------------------------------------------------------
+
+
+async def test_a_stream_is_taken_up_at_another_gateway(nats: NatsServer) -> None:
+    """The first gateway lives on; it is told that the stream went elsewhere."""
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script) as fleet, running_fleet(nats) as other:
+        await other.ready()
+        async with http_client() as client:
+            first = Tape()
+            task = asyncio.create_task(
+                play(client, fleet.url, first, seed=5, max_tokens=COUNT, **USAGE)
+            )
+            await until(lambda: len(first.text) > 100)
+            half = Tape()
+            half.job_id, half.last_id, half.text = first.job_id, first.last_id, first.text
+            await play_on(client, other.url, half)
+            assert half.status == 200, half.error
+            assert half.text == expected(5)
+            assert half.done
+            await asyncio.wait_for(task, 5)
+            assert first.error
+            assert "taken up elsewhere" in first.error["message"]
+        assert len(script.engines[0].steps_of) == 1, "computed once"
+        await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
+        await until(lambda: other.gateway.dispatcher.in_flight == 0)
+
+
+async def test_a_stream_is_taken_up_from_its_beginning_and_at_its_own_gateway(
+    nats: NatsServer,
+) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script) as fleet, http_client() as client:
+        first, again = Tape(), Tape()
+        task = asyncio.create_task(play(client, fleet.url, first, seed=6, max_tokens=COUNT))
+        await until(lambda: len(first.text) > 100)
+        again.job_id = first.job_id
+        async with client.stream("GET", f"{fleet.url}/v1/streams/{first.job_id}") as answer_:
+            body = (await answer_.aread()).decode()
+        assert body.count('"role":"assistant"') == 1
+        assert body.endswith("data: [DONE]\n\n")
+        await asyncio.wait_for(task, 5)
+        assert first.error
+
+
+USAGE: dict[str, Any] = {"stream_options": {"include_usage": False}}
+
+
+async def test_a_finished_stream_is_kept_for_a_while(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.001)
+    async with scripted_fleet(nats, script) as fleet, http_client() as client:
+        whole = Tape()
+        await play(client, fleet.url, whole, seed=7, max_tokens=COUNT)
+        late = Tape()
+        late.job_id, late.last_id = whole.job_id, f"{whole.job_id}:{COUNT - 2}"
+        await play_on(client, fleet.url, late)
+        assert late.text == "".join(words(7, COUNT)[-2:])
+        assert late.done
+
+
+@pytest.mark.parametrize(
+    ("job_id", "last_id", "status", "says"),
+    [
+        ("0" * 32, "", 410, "kept for 30 s"),
+        ("x.y>", "", 410, "No node has"),
+        ("0" * 32, "nonsense", 400, "no event id"),
+        ("0" * 32, f"{'1' * 32}:5", 400, "is of the stream"),
+    ],
+)
+async def test_what_cannot_be_taken_up(
+    nats: NatsServer, job_id: str, last_id: str, status: int, says: str
+) -> None:
+    async with scripted_fleet(nats, Script(answer)) as fleet, http_client() as client:
+        tape = Tape()
+        tape.job_id, tape.last_id = job_id, last_id
+        await play_on(client, fleet.url, tape)
+        assert tape.status == status
+        assert tape.error
+        assert says in tape.error["message"]
+
+
+async def test_a_stream_belongs_to_the_key_that_began_it(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script) as fleet, http_client() as client:
+        mine = {"Authorization": "Bearer mine"}
+        body = chat_body("Hi", stream=True, seed=8, max_tokens=COUNT)
+        url = f"{fleet.url}/v1/chat/completions"
+        async with client.stream("POST", url, json=body, headers=mine) as stream:
+            job_id = stream.headers["x-request-id"]
+            for headers, status in (
+                ({}, 410),
+                ({"Authorization": "Bearer other"}, 410),
+                (mine, 200),
+            ):
+                async with client.stream(
+                    "GET", f"{fleet.url}/v1/streams/{job_id}", headers=headers
+                ) as taken:
+                    assert taken.status_code == status
+
+
+# -- the bus -----------------------------------------------------------------------------------
+
+
+async def test_nats_killed_mid_stream_costs_nothing_but_time(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        async with playing(fleet, seed=9) as tape:
+            nats.kill()
+            down = time.monotonic()
+            await asyncio.sleep(0.5)
+            nats.start()
+            down = time.monotonic() - down
+        assert tape.text == expected(9)
+        assert tape.worst_gap < down + 0.5
+        assert b"cortex_moves_total 0.0" in exposition(fleet)
+
+
+async def test_nats_gone_for_long_is_a_clean_error(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.receiver.CUT_OFF_SECONDS", 0.5)
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script) as fleet:
+        async with playing(fleet, seed=10) as tape:
+            nats.kill()
+        assert tape.error
+        assert "heard nothing from NATS" in tape.error["message"]
+        assert expected(10).startswith(tape.text)
+        nats.start()
+        await fleet.ready()
+
+
+def exposition(fleet: TestFleet) -> bytes:
+    return fleet.gateway.metrics.exposition()
