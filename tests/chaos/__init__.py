@@ -1,0 +1,1 @@
+"""Random failures of whole processes under load."""
