@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from cortex.record import Continuity, Record
 from neuron import demo_model
 from neuron.engine.noise import row_key
+from neuron.engine.watchdog import Deadlines
 from tests.support.fleet import TestFleet, running_fleet, sse_events
 from tests.support.nats import NatsServer
 from tests.support.waiting import until
@@ -30,6 +32,7 @@ from tests.support.watched import WatchedEngines
 DEMO = Path(next(iter(demo_model.__path__)))
 TOKENS = 400
 SAMPLED = {"temperature": 1.0, "max_tokens": TOKENS, "ignore_eos": True, "min_tokens": TOKENS}
+DEADLINES = Deadlines(step_seconds=2.0, factor=0.0)
 KILLS = int(os.environ.get("KILLS", "3"))
 
 
@@ -56,7 +59,7 @@ async def two_nodes(
     nats: NatsServer, model: str
 ) -> AsyncIterator[tuple[TestFleet, list[WatchedEngines]]]:
     """Two nodes with real engines of one model, which the fleet calls ``m``."""
-    both = [WatchedEngines(threads=1) for _ in range(2)]
+    both = [WatchedEngines(threads=1, deadlines=DEADLINES) for _ in range(2)]
     async with running_fleet(nats) as fleet:
         for number, engines in enumerate(both, 1):
             await fleet.add_node(engines.start, name=f"n{number}", models=(f"m={model}",))
@@ -83,11 +86,14 @@ async def say(fleet: TestFleet, seed: int, *, on_text: Any = None, **body: Any) 
 
 
 class Killer:
-    """Kills the engine that runs the only stream, once, at some length of the answer."""
+    """Signals the engine that runs the only stream, once, at some length of the answer."""
 
-    def __init__(self, both: list[WatchedEngines], at: int) -> None:
+    def __init__(
+        self, both: list[WatchedEngines], at: int, how: signal.Signals = signal.SIGKILL
+    ) -> None:
         self._both = both
         self._at = at
+        self._how = how
         self.killed = 0
 
     def __call__(self, length: int) -> None:
@@ -95,7 +101,7 @@ class Killer:
             for engines in self._both:
                 engine = engines.engine
                 if engine is not None and engine.stats.open:
-                    os.kill(engine.pid, signal.SIGKILL)
+                    os.kill(engine.pid, self._how)
                     self.killed += 1
 
 
@@ -123,6 +129,19 @@ async def test_an_answer_that_moved_is_the_same_to_the_bit(
             await until(lambda: records and records[-1].moves)
             assert records.pop().continuity is Continuity.EXACT
             await ready_again(fleet)
+
+
+async def test_a_frozen_engine_is_left_and_replaced(nats: NatsServer, random_model: Path) -> None:
+    async with two_nodes(nats, str(random_model)) as (fleet, both):
+        expected = await say(fleet, 5, **SAMPLED)
+        engines = {one.engine.pid for one in both if one.engine}
+        began = time.monotonic()
+        moved = await say(fleet, 5, on_text=Killer(both, 200, signal.SIGSTOP), **SAMPLED)
+        took = time.monotonic() - began
+        assert moved == expected
+        await ready_again(fleet)
+        assert {one.engine.pid for one in both if one.engine} != engines, "it is another process"
+        assert took < DEADLINES.step_seconds + 1 + 10, "the step deadline, and the answer itself"
 
 
 async def test_other_seeds_give_other_answers(nats: NatsServer, random_model: Path) -> None:

@@ -17,6 +17,7 @@ from protocol.bus import Bus
 from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.processes import Tape, http_client, play, play_on
+from tests.support.proxy import proxy_to
 from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer, words
@@ -144,6 +145,26 @@ async def test_many_streams_move_at_once(nats: NatsServer) -> None:
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
 
 
+async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuron.service.gateways.CUT_OFF_SECONDS", 2.0)
+    script = Script(answer, step_seconds=0.02)
+    async with proxy_to(nats.url) as proxy, running_fleet(nats) as fleet:
+        await fleet.add_node(script.start, name="n1", url=proxy.url)
+        await fleet.ready()
+        async with playing(fleet, seed=11) as tape:
+            await fleet.add_node(script.start, name="n2")
+            await fleet.ready(nodes=2)
+            proxy.swallow()
+            await until(lambda: script.engines[0].open == 0, seconds=5, what="parked")
+        assert tape.text == expected(11)
+        assert tape.worst_gap < 2.5
+        proxy.restore()
+        await fleet.ready(nodes=2)
+        assert (await fleet.chat(max_tokens=5)).status_code == 200
+
+
 # -- poison ------------------------------------------------------------------------------------
 
 
@@ -167,7 +188,7 @@ async def test_a_request_that_kills_engines_fails_and_the_others_live(nats: Nats
         assert "2 engines ended" in error["message"]
         assert [tape.error for tape in tapes] == [None] * 8
         assert [tape.text for tape in tapes] == [expected(seed) for seed in range(8)]
-        assert len(script.engines) == 4, "two died, two came back"
+        await until(lambda: len(script.engines) == 4, what="two died, two came back")
 
 
 # -- taking a stream up again ------------------------------------------------------------------

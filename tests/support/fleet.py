@@ -51,9 +51,10 @@ class TestFleet:
         models: tuple[str, ...] = (MODEL,),
         slots: int = 4,
         drain_seconds: float = 5.0,
+        url: str = "",
     ) -> Node:
-        """Starts a node; does not wait for its models."""
-        bus = await self._stack.enter_async_context(connected(self.nats.url, name))
+        """Starts a node, connected to *url* if given; does not wait for its models."""
+        bus = await self._stack.enter_async_context(connected(url or self.nats.url, name))
         config = NeuronConfig(name=name, models=models, slots=slots, drain_seconds=drain_seconds)
         node = Node(bus, config, start_engine)
         task = asyncio.create_task(node.run(), name=f"node {name}")

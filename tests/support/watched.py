@@ -9,6 +9,7 @@ import msgspec
 
 from neuron.engine.client import EngineProcess
 from neuron.engine.messages import FromEngine, Loading, Start, Step
+from neuron.engine.watchdog import Deadlines
 from tests.support.fleet import TestFleet, running_fleet
 from tests.support.nats import NatsServer
 from tests.support.waiting import until
@@ -29,15 +30,18 @@ class Seen(NamedTuple):
 class WatchedEngines:
     """Takes the place of ``EngineProcess.start`` in a node; *changes* go into every Start."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, *, deadlines: Deadlines | None = None, **changes: object) -> None:
         self._changes = changes
+        self._deadlines = deadlines
         self.engine: EngineProcess | None = None
         self.steps: list[Seen] = []
 
     async def start(self, start: Start, *, on_progress: Callable[[Loading], None]) -> EngineProcess:
         """Starts a real engine."""
         start = msgspec.structs.replace(start, **self._changes)
-        engine = await EngineProcess.start(start, on_progress=on_progress)
+        engine = await EngineProcess.start(
+            start, on_progress=on_progress, deadlines=self._deadlines
+        )
         handle = engine._handle
 
         def note(message: FromEngine) -> None:

@@ -1,0 +1,167 @@
+"""Who is let in, when, and how quickly the others are told."""
+
+import asyncio
+import functools
+import json
+import statistics
+import time
+from typing import Any
+
+import httpx2
+import pytest
+
+from cortex.waiting import Line
+from protocol import codec, subjects
+from protocol.bus import Bus
+from protocol.frames import Accepted
+from tests.support.fleet import MODEL, TestFleet, chat_body, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.scripted import Script
+from tests.support.waiting import until
+from tests.support.words import answer
+
+QUICK_SECONDS = 0.05
+"""Ten milliseconds in a quiet process; these share one loop with everything else."""
+
+
+async def timed(fleet: TestFleet, **options: Any) -> tuple[httpx2.Response, float]:
+    began = time.monotonic()
+    response = await fleet.client.post("/v1/chat/completions", **options)
+    return response, time.monotonic() - began
+
+
+async def test_a_full_line_is_a_quick_429_with_the_numbers(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = functools.partial(Line, max_waiting_of_tenant=20)
+    monkeypatch.setattr("cortex.dispatch.Line", short)
+    script = Script(answer, slots=1, step_seconds=0.02)
+    async with scripted_fleet(nats, script) as fleet:
+        dispatcher = fleet.gateway.dispatcher
+        tasks = [asyncio.create_task(fleet.chat(max_tokens=400)) for _ in range(30)]
+        await until(lambda: dispatcher.waiting == 20, what="a full line")
+        refused, seconds = await timed(fleet, json=chat_body("Hi"))
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"]
+        assert "20 of them yours" in refused.json()["error"]["message"]
+        assert seconds < QUICK_SECONDS
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await until(lambda: dispatcher.waiting == dispatcher.in_flight == 0)
+
+
+async def test_a_request_larger_than_the_bus_is_a_413(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script(answer, context=10_000_000)) as fleet:
+        refused = await fleet.chat("x" * 9_000_000)
+        assert refused.status_code == 413
+        assert "8" in refused.json()["error"]["message"]
+
+
+async def test_a_flood_of_one_tenant_leaves_room_for_another(nats: NatsServer) -> None:
+    """First tokens of the guest, alone and beside a flood of ten times the capacity."""
+    script = Script(answer, slots=8, step_seconds=0.004, prefill_steps=2)
+    guest = {"Authorization": "Bearer guest"}
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        solo = [await first_token(fleet, guest) for _ in range(20)]
+        flood = [
+            asyncio.create_task(keep_asking(fleet, {"Authorization": "Bearer flood"}))
+            for _ in range(160)
+        ]
+        await until(lambda: fleet.gateway.dispatcher.waiting > 100, what="the flood")
+        beside = [await first_token(fleet, guest) for _ in range(40)]
+        for task in flood:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+    assert p95(beside) <= 3 * p95(solo) + 0.05, "gated loosely; the figure is in the bench"
+
+
+async def first_token(fleet: TestFleet, headers: dict[str, str]) -> float:
+    began = time.monotonic()
+    body = chat_body("Hi", stream=True, max_tokens=20)
+    async with fleet.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers=headers
+    ) as stream:
+        seconds = 0.0
+        async for line in stream.aiter_lines():
+            if not seconds and line.startswith("data: {") and '"content":" ' in line:
+                seconds = time.monotonic() - began
+        return seconds
+
+
+async def keep_asking(fleet: TestFleet, headers: dict[str, str]) -> None:
+    async with httpx2.AsyncClient(base_url=fleet.url, timeout=60) as client:
+        while True:
+            await client.post(
+                "/v1/chat/completions", json=chat_body("Hi", max_tokens=100), headers=headers
+            )
+
+
+def p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+async def test_a_job_whose_accepted_is_lost_comes_again(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    publish = Bus.publish
+
+    async def lossy(bus: Bus, subject: str, data: bytes, **options: Any) -> None:
+        if subject.startswith("cortex.reply.") and not lost:
+            frame = codec.read_frame(data)
+            if isinstance(frame, Accepted):
+                lost.append(frame.ack)
+                return
+        await publish(bus, subject, data, **options)
+
+    monkeypatch.setattr(Bus, "publish", lossy)
+    script = Script(answer, step_seconds=0.002)
+    async with scripted_fleet(nats, script) as fleet:
+        whole = await fleet.chat(max_tokens=50)
+        assert whole.status_code == 200
+        assert lost
+        assert len(script.engines[0].steps_of) == 1, "computed once"
+        await until(lambda: _is_empty(fleet), what="the job was acknowledged")
+
+
+async def _is_empty(fleet: TestFleet) -> bool:
+    info = json.loads(await fleet.gateway.bus.request("$JS.API.STREAM.INFO.JOBS") or b"{}")
+    return bool(info["state"]["messages"] == 0)
+
+
+async def test_a_second_delivery_computes_nothing_twice(nats: NatsServer) -> None:
+    """The same job once more in the stream, as a late acknowledgement makes it."""
+    seen: list[bytes] = []
+    script = Script(answer, step_seconds=0.01)
+    async with scripted_fleet(nats, script, nodes=2) as fleet:
+        spy = await Bus.connect(nats.url, name="spy")
+        await spy.subscribe(f"cortex.job.{MODEL}.normal", lambda m: seen.append(m.data))
+        task = asyncio.create_task(fleet.chat(max_tokens=100, seed=3))
+        await until(lambda: seen and any(e.open for e in script.engines))
+        await spy.request(subjects.job(MODEL, codec.read_job(seen[0]).priority), seen[0])
+        answered = await task
+        assert answered.json()["usage"]["completion_tokens"] == 100
+        await until(lambda: not any(e.open for e in script.engines), seconds=5)
+        await spy.close()
+
+
+async def test_a_client_that_does_not_read_is_given_up(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.api.http.UNREAD_SECONDS", 0.5)
+    script = Script(lambda add: ["x" * 50_000] * 2000, step_seconds=0.001)
+    async with scripted_fleet(nats, script) as fleet:
+        host, port = fleet.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps(chat_body("Hi", stream=True)).encode()
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+        )
+        engine = script.engines[0]
+        await until(lambda: engine.open == 1)
+        await until(lambda: engine.open == 0, seconds=15, what="it is cancelled")
+        assert sum(engine.steps_of.values()) < 2000
+        await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
+        writer.close()

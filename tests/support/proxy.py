@@ -1,0 +1,59 @@
+"""A TCP proxy before NATS that can swallow everything: a partition, in which no connection ends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+
+class Proxy:
+    """Forwards to one port until told to be a black hole."""
+
+    def __init__(self, target: int) -> None:
+        self.url = ""
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    def swallow(self) -> None:
+        """From now on nothing passes, in either direction."""
+        self._open.clear()
+
+    def restore(self) -> None:
+        """What was held passes now, as a network delivers it late."""
+        self._open.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.create_task(self._pump(source, sink))
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                await self._open.wait()
+                sink.write(data)
+                await sink.drain()
+        with contextlib.suppress(ConnectionError):
+            sink.close()
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for task in list(self._pumps):
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def proxy_to(url: str) -> AsyncIterator[Proxy]:
+    """A proxy before the server at *url*."""
+    proxy = Proxy(int(url.rpartition(":")[2]))
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
+        server.close()
