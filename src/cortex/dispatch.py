@@ -72,6 +72,10 @@ class Dispatcher:
         """Requests that no neuron has accepted yet although it is their turn."""
         return sum(line.handed_over for line in self._lines.values())
 
+    def leave(self) -> None:
+        """From now on streams are left as they are, for their clients to take up elsewhere."""
+        self._receiver.is_leaving = True
+
     def echo(self) -> None:
         """This gateway's own heartbeat came back through the server."""
         self._receiver.echo()

@@ -104,6 +104,8 @@ class Receiver:
         self._orders: set[asyncio.Task[None]] = set()
         self._stopped: dict[tuple[str, str, int], float] = {}
         self._expected: Counter[str] = Counter()
+        self.is_leaving = False
+        """This gateway ends, and its streams go on at others: they are not cancelled."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -123,7 +125,7 @@ class Receiver:
         finally:
             if self._streams.get(stream.job.id) is stream:
                 del self._streams[stream.job.id]
-            if not stream.state.is_over:
+            if not stream.state.is_over and not (self.is_leaving and stream.job.client):
                 self.steer(stream, Cancel(stream.job.attempt))
 
     @contextlib.contextmanager
@@ -266,6 +268,8 @@ class Receiver:
         accepted, a second delivery, or an attempt that another one has replaced."""
         if isinstance(frame, Finished | Failed | Busy) or job_id in self._expected:
             return
+        if self.is_leaving:
+            return  # it may be one that another gateway is about to take up
         node = frame.node if isinstance(frame, Accepted) else self._node_of_instance(frame.instance)
         key, now = (job_id, frame.instance, frame.attempt), time.monotonic()
         if node and now - self._stopped.get(key, 0.0) > _STOP_EVERY_SECONDS:

@@ -28,6 +28,10 @@ give theirs up. Not more, because Hypercorn holds a connection that its client h
 long, file descriptor and tasks included."""
 
 
+LEAVE_BEFORE_SECONDS = 0.25
+"""So long before the end of draining a stream that is cut off is not one whose client left."""
+
+
 def allow_many_connections() -> None:
     """Lifts the soft limit of open files, 1,024 on most systems, to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,6 +66,8 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
                     on_ready.set()
                 await stop.wait()
                 log.info("stopping; %d answers are running", gateway.dispatcher.in_flight)
+                seconds = max(0.0, config.gateway.drain_seconds - LEAVE_BEFORE_SECONDS)
+                loop.call_later(seconds, gateway.dispatcher.leave)
     finally:
         await bus.close()
 

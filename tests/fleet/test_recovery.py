@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from protocol.bus import Bus
@@ -237,6 +238,24 @@ async def test_a_stream_is_taken_up_from_its_beginning_and_at_its_own_gateway(
 
 
 USAGE: dict[str, Any] = {"stream_options": {"include_usage": False}}
+
+
+async def test_a_gateway_that_ends_leaves_its_streams_to_others(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.02)
+    async with scripted_fleet(nats, script) as stays, http_client() as client:
+        tape = Tape()
+        async with running_fleet(nats) as ends:
+            await ends.ready()
+            playing_ = asyncio.create_task(play(client, ends.url, tape, seed=12, max_tokens=COUNT))
+            await until(lambda: len(tape.text) > 100)
+            ends.gateway.dispatcher.leave()
+        with contextlib.suppress(httpx2.TransportError):
+            await playing_
+        assert not tape.done
+        await play_on(client, stays.url, tape)
+        assert tape.error is None
+        assert tape.text == expected(12), (tape.last_id, tape.status)
+        assert tape.done
 
 
 async def test_a_finished_stream_is_kept_for_a_while(nats: NatsServer) -> None:

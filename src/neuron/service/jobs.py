@@ -15,7 +15,7 @@ from neuron.service.job import Identity, RunningJob
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage
 from protocol.errors import ErrorCode, WireError
-from protocol.job import Cancel, Found, Resume, Take, Taken
+from protocol.job import Cancel, Found, Job, Resume, Take, Taken
 
 log = logging.getLogger("neuron")
 
@@ -142,7 +142,7 @@ class Jobs:
         taken = Taken(self._take(subjects.last_token(message.subject), take))
         self._answer(self._identity.bus.publish(message.reply, codec.encode(taken)))
 
-    def _take(self, job_id: str, take: Take) -> Any:
+    def _take(self, job_id: str, take: Take) -> Job | None:
         entry = self._entries.get(job_id)
         running = entry.running if entry else None
         if entry is None or running is None or entry.attempt >= take.attempt:
