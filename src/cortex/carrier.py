@@ -31,7 +31,7 @@ log = logging.getLogger("carrier")
 DIRECT_SECONDS = 0.25
 """How long a neuron may take to answer on the direct lane, and the time to read the job's text."""
 _BYTES_PER_SECOND = 500_000
-_LOOK_AGAIN_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
 """Between two rounds of asking."""
 MOVES_AT_ONCE = 2
@@ -194,8 +194,7 @@ class Carrier:
         return bool(self._stream.state.instance) or self._stream.state.is_over
 
     def _check(self, patience: Patience, *, is_patient: bool) -> None:
-        is_placed = bool(self._fleet.placed(self._model)) and not is_patient
-        patience.check(decide(self._fleet, self._model), is_placed=is_placed)
+        patience.check(decide(self._fleet, self._model), is_patient=is_patient)
 
     # -- attempts ------------------------------------------------------------------------------
 
@@ -237,7 +236,13 @@ class Carrier:
 
 def decide(fleet: Fleet, model: str) -> router.Decision:
     """The router's answer to the present picture."""
-    return router.decide(model, fleet.placed(model), fleet.models(), fleet.remembers(model))
+    return router.decide(
+        model,
+        fleet.placed(model),
+        fleet.models(),
+        lost_node=fleet.remembers(model),
+        is_new=fleet.is_new,
+    )
 
 
 def too_large(error: BusOverflow) -> FleetError:

@@ -17,7 +17,7 @@ from cortex.carrier import Carrier, Sources, decide, too_large
 from cortex.fleet import Fleet
 from cortex.patience import QUEUE_SECONDS, Patience
 from cortex.receiver import Receiver, Stream
-from cortex.take_up import take_up
+from cortex.take_up import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
 from cortex.waiting import Line, Place
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
@@ -35,7 +35,7 @@ BUS_GRACE_SECONDS = 3.0
 """New requests are admitted for so long without NATS."""
 USUAL_ANSWER = 512
 """Tokens that an answer without a limit is thought to have."""
-_LOOK_AGAIN_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 0.25
 _RETRY_SECONDS = 0.2
 
 
@@ -130,7 +130,8 @@ class Dispatcher:
         answer comes again. Raises ``FleetError`` when nobody has it."""
         self._check_bus()
         with self._receiver.expecting(job_id):
-            taken = await take_up(self._bus, self._gateway, job_id, owner)
+            seconds = LONG_SEARCH_SECONDS if self._fleet.misses_somebody else SEARCH_SECONDS
+            taken = await take_up(self._bus, self._gateway, job_id, owner, seconds)
             stream = Stream(taken.job)
             async with self._carried(stream, self._continue(stream, taken.node)):
                 yield stream
@@ -213,7 +214,7 @@ class Dispatcher:
 
     def _check(self, patience: Patience, stream: Stream) -> None:
         model = stream.job.request.model
-        patience.check(self._decide(model), is_placed=bool(self._fleet.placed(model)))
+        patience.check(self._decide(model), is_patient=False)
 
     def _decide(self, model: str) -> router.Decision:
         return decide(self._fleet, model)

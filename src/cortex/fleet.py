@@ -27,6 +27,7 @@ log = logging.getLogger("fleet")
 HEARTBEAT_TIMEOUT_SECONDS = 1.6
 """Three missed heartbeats at 2 Hz, and a little."""
 
+NEW_SECONDS = 0.7
 REMEMBER_SECONDS = 30.0
 """A node that has been silent for less may be back."""
 
@@ -57,6 +58,8 @@ class Fleet:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
+        self._began = clock()
+        self._served: dict[str, tuple[str, float]] = {}  # by whom and when a model was last served
         self._nodes: dict[str, Node] = {}
         self._changed = asyncio.Event()
 
@@ -85,6 +88,8 @@ class Fleet:
         node = self._nodes.setdefault(heartbeat.node, Node(heartbeat.node))
         node.heartbeat = heartbeat
         node.heard_at = self._clock()
+        for model in heartbeat.models:
+            self._served[model] = (node.name, node.heard_at)
         self._notify()
 
     def _notify(self) -> None:
@@ -113,13 +118,24 @@ class Fleet:
         """Every model that a living node knows, sorted."""
         return sorted({model for node in self.alive() for model in self._current(node)})
 
+    @property
+    def is_new(self) -> bool:
+        """Whether some nodes may not have been heard yet, as this gateway has just started."""
+        return self._clock() - self._began < NEW_SECONDS
+
+    @property
+    def misses_somebody(self) -> bool:
+        """Whether a node has fallen silent a moment ago and may be back in another."""
+        now = self._clock()
+        return any(
+            now - node.heard_at < REMEMBER_SECONDS and not self.is_alive(node)
+            for node in self._nodes.values()
+        )
+
     def remembers(self, model: str) -> str:
-        """The node that had a model until a moment ago and may be back in another; or empty."""
-        horizon = self._clock() - REMEMBER_SECONDS
-        for node in self._nodes.values():
-            if node.heard_at > horizon and model in self._current(node):
-                return node.name
-        return ""
+        """The node that had a model until a moment ago: it may be back, or restarting; or empty."""
+        node, at = self._served.get(model, ("", float("-inf")))
+        return node if self._clock() - at < REMEMBER_SECONDS else ""
 
     def placed(self, model: str) -> list[Placed]:
         """Where a model is, on living nodes only."""

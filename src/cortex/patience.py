@@ -24,9 +24,10 @@ class Patience:
         self._spent = dict.fromkeys((router.Run, router.Wait, router.Refuse), 0.0)
         self._last = clock()
 
-    def check(self, decision: router.Decision, *, is_placed: bool) -> None:
+    def check(self, decision: router.Decision, *, is_patient: bool) -> None:
         """Adds the time since the last call to *decision*'s account; raises ``FleetError`` when
-        that is exhausted, or at once when the model *is placed* somewhere and refused there."""
+        that is exhausted. A refusal that is not going to change is no reason to wait, unless one
+        *is patient*: a stream that has begun waits for whatever may come."""
         now = self._clock()
         spent = self._spent[type(decision)] = self._spent[type(decision)] + now - self._last
         self._last = now
@@ -44,5 +45,7 @@ class Patience:
                     f"{self._model} was still not loaded after {LOAD_SECONDS:.0f} s.",
                     retry_after_seconds=30,
                 )
-            case router.Refuse(error) if is_placed or spent > NO_NEURON_SECONDS:
+            case router.Refuse(error, may_change) if spent > NO_NEURON_SECONDS or not (
+                is_patient or may_change
+            ):
                 raise FleetError.of(error)

@@ -26,7 +26,8 @@ class Refuse(NamedTuple):
 
     error: WireError
     may_change: bool = False
-    """It could be served until a moment ago, so it is worth waiting a little."""
+    """It could be served until a moment ago, or the picture is not complete yet: it is worth
+    waiting a little."""
 
 
 Decision = Run | Wait | Refuse
@@ -36,10 +37,15 @@ _RETRY_SECONDS = 5
 
 
 def decide(
-    model: str, placed: Sequence[Placed], known_models: Sequence[str], lost_node: str = ""
+    model: str,
+    placed: Sequence[Placed],
+    known_models: Sequence[str],
+    *,
+    lost_node: str = "",
+    is_new: bool = False,
 ) -> Decision:
     """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's;
-    *lost_node* had the model until a moment ago."""
+    *lost_node* had the model until a moment ago; *is_new*: not everybody may have been heard."""
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
@@ -54,7 +60,7 @@ def decide(
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=True)
-    return Refuse(_unknown(model, known_models))
+    return Refuse(_unknown(model, known_models), may_change=is_new)
 
 
 def _why_unavailable(model: str, placed: Sequence[Placed]) -> WireError:

@@ -16,6 +16,8 @@ from protocol.job import Find, Found, Job, Take
 
 SEARCH_SECONDS = 2.0
 """A job may be between two neurons: it is looked for again."""
+LONG_SEARCH_SECONDS = 8.0
+"""While a node is silent that may be back in a moment, and have it."""
 _ROUND_SECONDS = 0.3
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -27,9 +29,9 @@ class TakenUp(NamedTuple):
     node: str
 
 
-async def take_up(bus: Bus, gateway: str, job_id: str, owner: str) -> TakenUp:
+async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: float) -> TakenUp:
     """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
-    deadline = time.monotonic() + SEARCH_SECONDS
+    deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
         found = await _find(bus, gateway, job_id)
         if found is not None:

@@ -52,3 +52,17 @@ def test_an_empty_fleet_may_be_starting() -> None:
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
     assert decision.error.retry_after_seconds > 0
+
+
+def test_what_was_served_a_moment_ago_is_worth_waiting_for() -> None:
+    decision = decide("m", [], ["other"], lost_node="gpu-3")
+    assert isinstance(decision, Refuse)
+    assert decision.may_change
+    assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert "gpu-3" in decision.error.message
+
+
+def test_a_new_gateway_does_not_know_yet_what_it_does_not_know() -> None:
+    decision = decide("m", [], [], is_new=True)
+    assert isinstance(decision, Refuse)
+    assert decision.may_change
