@@ -65,11 +65,10 @@ async def test_frames_can_be_had_again_from_any_piece_on(nats: NatsServer) -> No
         for index in range(4):
             finish = FinishReason.STOP if index == 3 else None
             await running.on_event(Output(7, index, [index], f"<{index}>", finish), 0.01)
-        await bus.flush()
+        await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
         first = list(seen)
         seen.clear()
         await running.resume(2, 0.0)
-        await bus.flush()
         await until(lambda: isinstance(seen[-1], frames.Finished) if seen else False)
         assert seen == first[-3:], "two pieces and the end"
         seen.clear()
