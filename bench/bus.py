@@ -20,6 +20,7 @@ from protocol.bus import Bus, Delivery, JobLanes, JobPuller
 from protocol.frames import Text
 from protocol.generate import GenerateRequest, Message, Role
 from protocol.job import Job, Priority
+from protocol.names import new_job_id
 from tests.support.nats import NatsServer, running_nats
 
 MODEL = "m"
@@ -60,7 +61,7 @@ async def hand_over(nats: NatsServer) -> tuple[float, float]:
                 data,
                 model=MODEL,
                 priority=Priority.NORMAL,
-                message_id=str(number),
+                message_id=new_job_id(),
                 ttl_seconds=60,
             )
         )
