@@ -23,6 +23,9 @@ MAX_DELIVERIES = 4
 """The fourth delivery is answered with POISON, not run."""
 _PULL_GROUP = "neurons"
 PULL_EXPIRES_SECONDS = 2.0
+_FIRST_PULLS = 4
+_FIRST_EXPIRES_SECONDS = 0.25
+"""The first pulls after a connect: JetStream, still on its way up, may swallow one."""
 _CONFIRM_SECONDS = 0.5
 """For a confirmation that takes a millisecond: what is lost in a restart is soon tried again."""
 _MAX_PULL_PRIORITY = 9
@@ -181,6 +184,7 @@ class JobPuller:
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
         await lane.open()
+        first = 0
         try:
             while True:
                 if not self._has_room():
@@ -188,8 +192,12 @@ class JobPuller:
                     if not self._has_room():
                         await self._wait_for_room()
                     continue
-                lost.clear()
-                await lane.pull_once(self._pull_priority(), lost)
+                if lost.is_set():
+                    first = _FIRST_PULLS
+                    lost.clear()
+                seconds = _FIRST_EXPIRES_SECONDS if first else PULL_EXPIRES_SECONDS
+                first = max(0, first - 1)
+                await lane.pull_once(self._pull_priority(), lost, seconds)
         finally:
             forget_reconnect()
             await lane.close()
@@ -222,13 +230,13 @@ class _Lane:
         if self._subscription:
             await self._subscription.stop()
 
-    async def pull_once(self, priority: int, lost: asyncio.Event) -> None:
-        """Posts one pull and waits until it is served, expired or lost."""
+    async def pull_once(self, priority: int, lost: asyncio.Event, seconds: float) -> None:
+        """Posts one pull and waits until it is served, expired after *seconds*, or lost."""
         self._ended.clear()
         self._missing = False
         request = {
             "batch": 1,
-            "expires": int(PULL_EXPIRES_SECONDS * 1e9),
+            "expires": int(seconds * 1e9),
             "group": _PULL_GROUP,
             "priority": min(max(priority, 0), _MAX_PULL_PRIORITY),
         }
@@ -239,9 +247,7 @@ class _Lane:
         )
         waits = [asyncio.ensure_future(self._ended.wait()), asyncio.ensure_future(lost.wait())]
         try:
-            await asyncio.wait(
-                waits, timeout=PULL_EXPIRES_SECONDS + 0.5, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waits, timeout=seconds + 0.25, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
