@@ -28,6 +28,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 1.6
 """Three missed heartbeats at 2 Hz, and a little."""
 
 NEW_SECONDS = 0.7
+"""All living nodes have sent a heartbeat in it."""
 REMEMBER_SECONDS = 30.0
 """A node that has been silent for less may be back."""
 

@@ -172,7 +172,7 @@ class StreamState:
             return Started(frame.node, frame.prompt_tokens, frame.max_tokens)
         if not self.tokens:
             self.first = frame  # no token of an earlier attempt was ever seen
-        elif not frame.numerics or frame.numerics != first.numerics:
+        elif not frame.numerics or _class_of(frame) != _class_of(first):
             self.is_exact = False
         return None
 
@@ -196,3 +196,8 @@ class StreamState:
             return Move(frame.error, is_death=frame.error.code is ErrorCode.ENGINE_FAILED)
         self.is_over = True
         return Broken(frame.error)
+
+
+def _class_of(accepted: frames.Accepted) -> tuple[str, str]:
+    """Attempts with equal ones compute the same to the bit: the files, and how they are computed."""
+    return accepted.revision, accepted.numerics

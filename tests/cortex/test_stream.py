@@ -115,6 +115,15 @@ def test_only_equal_numerics_are_exact(first: str, second: str, exact: bool) -> 
     assert state.is_exact is exact
 
 
+def test_other_files_are_not_exact() -> None:
+    state = StreamState()
+    state.receive(accepted(numerics="a", revision="r1"))
+    state.receive(delta(0, 5))
+    state.next_attempt(2)
+    state.receive(accepted(attempt=2, instance="i2", numerics="a", revision="r2"))
+    assert not state.is_exact
+
+
 def test_without_a_token_the_second_attempt_is_as_good_as_a_first() -> None:
     state = StreamState()
     state.receive(accepted(numerics="a"))
