@@ -199,5 +199,5 @@ class StreamState:
 
 
 def _class_of(accepted: frames.Accepted) -> tuple[str, str]:
-    """Attempts with equal ones compute the same to the bit: the files, and how they are computed."""
+    """Attempts with equal ones compute the same to the bit: same files, computed the same way."""
     return accepted.revision, accepted.numerics
