@@ -6,9 +6,29 @@ token of every stream; here an observation is one bisection, and the walk happen
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+
+class Tally:
+    """How many values fell into each bucket, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, count: int = 1) -> None:
+        """*count* times *value*."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += value * count
+
+    def merge(self, other: "Tally") -> None:
+        """Takes in those of a tally with the same bounds."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
 
 class Histogram(Collector):  # type: ignore[misc]
@@ -18,26 +38,20 @@ class Histogram(Collector):  # type: ignore[misc]
         self._name = name
         self._help = help_text
         self._bounds = bounds
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
+        self._tallies: dict[str, Tally] = {}
 
-    def observe(self, model: str, value: float, count: int = 1) -> None:
-        """*count* times *value*."""
-        counts = self._counts.get(model)
-        if counts is None:
-            counts = self._counts[model] = [0] * (len(self._bounds) + 1)
-            self._sums[model] = 0.0
-        counts[bisect_left(self._bounds, value)] += count
-        self._sums[model] += value * count
+    def of(self, model: str) -> Tally:
+        """The model's own."""
+        tally = self._tallies.get(model)
+        if tally is None:
+            tally = self._tallies[model] = Tally(self._bounds)
+        return tally
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
         family = HistogramMetricFamily(self._name, self._help, labels=["model"])
         names = [*map(str, self._bounds), "+Inf"]
-        for model, counts in self._counts.items():
-            running, buckets = 0, []
-            for name, count in zip(names, counts, strict=True):
-                running += count
-                buckets.append((name, running))
-            family.add_metric([model], buckets, self._sums[model])
+        for model, tally in self._tallies.items():
+            cumulative = accumulate(tally.counts)
+            family.add_metric([model], list(zip(names, cumulative, strict=True)), tally.sum)
         yield family

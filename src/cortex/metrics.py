@@ -10,7 +10,7 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from cortex.histograms import Histogram
-from cortex.record import Continuity, Record
+from cortex.record import GAP_BOUNDS, Continuity, Record
 from protocol.errors import ErrorCode, WireError
 
 log = logging.getLogger("request")
@@ -52,7 +52,6 @@ class Outcome(StrEnum):
 
 
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
-_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -84,7 +83,7 @@ class Metrics:
             "cortex_first_token_seconds", "From admission to the first token.", _LATENCY
         )
         self._between = self._histogram(
-            "cortex_inter_token_seconds", "Between two tokens of a stream.", _TOKEN
+            "cortex_inter_token_seconds", "Between two tokens of a stream.", GAP_BOUNDS
         )
         self._whole = self._histogram(
             "cortex_request_seconds", "From admission to the end.", _LATENCY
@@ -98,13 +97,12 @@ class Metrics:
         log.info("%s", record.line(outcome))
         model = record.model
         self._moves.inc(record.moves)
-        self._whole.observe(model, record.seconds)
+        self._whole.of(model).add(record.seconds)
         if record.queue_seconds is not None:
-            self._queue.observe(model, record.queue_seconds)
+            self._queue.of(model).add(record.queue_seconds)
         if record.first_token_seconds is not None:
-            self._first.observe(model, record.first_token_seconds)
-        for seconds, count in record.gaps:
-            self._between.observe(model, seconds / max(1, count), count)
+            self._first.of(model).add(record.first_token_seconds)
+        self._between.of(model).merge(record.gaps)
         self._count_tokens(record)
         if outcome is Outcome.FINISHED and record.continuity is not Continuity.UNDISTURBED:
             self._moved.labels(record.continuity).inc()

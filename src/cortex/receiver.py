@@ -14,7 +14,16 @@ from typing import Any
 
 from cortex.inbox import Inbox
 from cortex.record import Record
-from cortex.stream import Broken, Event, Move, Repair, Stranger, StreamState
+from cortex.stream import (
+    Action,
+    Broken,
+    Event,
+    Move,
+    Parts,
+    Repair,
+    Stranger,
+    StreamState,
+)
 from protocol import codec, subjects
 from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -173,13 +182,21 @@ class Receiver:
             log.warning("ignored a frame: %s", error)
             return
         job_id = subjects.last_token(message.subject)
+        stream = self._streams.get(job_id)
+        outcome = None if stream is None else stream.state.receive(frame)
+        if stream is not None and isinstance(outcome, Parts):  # nearly all of them
+            stream.heard_at = time.monotonic()
+            stream.deliver(outcome)
+            return
         if isinstance(frame, Accepted | Failed) and frame.ack:
             self._send(self._acknowledge(frame.ack))
-        stream = self._streams.get(job_id)
         if stream is None:
             self._stop_stranger(job_id, frame)
-            return
-        outcome = stream.state.receive(frame)
+        else:
+            self._follow(stream, frame, outcome)
+
+    def _follow(self, stream: Stream, frame: AnyFrame, outcome: Event | Action | None) -> None:
+        """Does what the state machine says of a frame."""
         if frame.attempt == stream.state.attempt and frame.instance == stream.state.instance:
             stream.heard_at = time.monotonic()
             if isinstance(frame, Accepted):
@@ -188,12 +205,12 @@ class Receiver:
             case None:
                 pass
             case Stranger():
-                self._stop_stranger(job_id, frame)
+                self._stop_stranger(stream.job.id, frame)
             case Repair(instance, start):
                 self._ask(stream, self._node_of_instance(instance) or stream.state.node, start)
             case Move():
                 if isinstance(frame, Accepted):
-                    self._order(frame.node, job_id, Cancel(frame.attempt))
+                    self._order(frame.node, stream.job.id, Cancel(frame.attempt))
                 stream.end_attempt(outcome)
             case _:
                 stream.deliver(outcome)

@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
+from cortex.histograms import Tally
 from cortex.stream import Broken, Ended, Event, Parts, Started
 from protocol.generate import Usage
 from protocol.job import Job
+
+GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Continuity(StrEnum):
@@ -37,8 +40,8 @@ class Record:
         """When the answer is complete."""
         self.error = ""
         """Code of what broke it."""
-        self.gaps: list[tuple[float, int]] = []
-        """Times between the arrivals of tokens, and how many tokens came after each."""
+        self.gaps = Tally(GAP_BOUNDS)
+        """Seconds between two tokens."""
         self._clock = clock
         self._began = self._last = clock()
         self._turn: float | None = None
@@ -81,15 +84,17 @@ class Record:
 
     def saw(self, event: Event) -> None:
         """Something reached the client's side."""
+        if isinstance(event, Parts):  # the one of every token
+            now = self._clock()
+            if self._first is None:
+                self._first = now
+            else:
+                tokens = event.tokens or 1
+                self.gaps.add((now - self._last) / tokens, tokens)
+            self._last = now
+            self.tokens += event.tokens
+            return
         match event:
-            case Parts(_, count, _):
-                now = self._clock()
-                if self._first is None:
-                    self._first = now
-                else:
-                    self.gaps.append((now - self._last, count))
-                self._last = now
-                self.tokens += count
             case Started(node, prompt_tokens, _):
                 self.node, self.prompt_tokens = node, prompt_tokens
             case Ended(_, usage, _):

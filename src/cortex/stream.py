@@ -131,20 +131,13 @@ class StreamState:
             return None
         if frame.attempt != self.attempt:
             return Stranger(frame.instance, frame.attempt)
-        if self.instance and frame.instance != self.instance:
+        if not self.instance:
+            return self._before_accepted(frame)
+        if frame.instance != self.instance:
             if isinstance(frame, frames.Failed) and frame.node == self.node:
                 return Move(frame.error, is_death=True)  # its process is another one now
             return Stranger(frame.instance, frame.attempt)
         match frame:
-            case frames.Accepted():
-                return self._accepted(frame)
-            case frames.Failed():
-                return self._failed(frame)
-            case frames.Busy():
-                busy = f"Node {frame.node} has no free slot."
-                return Move(WireError(ErrorCode.OVERLOADED, busy))
-            case _ if not self.instance:
-                return Repair(frame.instance, self.next_index)  # Accepted is missing
             case frames.Delta():
                 return self._delta(frame)
             case frames.KeepAlive():
@@ -156,13 +149,24 @@ class StreamState:
                 if frame.next_index > self.next_index:
                     return self._repair()
                 return self._finished(frame)
+            case frames.Accepted():
+                return None  # it came twice
+            case _:
+                return self._refused(frame)
+
+    def _before_accepted(self, frame: frames.AnyFrame) -> Event | Action | None:
+        match frame:
+            case frames.Accepted():
+                return self._accepted(frame)
+            case frames.Failed() | frames.Busy():
+                return self._refused(frame)
+            case _:
+                return Repair(frame.instance, self.next_index)  # Accepted is missing
 
     def _repair(self) -> Repair:
         return Repair(self.instance, self.next_index)
 
     def _accepted(self, frame: frames.Accepted) -> Event | Action | None:
-        if self.instance:
-            return None  # it came twice
         first, self.first = self.first, self.first or frame
         if first is not None and frame.prompt_hash != first.prompt_hash:
             why = f"Node {frame.node} renders another prompt than {first.node} did."
@@ -177,21 +181,24 @@ class StreamState:
         return None
 
     def _delta(self, frame: frames.Delta) -> Event | Action | None:
-        if frame.index > self.next_index:
-            return self._repair()
-        if frame.index < self.next_index:
-            return None  # a repetition
-        if not self.tokens:
+        known = len(self.tokens)
+        if frame.index != known:
+            return self._repair() if frame.index > known else None  # or it came twice
+        if not known:
             self._cached_tokens = frame.cached_tokens
+        new = len(frame.tokens)
         self.tokens += frame.tokens
-        return Parts(frame.parts, len(frame.tokens), self.next_index)
+        return Parts(frame.parts, new, known + new)
 
     def _finished(self, frame: frames.Finished) -> Ended:
         self.is_over = True
         usage = msgspec.structs.replace(frame.usage, cached_tokens=self._cached_tokens)
         return Ended(frame.reason, usage, frame.timings)
 
-    def _failed(self, frame: frames.Failed) -> Event | Action:
+    def _refused(self, frame: frames.Failed | frames.Busy) -> Event | Action:
+        if isinstance(frame, frames.Busy):
+            busy = f"Node {frame.node} has no free slot."
+            return Move(WireError(ErrorCode.OVERLOADED, busy))
         if frame.retryable:
             return Move(frame.error, is_death=frame.error.code is ErrorCode.ENGINE_FAILED)
         self.is_over = True

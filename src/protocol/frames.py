@@ -17,8 +17,10 @@ from protocol.errors import WireError
 from protocol.generate import FinishReason, Timings, Usage
 
 
-class Frame(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True, kw_only=True):
-    """What every frame carries."""
+class Frame(
+    msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True, kw_only=True, gc=False
+):
+    """What every frame carries. Plain values, so the garbage collector need not look at them."""
 
     attempt: int
     instance: str
@@ -41,13 +43,13 @@ class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
     """The gateway acknowledges the delivery here, so a job whose Accepted got lost comes back."""
 
 
-class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
+class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text", gc=False):
     """A piece of the visible answer."""
 
     text: str
 
 
-class Reasoning(msgspec.Struct, frozen=True, tag_field="kind", tag="reasoning"):
+class Reasoning(msgspec.Struct, frozen=True, tag_field="kind", tag="reasoning", gc=False):
     """A piece of the thinking before the answer."""
 
     text: str

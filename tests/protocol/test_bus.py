@@ -99,6 +99,16 @@ async def test_a_handler_that_raises_does_not_stop_the_subscription(nats: NatsSe
         await until(lambda: seen == [b"1", b"2"])
 
 
+async def test_messages_are_handled_as_they_are_read(nats: NatsServer) -> None:
+    """Not in the subscription's own task; an update of nats-py that undoes it costs, silently."""
+    async with connected(nats.url) as bus:
+        tasks: list[asyncio.Task[None] | None] = []
+        await bus.subscribe("s", lambda _: tasks.append(asyncio.current_task()))
+        await bus.publish("s", b"")
+        await until(lambda: tasks)
+        assert tasks == [bus.client._reading_task]
+
+
 async def test_view_follows_writes_deletes_and_expiry(nats: NatsServer) -> None:
     async with connected(nats.url) as bus:
         bucket = KvBucket(bus, keys.NODES)

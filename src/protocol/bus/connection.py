@@ -23,6 +23,7 @@ MINIMUM_PAYLOAD_BYTES = 1 << 20
 _HEADROOM_BYTES = 4096
 """Payload plus headers above max_payload closes a nats-py client for ever: stay below."""
 _PENDING_BYTES = 8 << 20
+_NO_HEADERS: dict[str, str] = {}
 _BROKEN = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError, ConnectionError)
 
 
@@ -43,6 +44,25 @@ Handler = Callable[[BusMessage], None]
 """Called for each message in order; must not block. Its exceptions are logged, never fatal."""
 
 
+class _Client(Client):
+    """Hands messages to handlers as they are read.
+
+    The queue, the task and the message object that nats-py puts between cost a gateway as much for
+    a token as everything else it does with it. The hook is private; should it go away, messages
+    come through the subscription's callback as before.
+    """
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg | None:
+        handler = getattr(self._subs[sid]._cb, "handler", None)
+        if handler is None:
+            message: Msg = super()._build_message(sid, subject, reply, data, headers)
+            return message
+        _handle(handler, BusMessage(subject.decode(), data, reply.decode(), headers or _NO_HEADERS))
+        return None
+
+
 class Bus:
     """A connected client. ``closed`` is set when the connection is gone for good."""
 
@@ -51,7 +71,7 @@ class Bus:
         self.name = name
         self.closed = asyncio.Event()
         self.reconnects = 0
-        self._client = Client()
+        self._client = _Client()
         self._closing = False
         self._last_error: Exception | None = None
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
@@ -101,7 +121,7 @@ class Bus:
                 if self._is_refusal(error) or isinstance(error, ValueError):
                     raise BusSetupError(self._why_not_connected(error)) from None
                 await asyncio.sleep(0.1)
-                self._client = Client()
+                self._client = _Client()
         self._client.options["max_reconnect_attempts"] = -1
 
     def _is_refusal(self, error: Exception) -> bool:
@@ -262,11 +282,10 @@ class Bus:
         """Calls *handler* for every message; survives reconnects."""
 
         async def deliver(message: Msg) -> None:
-            try:
-                handler(_message(message))
-            except Exception:
-                log.exception("while handling a message on %s", message.subject)
+            headers = message.headers or _NO_HEADERS
+            _handle(handler, BusMessage(message.subject, message.data, message.reply, headers))
 
+        deliver.handler = handler  # type: ignore[attr-defined]
         return Subscription(await self._client.subscribe(subject, queue=queue, cb=deliver))
 
     def new_inbox(self) -> str:
@@ -322,5 +341,8 @@ class Subscription:
             log.debug("unsubscribed from a closed connection")
 
 
-def _message(message: Msg) -> BusMessage:
-    return BusMessage(message.subject, message.data, message.reply, message.headers or {})
+def _handle(handler: Handler, message: BusMessage) -> None:
+    try:
+        handler(message)
+    except Exception:
+        log.exception("while handling a message on %s", message.subject)
