@@ -249,6 +249,6 @@ def too_large(error: BusOverflow) -> FleetError:
     """What a client is told about a job that does not fit through the bus."""
     return FleetError(
         ErrorCode.REQUEST_TOO_LARGE,
-        f"The request takes {error.size} bytes on the bus, more than its limit of {error.limit}. "
-        "Send less text.",
+        f"The request and room for its answer take {error.size} bytes on the bus, more than its "
+        f"limit of {error.limit}. Send less text.",
     )

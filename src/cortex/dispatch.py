@@ -35,6 +35,9 @@ BUS_GRACE_SECONDS = 3.0
 """New requests are admitted for so long without NATS."""
 USUAL_ANSWER = 512
 """Tokens that an answer without a limit is thought to have."""
+LONG_ANSWER = 32_768
+"""Room for so many tokens is kept beside a prompt, for a neuron that goes on with the answer."""
+_BYTES_OF_TOKEN = 7
 _LOOK_AGAIN_SECONDS = 0.25
 _RETRY_SECONDS = 0.2
 
@@ -108,19 +111,19 @@ class Dispatcher:
         Everything that goes wrong later arrives in the stream's inbox as ``Broken``.
         """
         self._check_bus()
-        place = self._admit(request, tenant, priority)
-        stream = Stream(
-            Job(
-                id=new_job_id(),
-                gateway=self._gateway,
-                request=request,
-                seed=secrets.randbits(62) if seed is None else seed,
-                rendered_at=time.time(),
-                priority=priority,
-                deadline_ms=int(QUEUE_SECONDS * 1000),
-                client=client,
-            )
+        job = Job(
+            id=new_job_id(),
+            gateway=self._gateway,
+            request=request,
+            seed=secrets.randbits(62) if seed is None else seed,
+            rendered_at=time.time(),
+            priority=priority,
+            deadline_ms=int(QUEUE_SECONDS * 1000),
+            client=client,
         )
+        self._check_size(job)
+        place = self._admit(request, tenant, priority)
+        stream = Stream(job)
         async with self._carried(stream, self._begin(stream, place)):
             yield stream
 
@@ -169,6 +172,17 @@ class Dispatcher:
                 f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s.",
                 retry_after_seconds=2,
             )
+
+    def _check_size(self, job: Job) -> None:
+        """A later attempt carries the answer so far as well, and must not fail for that."""
+        answer = job.request.sampling.max_tokens or LONG_ANSWER
+        room = _BYTES_OF_TOKEN * min(answer, LONG_ANSWER)
+        limit = self._bus.max_payload_bytes
+        size = characters(job.request)  # at least; spares the encoding of what is far too large
+        if size <= limit:
+            size = len(codec.encode(job))
+        if size + room > limit:
+            raise too_large(BusOverflow(size + room, limit))
 
     def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Place:
         model = request.model
@@ -279,5 +293,9 @@ class Dispatcher:
 
 def estimated_tokens(request: GenerateRequest) -> int:
     """What a request costs, for taking turns: four characters are about a token."""
-    texts = sum(len(m.content) + len(m.reasoning) for m in request.messages)
-    return texts // 4 + (request.sampling.max_tokens or USUAL_ANSWER)
+    return characters(request) // 4 + (request.sampling.max_tokens or USUAL_ANSWER)
+
+
+def characters(request: GenerateRequest) -> int:
+    """Of all messages."""
+    return sum(len(message.content) + len(message.reasoning) for message in request.messages)

@@ -33,8 +33,8 @@ from protocol.job import Cancel, Job, Resume, Steer
 log = logging.getLogger("receiver")
 
 WATCH_EVERY_SECONDS = 0.1
-PROBE_AFTER_SECONDS = 1.0
-LOST_AFTER_SECONDS = 1.5
+PROBE_AFTER_SECONDS = 0.9
+LOST_AFTER_SECONDS = 1.3
 """Silence after which a neuron counts as lost; it is asked before. Neurons send a KeepAlive every
 0.5 s."""
 ECHO_SECONDS = 0.9

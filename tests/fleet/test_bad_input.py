@@ -105,6 +105,7 @@ async def test_what_real_clients_send_is_tolerated(nats: NatsServer) -> None:
         {"messages": [{"role": "user", "content": ""}], "name": "x"},
         {"response_format": {"type": "text"}, "n": 1, "logprobs": False, "presence_penalty": 0},
         {"top_k": -1, "min_p": 0, "reasoning_effort": "low"},
+        {"service_tier": "auto"},
     ]
     async with scripted_fleet(nats, Script()) as fleet:
         for extra in odd:

@@ -249,6 +249,32 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             await until(lambda: len(got) == 2, seconds=2)  # an unserved pull expires later
 
 
+async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServer) -> None:
+    """Else the job would be missed until its ack_wait has passed."""
+    async with (
+        connected(nats.url, "g") as gateway,
+        connected(nats.url, "a") as first,
+        connected(nats.url, "b") as second,
+    ):
+        lanes = JobLanes(gateway)
+        await lanes.provision()
+        await lanes.provision_model("m/1.5")
+        got: list[Delivery] = []
+        async with background(_puller(second, got, lambda: True, priority=5).run()):
+            for number in range(20):
+                stops: list[Delivery] = []
+                async with background(_puller(first, stops, lambda: True).run()):
+                    await until(lambda: _waiting_pulls(gateway, 2))
+                    publishing = asyncio.create_task(_publish(lanes, f"job{number}"))
+                    await asyncio.sleep(number / 10_000)
+                await publishing
+                if not stops:  # it was quick enough to get the job as usual
+                    await until(lambda: got, seconds=0.5)
+                for delivery in (*stops, *got):
+                    await lanes.acknowledge(delivery.ack)
+                got.clear()
+
+
 async def test_a_neuron_that_starts_before_any_gateway_gets_jobs_later(nats: NatsServer) -> None:
     async with connected(nats.url) as bus:
         got: list[Delivery] = []

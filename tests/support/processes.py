@@ -111,9 +111,11 @@ class ProcessFleet:
         self.urls.append(f"http://127.0.0.1:{port}")
         return self.urls[-1]
 
-    async def add_neuron(self, *names: str, **options: Any) -> Process:
-        """One process with scripted engines; *options* as of ``scripted_neuron``."""
-        command = [sys.executable, "-m", "tests.support.scripted_neuron", "--nats", self.nats.url]
+    async def add_neuron(self, *names: str, url: str = "", **options: Any) -> Process:
+        """One process with scripted engines, connected to *url* if given; *options* as of
+        ``scripted_neuron``."""
+        command = [sys.executable, "-m", "tests.support.scripted_neuron"]
+        command += ["--nats", url or self.nats.url]
         for name in names:
             command += ["--name", name]
         for key, value in options.items():
@@ -122,6 +124,10 @@ class ProcessFleet:
         await process.start()
         self.neurons.append(process)
         return process
+
+    def has_logged(self, text: str) -> bool:
+        """Whether a neuron's log has it."""
+        return any(text in (self._logs / f"{n.name}.log").read_text() for n in self.neurons)
 
     async def ready(self, nodes: int, seconds: float = 20.0) -> None:
         """Until every gateway sees so many nodes that serve the model."""
@@ -152,6 +158,8 @@ class Tape:
         self.done = False
         self.began = time.monotonic()
         self.last_at = self.began
+        self.first_after = 0.0
+        """Seconds to the first piece."""
         self.worst_gap = 0.0
 
     def saw(self, text: str) -> None:
@@ -159,6 +167,8 @@ class Tape:
         now = time.monotonic()
         if self.text:
             self.worst_gap = max(self.worst_gap, now - self.last_at)
+        else:
+            self.first_after = now - self.began
         self.last_at = now
         self.text += text
 

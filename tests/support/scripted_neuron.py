@@ -6,20 +6,56 @@ frozen by tests as a real neuron would be.
 
 import argparse
 import asyncio
+import os
 import signal
+from pathlib import Path
 
 from neuron.config import NeuronConfig
+from neuron.engine.messages import Ready
 from neuron.service.node import Node
+from neuron.service.prompt import Prompt, Prompter
 from protocol import loop
 from protocol.bus import Bus
+from protocol.job import Job
 from tests.support.scripted import Script
 from tests.support.words import answer
+
+
+class DeathNote:
+    """A file with the moment at which the first process that comes to it dies: ``prompt``, when it
+    has a job and has not accepted it, or ``step``, when its engine begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def check(self, moment: str) -> bool:
+        """Always false, if it returns."""
+        try:
+            if self._path.read_text() != moment:
+                return False
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    def watch_prompts(self) -> None:
+        """Before every prompt of this process."""
+        prepare = Prompter.prepare
+
+        async def deadly(prompter: Prompter, job: Job, ready: Ready) -> Prompt:
+            self.check("prompt")
+            return await prepare(prompter, job, ready)
+
+        Prompter.prepare = deadly  # type: ignore[method-assign]
 
 
 async def serve(options: argparse.Namespace) -> None:
     """Until SIGTERM, which drains."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    note = DeathNote(options.note)
+    note.watch_prompts()
     async with asyncio.TaskGroup() as tasks:
         nodes = []
         for name in options.name:
@@ -32,6 +68,7 @@ async def serve(options: argparse.Namespace) -> None:
                 load_seconds=options.load_seconds,
                 context=options.context,
             )
+            script.kills = lambda _: note.check("step")
             bus = await Bus.connect(options.nats, name=name)
             config = NeuronConfig(name=name, models=("cortex-demo",), slots=options.slots)
             node = Node(bus, config, script.start)
@@ -56,6 +93,7 @@ def main() -> None:
     parser.add_argument("--prefill-steps", type=int, default=2)
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--context", type=int, default=8192)
+    parser.add_argument("--note", type=Path, default=Path("none"))
     loop.run(serve(parser.parse_args()))
 
 

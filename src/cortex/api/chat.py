@@ -30,7 +30,7 @@ class ChatCompletions:
         """Serves one request."""
         record: Record | None = None
         try:
-            call = decode_chat(await read_body(receive))
+            call = decode_chat(await read_body(scope, receive))
             caller = caller_of(scope)
             model, created = call.generate.model, int(time.time())
             client = None
@@ -39,7 +39,11 @@ class ChatCompletions:
                     owner=caller.owner, created=created, include_usage=call.include_usage
                 )
             async with self._dispatcher.stream(
-                call.generate, seed=call.seed, tenant=caller.tenant, client=client
+                call.generate,
+                seed=call.seed,
+                tenant=caller.tenant,
+                client=client,
+                priority=call.priority,
             ) as stream:
                 record = stream.record
                 relay = Relay(stream, send)

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from cortex.api.errors import envelope, http_of, retry_headers
 from protocol.errors import ErrorCode, FleetError, WireError
 
 MAX_BODY_BYTES = 32 << 20
+_MAX_FORGOTTEN_BYTES = 256 << 20
 UNREAD_SECONDS = 30.0
 """How long a client may read nothing of its stream."""
 _JSON = (b"content-type", b"application/json")
@@ -29,24 +30,39 @@ class ClientGone(Exception):
     """Raised when the client disconnected before it had sent its whole body, or reads nothing."""
 
 
-async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` beyond *limit*."""
+async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` beyond *limit*.
+
+    What is too much is taken and forgotten first: most clients read no answer before they have
+    sent everything. Only what is absurd is refused by its announced length.
+    """
+    headers = dict(scope["headers"])
+    announced = headers.get(b"content-length", b"0")
+    size = int(announced) if announced.isdigit() else 0
+    if size > _MAX_FORGOTTEN_BYTES:
+        raise _too_large(size, limit)
     chunks: list[bytes] = []
-    size = 0
-    while True:
+    received = 0
+    while received <= _MAX_FORGOTTEN_BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise FleetError(
-                ErrorCode.REQUEST_TOO_LARGE,
-                f"The body is larger than {limit >> 20} MiB, the most that this gateway takes.",
-            )
-        chunks.append(chunk)
+        received += len(chunk)
+        if received <= limit:
+            chunks.append(chunk)
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            break
+    if received > limit:
+        raise _too_large(max(size, received), limit)
+    return b"".join(chunks)
+
+
+def _too_large(size: int, limit: int) -> FleetError:
+    return FleetError(
+        ErrorCode.REQUEST_TOO_LARGE,
+        f"The body has {size} bytes or more; this gateway takes {limit >> 20} MiB. Send less.",
+    )
 
 
 @contextlib.asynccontextmanager

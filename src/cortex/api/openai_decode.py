@@ -15,6 +15,7 @@ from cortex.api.openai_types import (
 )
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
+from protocol.job import Priority
 from protocol.names import InvalidName, check_model_id
 
 _DECODER = msgspec.json.Decoder(ChatRequest)
@@ -28,6 +29,8 @@ _ROLES = {
     "function": Role.TOOL,
 }
 _MAX_STOPS = 16
+_PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
+"""By ``service_tier``; every other tier is a normal request."""
 
 
 class ChatCall(NamedTuple):
@@ -35,6 +38,7 @@ class ChatCall(NamedTuple):
 
     generate: GenerateRequest
     seed: int | None
+    priority: Priority
     stream: bool
     include_usage: bool
 
@@ -62,6 +66,7 @@ def decode_chat(body: bytes) -> ChatCall:
             template_options=_template_options(chat),
         ),
         seed=chat.seed,
+        priority=_PRIORITIES.get(chat.service_tier or "", Priority.NORMAL),
         stream=bool(chat.stream),
         include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
     )

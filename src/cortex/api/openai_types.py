@@ -110,6 +110,7 @@ class ChatRequest(Struct, frozen=True):
     tool_choice: str | dict[str, msgspec.Raw] | None = None
     chat_template_kwargs: dict[str, bool | Integer | float | str | None] | None = None
     reasoning_effort: str | None = None
+    service_tier: str | None = None
     # Known to the dialect and not served yet: refused unless they ask for nothing.
     logprobs: bool | None = None
     frequency_penalty: Penalty | None = None

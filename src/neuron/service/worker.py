@@ -19,7 +19,7 @@ from neuron.service.pace import Pace
 from neuron.service.prompt import Prompt, Prompter
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage, Delivery, JobPuller
-from protocol.bus.jobs import MAX_DELIVERIES
+from protocol.bus.jobs import GIVE_BACK, MAX_DELIVERIES
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelLoad
 from protocol.job import Job
@@ -137,6 +137,9 @@ class Worker:
     # -- jobs come -----------------------------------------------------------------------------
 
     def _delivered(self, delivery: Delivery) -> None:
+        if self._draining:
+            self._send(self._identity.bus.publish(delivery.ack, GIVE_BACK))
+            return
         try:
             job = codec.read_job(delivery.data)
         except codec.UnreadableMessage as error:
@@ -263,15 +266,16 @@ class Worker:
     # -- all jobs ------------------------------------------------------------------------------
 
     async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_ALIVE_SECONDS)
+        """Every second time; gateways that are gone are noticed sooner."""
+        for is_due in itertools.cycle((False, True)):
+            await asyncio.sleep(KEEP_ALIVE_SECONDS / 2)
             for entry in self._jobs.of(self):
                 running = entry.running
                 if running is None:
                     continue
                 if self._gateways.is_gone(running.job.gateway):
                     self._park(entry, running)
-                elif self._identity.bus.is_connected:
+                elif is_due and self._identity.bus.is_connected:
                     await running.keep_alive(self.step_age_seconds)
 
     def _park(self, entry: Entry, running: RunningJob) -> None:

@@ -340,6 +340,15 @@ class Subscription:
         except nats.errors.Error:
             log.debug("unsubscribed from a closed connection")
 
+    async def drain(self) -> None:
+        """The same, after what the server has sent until now was delivered."""
+        try:
+            async with asyncio.timeout(1):
+                await self._inner.drain()
+        except (TimeoutError, nats.errors.Error):
+            self._inner._closed = False  # else nats-py subscribes it again after a reconnect
+            await self.stop()
+
 
 def _handle(handler: Handler, message: BusMessage) -> None:
     try:

@@ -135,6 +135,10 @@ class JobLanes:
             await self._bus.publish(ack, b"+ACK")
 
 
+GIVE_BACK = b"-NAK"
+"""Said to a delivery's ack subject: another neuron gets the job at once."""
+
+
 class Delivery(NamedTuple):
     """A job that was pulled."""
 
@@ -221,14 +225,20 @@ class _Lane:
         self._inbox = bus.new_inbox()
         self._ended = asyncio.Event()
         self._missing = False
+        self._is_closing = False
         self._subscription: Subscription | None = None
+        self._answers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         self._subscription = await self._bus.subscribe(self._inbox, self._received)
 
     async def close(self) -> None:
+        """A job that was on its way is given back; else it would be missed for a second."""
+        self._is_closing = True
         if self._subscription:
-            await self._subscription.stop()
+            await self._subscription.drain()
+        if self._answers:
+            await asyncio.wait(self._answers)
 
     async def pull_once(self, priority: int, lost: asyncio.Event, seconds: float) -> None:
         """Posts one pull and waits until it is served, expired after *seconds*, or lost."""
@@ -261,6 +271,11 @@ class _Lane:
             self._ended.set()
             return
         self._ended.set()
+        if self._is_closing:
+            answer = asyncio.create_task(self._bus.publish(message.reply, GIVE_BACK))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+            return
         self._deliver(Delivery(message.data, message.reply, _deliveries(message.reply)))
 
 
