@@ -47,7 +47,7 @@ class DeathNote:
             self.check("prompt")
             return await prepare(prompter, job, ready)
 
-        Prompter.prepare = deadly  # type: ignore[method-assign]
+        Prompter.prepare = deadly  # type: ignore[method-assign,assignment]
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ Handler = Callable[[BusMessage], None]
 """Called for each message in order; must not block. Its exceptions are logged, never fatal."""
 
 
-class _Client(Client):
+class _Client(Client):  # type: ignore[misc]
     """Hands messages to handlers as they are read.
 
     The queue, the task and the message object that nats-py puts between cost a gateway as much for
