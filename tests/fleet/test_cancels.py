@@ -79,7 +79,7 @@ async def test_the_place_in_the_line_is_free_when_the_client_has_left(
     seconds = []
     async with running_fleet(nats) as fleet, http_client() as client:
         await fleet.add_node(script.start, slots=1)
-        await until(lambda: fleet.gateway.fleet.models())
+        await until(fleet.gateway.fleet.models)
         dispatcher = fleet.gateway.dispatcher
         others = [asyncio.create_task(ask(client, fleet.url, stream=True)) for _ in range(4)]
         await until(lambda: dispatcher.waiting + dispatcher.handed_over >= 3)
