@@ -34,6 +34,9 @@ _BYTES_PER_SECOND = 500_000
 _LOOK_AGAIN_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
 """Between two rounds of asking."""
+SLOWER_IF_NEAR = 3.0
+"""Times slower than the quickest free node, one with the prompt's beginning is still preferred."""
+_QUICK_STEP_SECONDS = 0.002
 MOVES_AT_ONCE = 2
 """From one node that still sends heartbeats: when it is only slow, the rest stays."""
 DEATHS = 2
@@ -86,10 +89,28 @@ class Carrier:
         self._model = stream.job.request.model
         self._deaths = 0
 
-    async def begin(self) -> None:
-        """The first attempt, until a neuron has the job or has refused it."""
-        await self._hand_over(self._stream.job)
+    async def begin(self, near: str) -> None:
+        """The first attempt, until a neuron has the job or has refused it. *near* may have the
+        prompt's beginning in its cache, and is asked before the others; empty = nobody."""
+        job = self._stream.job
+        if self._is_worth_asking(near):
+            self._stream.record.was_near = await self._ask(near, job)
+            if self._stream.record.was_near:
+                return
+            job = self._next_job(job.priority)
+        await self._hand_over(job)
         await self._until_taken(Patience(self._model), is_patient=False)
+
+    def _is_worth_asking(self, near: str) -> bool:
+        """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
+        has room it must say itself: heartbeats are half a second old."""
+        loads = {p.record.node: p.load for p in self._fleet.ready(self._model)}
+        if near not in loads:
+            return False
+        own = loads[near].step_seconds
+        steps = (load.step_seconds for load in loads.values() if load.free_slots)
+        quickest = min((seconds for seconds in steps if seconds), default=own)
+        return own <= SLOWER_IF_NEAR * max(quickest, _QUICK_STEP_SECONDS)
 
     async def taken_up(self, node: str) -> None:
         """All of it for a stream that already runs on *node*, which has been asked for it."""
@@ -143,7 +164,7 @@ class Carrier:
     async def _place(self, left: str, patience: Patience) -> bool:
         """One round: tries every neuron with room, then the stream."""
         for placed in self._candidates(left):
-            if await self._ask(placed.record.node):
+            if await self._ask(placed.record.node, self._next_job(self._stream.job.priority)):
                 return True
         if not self._fleet.ready(self._model):
             return False
@@ -169,9 +190,9 @@ class Carrier:
         ready = [p for p in self._fleet.ready(self._model) if p.load.free_slots > 0]
         return sorted((p for p in ready if p.record.node != left), key=rank)
 
-    async def _ask(self, node: str) -> bool:
+    async def _ask(self, node: str, job: Job) -> bool:
         """Offers the job to one neuron directly."""
-        data = codec.encode(self._next_job(self._stream.job.priority))
+        data = codec.encode(job)
         try:
             await self._bus.publish(subjects.run(self._model, node), data)
         except BusOverflow as error:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from cortex import router
+from cortex.affinity import Affinity, beginnings
 from cortex.carrier import Carrier, Sources, decide, too_large
 from cortex.fleet import Fleet
 from cortex.patience import QUEUE_SECONDS, Patience
@@ -52,6 +53,7 @@ class Dispatcher:
         self._lanes = JobLanes(bus)
         self._lines: dict[str, Line] = {}
         self._live_gateways = 1
+        self._affinity = Affinity()
         self._sources = Sources(fleet)
         self._receiver = Receiver(
             bus,
@@ -196,6 +198,7 @@ class Dispatcher:
 
     async def _begin(self, stream: Stream, place: Place) -> None:
         """A new request's whole way: the line, the first neuron, and all that follow."""
+        known = beginnings(stream.job.request)
         try:
             patience = Patience(stream.job.request.model)
             while not place.has_turn:
@@ -204,11 +207,13 @@ class Dispatcher:
             stream.record.had_turn()
             async with self._receiver.receiving(stream):
                 carrier = self._carrier(stream)
-                await carrier.begin()
+                await carrier.begin(near=self._affinity.node_of(known))
                 place.taken()
+                self._affinity.remember(known, stream.state.node)
                 await carrier.go_on()
         finally:
             place.leave()
+            self._affinity.remember(known, stream.record.node)
 
     async def _continue(self, stream: Stream, node: str) -> None:
         """A stream that runs already, from its first token on."""

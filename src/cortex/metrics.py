@@ -51,6 +51,7 @@ class Outcome(StrEnum):
                 return cls.FAILED
 
 
+_OFFERS = {True: "taken", False: "refused"}
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 
 
@@ -78,6 +79,14 @@ class Metrics:
         )
         for continuity in (Continuity.EXACT, Continuity.CONTINUED):
             self._moved.labels(continuity)
+        self._offers = Counter(
+            "cortex_prefix_offers",
+            "Requests offered to the node that has computed their prompt's beginning.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        for answer in _OFFERS.values():
+            self._offers.labels(answer)
         self._queue = self._histogram("cortex_queue_seconds", "In the line.", _LATENCY)
         self._first = self._histogram(
             "cortex_first_token_seconds", "From admission to the first token.", _LATENCY
@@ -97,6 +106,8 @@ class Metrics:
         log.info("%s", record.line(outcome))
         model = record.model
         self._moves.inc(record.moves)
+        if record.was_near is not None:
+            self._offers.labels(_OFFERS[record.was_near]).inc()
         self._whole.of(model).add(record.seconds)
         if record.queue_seconds is not None:
             self._queue.of(model).add(record.queue_seconds)

@@ -31,6 +31,8 @@ class Record:
         self.model = job.request.model
         self.node = ""
         """The last one that accepted it."""
+        self.was_near: bool | None = None
+        """A node with the prompt's beginning took it; None when none was asked."""
         self.moves = 0
         """How often a neuron that had accepted it was left."""
         self.continuity = Continuity.UNDISTURBED
@@ -115,6 +117,7 @@ class Record:
             "prompt": self.prompt_tokens,
             "tokens": self.tokens,
             "ttft": "-" if first is None else f"{first:.3f}s",
+            "near": {None: "-", True: "yes", False: "no"}[self.was_near],
             "rate": f"{self.tokens_per_second:.1f}/s",
             "seconds": f"{self.seconds:.3f}",
             "moves": self.moves,

@@ -249,6 +249,24 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             await until(lambda: len(got) == 2, seconds=2)  # an unserved pull expires later
 
 
+async def test_a_pull_is_idle_while_nothing_waits(nats: NatsServer) -> None:
+    async with connected(nats.url) as bus:
+        lanes = JobLanes(bus)
+        await lanes.provision()
+        await lanes.provision_model("m/1.5")
+        got: list[Delivery] = []
+        room = True
+        puller = _puller(bus, got, lambda: room)
+        assert not puller.is_idle(Priority.LOW)
+        async with background(puller.run()):
+            await until(lambda: puller.is_idle(Priority.LOW))
+            room = False
+            await _publish(lanes, "a")
+            await until(lambda: got)
+            await until(lambda: not puller.is_idle(Priority.NORMAL))
+            assert puller.is_idle(Priority.HIGH), "of that priority nothing came"
+
+
 async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServer) -> None:
     """Else the job would be missed until its ack_wait has passed."""
     async with (

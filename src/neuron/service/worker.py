@@ -149,13 +149,14 @@ class Worker:
         self._take(job, delivery.ack, delivery.deliveries)
 
     def _asked_directly(self, message: BusMessage) -> None:
-        """Past the line: somebody goes on with a stream that another neuron began."""
+        """Past the line: somebody goes on with a stream that another neuron began, or begins one
+        whose prompt may be in the cache here. The latter must not overtake what waits."""
         try:
             job = codec.read_job(message.data)
         except codec.UnreadableMessage as error:
             log.error("dropped a job that cannot be read: %s", error)
             return
-        if self._free_slots:
+        if self._free_slots and (job.attempt > 1 or self._puller.is_idle(job.priority)):
             self._take(job, ack="", deliveries=1)
         else:
             busy = frames.Busy(

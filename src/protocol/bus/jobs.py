@@ -8,6 +8,7 @@ priority that grows with its load; the server serves the lowest first.
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ PULL_EXPIRES_SECONDS = 2.0
 _FIRST_PULLS = 4
 _FIRST_EXPIRES_SECONDS = 0.25
 """The first pulls after a connect: JetStream, still on its way up, may swallow one."""
+_IDLE_SECONDS = 0.01
 _CONFIRM_SECONDS = 0.5
 """For a confirmation that takes a millisecond: what is lost in a restart is soon tried again."""
 _MAX_PULL_PRIORITY = 9
@@ -167,6 +169,13 @@ class JobPuller:
         self._pull_priority = pull_priority
         self._deliver = deliver
         self._wake = asyncio.Event()
+        self._lanes: dict[Priority, _Lane] = {}
+
+    def is_idle(self, priority: Priority) -> bool:
+        """Whether nothing of this priority or a higher one waits in the stream: the pulls have been
+        open for a moment, and nobody has answered."""
+        before = list(Priority)[: list(Priority).index(priority) + 1]
+        return all(p in self._lanes and self._lanes[p].is_idle for p in before)
 
     def wake(self) -> None:
         """Room may have appeared: look again now."""
@@ -188,6 +197,7 @@ class JobPuller:
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
         await lane.open()
+        self._lanes[priority] = lane
         first = 0
         try:
             while True:
@@ -203,6 +213,7 @@ class JobPuller:
                 first = max(0, first - 1)
                 await lane.pull_once(self._pull_priority(), lost, seconds)
         finally:
+            del self._lanes[priority]
             forget_reconnect()
             await lane.close()
 
@@ -226,6 +237,7 @@ class _Lane:
         self._ended = asyncio.Event()
         self._missing = False
         self._is_closing = False
+        self._asked_at = float("inf")
         self._subscription: Subscription | None = None
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -239,6 +251,11 @@ class _Lane:
             await self._subscription.drain()
         if self._answers:
             await asyncio.wait(self._answers)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the pull has been open for longer than a waiting job would need to come."""
+        return time.monotonic() - self._asked_at > _IDLE_SECONDS
 
     async def pull_once(self, priority: int, lost: asyncio.Event, seconds: float) -> None:
         """Posts one pull and waits until it is served, expired after *seconds*, or lost."""
@@ -255,10 +272,12 @@ class _Lane:
             json.dumps(request).encode(),
             reply=self._inbox,
         )
+        self._asked_at = time.monotonic()
         waits = [asyncio.ensure_future(self._ended.wait()), asyncio.ensure_future(lost.wait())]
         try:
             await asyncio.wait(waits, timeout=seconds + 0.25, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._asked_at = float("inf")
             for wait in waits:
                 wait.cancel()
         if self._missing:

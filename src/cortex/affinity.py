@@ -1,0 +1,63 @@
+"""Which node has a prompt's beginning in its prefix cache: it computes the rest soonest. Pure.
+
+A conversation comes back with one turn more each time. A hash chain over its turns names every
+beginning; the node that served a request is remembered for all of them, and the next request is
+offered to the node of its longest known beginning.
+"""
+
+import hashlib
+from collections import OrderedDict
+from typing import NamedTuple
+
+from protocol import codec
+from protocol.generate import GenerateRequest
+
+MIN_CHARACTERS = 1024
+"""A shorter beginning is computed sooner than it is found."""
+MAX_BEGINNINGS = 65_536
+"""Remembered; the oldest are forgotten first."""
+
+
+class Beginning(NamedTuple):
+    """The first turns of a conversation."""
+
+    hash: bytes
+    """Of the model, the tools, the template's options and these turns."""
+    characters: int
+
+
+def beginnings(request: GenerateRequest) -> list[Beginning]:
+    """A request's beginnings that are worth finding again, the shortest first."""
+    head = codec.encode((request.model, request.tools, request.template_options))
+    chain, characters = hashlib.blake2b(head, digest_size=16), len(head)
+    found = []
+    for message in request.messages:
+        turn = codec.encode(message)
+        chain.update(turn)
+        characters += len(turn)
+        if characters >= MIN_CHARACTERS:
+            found.append(Beginning(chain.digest(), characters))
+    return found
+
+
+class Affinity:
+    """Who served which beginning last."""
+
+    def __init__(self, max_beginnings: int = MAX_BEGINNINGS) -> None:
+        self._max = max_beginnings
+        self._nodes: OrderedDict[bytes, str] = OrderedDict()
+
+    def remember(self, known: list[Beginning], node: str) -> None:
+        """*node* has computed all of these; empty: nobody has."""
+        for beginning in known if node else ():
+            self._nodes[beginning.hash] = node
+            self._nodes.move_to_end(beginning.hash)
+        while len(self._nodes) > self._max:
+            self._nodes.popitem(last=False)
+
+    def node_of(self, known: list[Beginning]) -> str:
+        """Who has the longest of these; empty when nobody is known to."""
+        for beginning in reversed(known):
+            if node := self._nodes.get(beginning.hash):
+                return node
+        return ""
