@@ -16,6 +16,7 @@ from cortex.inbox import Inbox
 from cortex.record import Record
 from cortex.stream import (
     Action,
+    Alive,
     Broken,
     Event,
     Move,
@@ -39,6 +40,9 @@ LOST_AFTER_SECONDS = 1.3
 0.5 s."""
 ECHO_SECONDS = 0.9
 """Our own heartbeat comes back through the server at least so often, or we hear nothing."""
+IDLE_SECONDS = 300.0
+"""Without a token, or a step of the prompt, a stream that has a neuron ends; there is no limit for
+one that makes progress."""
 CUT_OFF_SECONDS = 15.0
 """Deaf for so long, running streams end with an error."""
 LAG_SECONDS = 0.25
@@ -57,6 +61,10 @@ class Stream:
         self.state = StreamState(job.attempt)
         self.heard_at = float("inf")
         """Monotonic time of the last frame of this attempt; infinity before the first one."""
+        self.progress_at = float("inf")
+        """Of the last token, or piece of the prompt."""
+        self.shown: Event | None = None
+        """What the last KeepAlive said."""
         self.asked_at = float("-inf")
         """When frames were asked for the last time."""
         self.asked_for = -1
@@ -85,7 +93,7 @@ class Stream:
         """From now on only frames of *job* count."""
         self.job = job
         self.state.next_attempt(job.attempt)
-        self.heard_at = float("inf")
+        self.heard_at = self.progress_at = float("inf")
         self.asked_for = -1
         self.move = None
         self.turn.clear()
@@ -185,7 +193,7 @@ class Receiver:
         stream = self._streams.get(job_id)
         outcome = None if stream is None else stream.state.receive(frame)
         if stream is not None and isinstance(outcome, Parts):  # nearly all of them
-            stream.heard_at = time.monotonic()
+            stream.heard_at = stream.progress_at = time.monotonic()
             stream.deliver(outcome)
             return
         if isinstance(frame, Accepted | Failed) and frame.ack:
@@ -200,6 +208,7 @@ class Receiver:
         if frame.attempt == stream.state.attempt and frame.instance == stream.state.instance:
             stream.heard_at = time.monotonic()
             if isinstance(frame, Accepted):
+                stream.progress_at = stream.heard_at
                 stream.turn.set()
         match outcome:
             case None:
@@ -212,6 +221,10 @@ class Receiver:
                 if isinstance(frame, Accepted):
                     self._order(frame.node, stream.job.id, Cancel(frame.attempt))
                 stream.end_attempt(outcome)
+            case Alive():
+                if outcome != stream.shown:
+                    stream.shown, stream.progress_at = outcome, stream.heard_at
+                stream.deliver(outcome)
             case _:
                 stream.deliver(outcome)
 
@@ -247,6 +260,9 @@ class Receiver:
             if silence > LOST_AFTER_SECONDS:
                 why = f"Node {stream.state.node} gave no sign of life for {silence:.1f} s."
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
+            elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
+                why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
+                self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
             elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
                 self._ask(stream, stream.state.node, stream.state.next_index)
 

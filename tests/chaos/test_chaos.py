@@ -58,7 +58,7 @@ async def _run(
     faults: float,
 ) -> None:
     async with fleet_of_processes(nats, logs) as fleet:
-        before = _descriptors(fleet)
+        before, census = _descriptors(fleet), await _census(fleet)
         chaos = Chaos(fleet, seed, mean_pause=mean_pause)
         await chaos.run(seconds, clients)
         books = chaos.books
@@ -69,6 +69,7 @@ async def _run(
         assert books.outcomes["exact"] >= 0.99 * books.judged, books.errors
         await fleet.ready(NEURONS)
         await _is_clean(fleet)
+        await until(lambda: _is_as(fleet, census), seconds=60, what=f"as before: {census}")
         after = _descriptors(fleet)
         assert all(count <= before[name] + 12 for name, count in after.items()), (before, after)
 
@@ -88,6 +89,28 @@ def _descriptors(fleet: ProcessFleet) -> dict[str, int]:
     """Open files of every process of the fleet."""
     processes = [*fleet.gateways, *fleet.neurons]
     return {p.name: len(os.listdir(f"/proc/{p.pid}/fd")) for p in processes}
+
+
+async def _census(fleet: ProcessFleet) -> dict[str, int]:
+    """Subscriptions of every client, keys and consumers, as the server counts them."""
+    counts: dict[str, int] = {}
+    async with httpx2.AsyncClient(base_url=fleet.nats.monitor_url) as client:
+        connections = (await client.get("/connz?subs=1&limit=10000")).json()["connections"]
+        streams = (await client.get("/jsz?streams=1")).json()["account_details"][0]["stream_detail"]
+    names = {process.name for process in fleet.neurons}
+    for connection in connections:
+        name = connection.get("name", "")
+        kind = name if name in names else "gateways"
+        counts[kind] = counts.get(kind, 0) + connection["subscriptions"]
+    for stream in streams:
+        counts[f"consumers of {stream['name']}"] = stream["state"]["consumer_count"]
+        if stream["name"].startswith("KV_"):
+            counts[f"keys of {stream['name']}"] = stream["state"]["num_subjects"]
+    return counts
+
+
+async def _is_as(fleet: ProcessFleet, census: dict[str, int]) -> bool:
+    return await _census(fleet) == census
 
 
 async def _is_clean(fleet: ProcessFleet) -> None:

@@ -180,6 +180,24 @@ async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
     report("a neuron is cut off: it parks its jobs", parked, limit + 1.0)
 
 
+async def test_a_stream_without_progress_ends(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The neuron lives and says so, but nothing comes of it."""
+    monkeypatch.setattr("cortex.receiver.IDLE_SECONDS", 1.5)
+    script = Script(answer, step_seconds=0.01, prefill_steps=300)
+    async with scripted_fleet(nats, script) as fleet:
+        async with playing(fleet, seed=12, max_tokens=5) as tape:
+            pass
+        assert tape.error is None, "three seconds of prefill are progress"
+        script.prefill_steps = 1
+        async with playing(fleet, seed=12) as tape:
+            engine_of(script).paused = True
+        assert tape.error
+        assert "no progress for" in tape.error["message"]
+        await until(lambda: not script.engines[0].open)
+
+
 # -- poison ------------------------------------------------------------------------------------
 
 

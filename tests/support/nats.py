@@ -1,6 +1,7 @@
 """Real nats-servers for tests: 20 ms each, on a free loopback port, gone when the test ends."""
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,8 @@ class NatsServer:
         self._directory = directory
         self._extra = extra
         self._port = -1
+        self.monitor_url = ""
+        """Of its own HTTP endpoints, such as ``/connz``."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,6 +48,7 @@ class NatsServer:
         config = self._directory / "nats.conf"
         config.write_text(
             f"listen: 127.0.0.1:{self._port}\n"
+            "http: 127.0.0.1:-1\n"
             f'ports_file_dir: "{self._directory}"\n'
             "max_payload: 8MB\n"
             f'jetstream {{ store_dir: "{self._directory}/js", max_file: 2GB }}\n' + self._extra
@@ -58,10 +62,11 @@ class NatsServer:
         assert self._process
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            for ports in self._directory.glob(f"*{self._process.pid}.ports"):
-                text = ports.read_text()
-                if "nats://" in text:
-                    self._port = int(text.split("nats://127.0.0.1:")[1].split('"')[0])
+            for file in self._directory.glob(f"*{self._process.pid}.ports"):
+                with contextlib.suppress(json.JSONDecodeError):  # it is being written
+                    ports = json.loads(file.read_text())
+                    self._port = int(ports["nats"][0].rpartition(":")[2])
+                    self.monitor_url = ports["monitoring"][0]
                     return
             if self._process.poll() is not None:
                 break
