@@ -1,0 +1,231 @@
+"""Where a model fits, and what would have to go for it. Pure: the picture in, an answer out.
+
+A node is *feasible* when the model may run there and enough of its devices are large enough. It
+*fits* when their free memory, with what may be evicted, suffices. Of all nodes where it fits, the
+one is taken that evicts the fewest models, then has the files, then is left with the least free
+memory (large devices stay free for large models), then is the least busy.
+
+Every device of a model takes the same share of it (``Need.bytes_each``).
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+GIB = 1 << 30
+
+
+class Need(NamedTuple):
+    """What a model takes, and where it may."""
+
+    model: str
+    bytes_each: int
+    """Memory on each of its devices: weights, KV cache and overhead."""
+    devices: int = 1
+    """The tensor-parallel size."""
+    min_device_bytes: int = 0
+    """Smaller devices are left alone, however free they are."""
+    residency: int = 100
+    """Its class: it displaces residents of its own and lower ones."""
+    nodes: frozenset[str] = frozenset()
+    """It runs on these only; empty = anywhere."""
+
+
+class Resident(NamedTuple):
+    """A model that holds memory on a node."""
+
+    model: str
+    devices: tuple[int, ...]
+    bytes_each: int
+    residency: int = 100
+    is_pinned: bool = False
+    is_ready: bool = True
+    """Neither loading nor on its way out."""
+    running: int = 0
+    """Streams on this replica."""
+    waiting: int = 0
+    """Requests for this model in all gateways."""
+    idle_seconds: float = 0.0
+    """Since its last stream ended."""
+    idle_limit_seconds: float = 0.0
+    """After so long it is unloaded even if nobody needs its memory; 0 = never."""
+    ready_seconds: float = 0.0
+    """Since it was loaded."""
+    is_last: bool = False
+    """Without this replica there were fewer than the model's minimum."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Somebody uses it, or is about to."""
+        return self.running + self.waiting > 0
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has been idle for longer than it may be."""
+        return 0 < self.idle_limit_seconds <= self.idle_seconds and not self.is_busy
+
+
+class DeviceView(NamedTuple):
+    """A device: what is free of it, by the books of its node."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+class NodeView(NamedTuple):
+    """A node that is alive."""
+
+    name: str
+    devices: tuple[DeviceView, ...]
+    residents: tuple[Resident, ...] = ()
+    files: frozenset[str] = frozenset()
+    """Models whose files lie there."""
+    busyness: float = 0.0
+    """Streams per slot, over all its models."""
+    is_draining: bool = False
+    recent_load_seconds: float = 0.0
+    """What it has spent on loading in the last minute."""
+
+
+class Fit(NamedTuple):
+    """A way to load a model."""
+
+    node: str
+    devices: tuple[int, ...]
+    victims: tuple[Resident, ...]
+    """To be evicted, first to go first."""
+    left_bytes: int
+    """Free afterwards on these devices together."""
+    has_files: bool
+    busyness: float
+
+    @property
+    def rank(self) -> tuple[int, bool, int, float, str]:
+        """The smallest is the best."""
+        order = len(self.victims), not self.has_files, self.left_bytes, self.busyness
+        return (*order, self.node)
+
+
+class Misfit(NamedTuple):
+    """Why a node cannot take a model."""
+
+    node: str
+    why: str
+    is_for_ever: bool = False
+    """No eviction could help: the hardware or the profile would have to change."""
+
+
+class Answer(NamedTuple):
+    """Of :func:`place`."""
+
+    fits: tuple[Fit, ...]
+    """The best first."""
+    misfits: tuple[Misfit, ...]
+
+
+MayEvict = Callable[[NodeView, Resident], bool]
+Order = Callable[[Iterable[Resident]], list[Resident]]
+"""Sorts residents, first to go first."""
+
+
+def place(need: Need, nodes: Sequence[NodeView], order: Order, may_evict: MayEvict) -> Answer:
+    """Every node's answer to *need*; *may_evict* says who may go for it (see :func:`may_displace`
+    for what can never)."""
+    answers = [_on(need, node, order, may_evict) for node in nodes]
+    fits = sorted((a for a in answers if isinstance(a, Fit)), key=lambda fit: fit.rank)
+    return Answer(tuple(fits), tuple(a for a in answers if isinstance(a, Misfit)))
+
+
+def may_displace(need: Need, resident: Resident) -> bool:
+    """Whether *resident* may ever go for *need*, however long that waits."""
+    return (
+        resident.is_ready
+        and not resident.is_pinned
+        and not resident.is_last
+        and resident.residency <= need.residency
+        and resident.model != need.model
+    )
+
+
+def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | Misfit:
+    if need.nodes and node.name not in need.nodes:
+        places = ", ".join(sorted(need.nodes))
+        return Misfit(node.name, f"the model is restricted to {places}", is_for_ever=True)
+    if node.is_draining:
+        return Misfit(node.name, "it drains")
+    if any(resident.model == need.model for resident in node.residents):
+        return Misfit(node.name, "it has the model already")
+    floor = max(need.bytes_each, need.min_device_bytes)
+    large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
+    if len(large) < need.devices:
+        return Misfit(node.name, _too_small(need, node, floor, len(large)), is_for_ever=True)
+    movable = order(r for r in node.residents if may_displace(need, r) and may_evict(node, r))
+    ways = (
+        _with_devices(need, node, devices, movable)
+        for devices in itertools.combinations(large, need.devices)
+    )
+    fits = [way for way in ways if way is not None]
+    if not fits:
+        return Misfit(node.name, _too_full(need, node, large, movable))
+    return min(fits, key=lambda fit: (len(fit.victims), fit.left_bytes, fit.devices))
+
+
+def _with_devices(
+    need: Need, node: NodeView, devices: tuple[int, ...], movable: Sequence[Resident]
+) -> Fit | None:
+    missing = {i: need.bytes_each - node.devices[i].free_bytes for i in devices}
+    victims: list[Resident] = []
+    for resident in movable:
+        if max(missing.values()) <= 0:
+            break
+        if any(missing.get(i, 0) > 0 for i in resident.devices):
+            victims.append(resident)
+            _credit(missing, resident, resident.bytes_each)
+    if max(missing.values()) > 0:
+        return None
+    for victim in list(victims):  # a later one may have made an earlier one superfluous
+        if all(missing.get(i, 0) + victim.bytes_each <= 0 for i in victim.devices if i in missing):
+            victims.remove(victim)
+            _credit(missing, victim, -victim.bytes_each)
+    left = -sum(missing.values())
+    has_files = need.model in node.files
+    return Fit(node.name, devices, tuple(victims), left, has_files, node.busyness)
+
+
+def _credit(missing: dict[int, int], resident: Resident, size: int) -> None:
+    for device in resident.devices:
+        if device in missing:
+            missing[device] -= size
+
+
+def _too_small(need: Need, node: NodeView, floor: int, large: int) -> str:
+    sizes = ", ".join(gib(device.total_bytes) for device in node.devices) or "none"
+    return (
+        f"it takes {need.devices} device{'s' * (need.devices > 1)} of {gib(floor)}, and {large} of "
+        f"this node's are that large (they have {sizes})"
+    )
+
+
+def _too_full(
+    need: Need, node: NodeView, devices: Sequence[int], movable: Sequence[Resident]
+) -> str:
+    """What stands in the way, on the device that comes closest."""
+
+    def reach(device: int) -> int:
+        freed = sum(r.bytes_each for r in movable if device in r.devices)
+        return node.devices[device].free_bytes + freed
+
+    best = sorted(devices, key=reach)[-need.devices]
+    names = {resident.model for resident in movable}
+    held = ", ".join(
+        f"{r.model} {gib(r.bytes_each)}"
+        for r in node.residents
+        if best in r.devices and r.model not in names
+    )
+    rest = f"; {held} cannot go now" if held else ""
+    return f"it takes {gib(need.bytes_each)} and {gib(reach(best))} can be had{rest}"
+
+
+def gib(size: int) -> str:
+    """For people."""
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,169 @@
+"""Which model is loaded where, and what goes for it, and when. Pure: the picture in, orders out.
+
+Loading is dear and waiting is cheap, up to a bound. So a model that is wanted displaces
+
+- what is idle, once its requests have waited for half again as long as the node has spent on
+  loading in the last minute: at once where nothing was loaded lately; and the more the models take
+  turns, the longer requests gather, so that one load serves them all;
+- whatever may go, as soon as a later start would let somebody wait beyond the bound.
+
+Wants of one node are served by deadline, each with the time for its own load and a little service,
+so that the last of them is still in time. A stream that runs is never cut: its model drains.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cortex.evictor import Strategy, order
+from cortex.placement import (
+    Answer,
+    DeviceView,
+    Fit,
+    Need,
+    NodeView,
+    Resident,
+    place,
+)
+
+GATHER = 1.5
+"""Times the seconds that a node has spent on loading in the last minute, requests for a model wait
+before it displaces an idle one."""
+SERVICE_SECONDS = 2.0
+"""A model that was loaded serves for so long before the next one takes its place."""
+CROWDED_SECONDS = 5.0
+"""Requests that wait for so long beside busy replicas are worth another one."""
+
+
+class Want(NamedTuple):
+    """A model that requests wait for, or that shall always be there."""
+
+    need: Need
+    waited_seconds: float
+    """The oldest request."""
+    bound_seconds: float
+    """How long a request may wait for its model."""
+    load_seconds: float
+    """What a load of it takes, as far as is known."""
+    replicas: int = 0
+    """How many are ready; then all of them are busy."""
+    max_replicas: int = 1
+
+    @property
+    def deadline(self) -> float:
+        """Seconds from now until the oldest request has waited for too long."""
+        return self.bound_seconds - self.waited_seconds
+
+
+class Load(NamedTuple):
+    """An order: the victims are drained in this order, until the model fits."""
+
+    model: str
+    node: str
+    devices: tuple[int, ...]
+    victims: tuple[str, ...]
+    why: str
+
+
+class Unload(NamedTuple):
+    """An order: it has been idle for longer than it may be."""
+
+    model: str
+    node: str
+    why: str
+
+
+class Plan(NamedTuple):
+    """What is to be done now."""
+
+    loads: tuple[Load, ...]
+    unloads: tuple[Unload, ...]
+
+
+def plan(
+    wants: Iterable[Want], nodes: Sequence[NodeView], taken: Iterable[str], strategy: Strategy
+) -> Plan:
+    """The orders of this moment.
+
+    *nodes*: what an order under way will take or free is in their books already. *taken*: nodes on
+    which a load is under way; each does one at a time.
+    """
+    books = {node.name: node for node in nodes}
+    free = set(books) - set(taken)
+    waiting = sorted((w for w in wants if _is_worth(w)), key=lambda w: (w.deadline, w.need.model))
+    urgent = _urgent(waiting, nodes, strategy)
+    loads = []
+    for want in waiting:
+        here = [books[name] for name in books if name in free]
+        answer = _ask(want, here, strategy, is_urgent=want.need.model in urgent)
+        if answer.fits:
+            fit = answer.fits[0]
+            books[fit.node] = after(books[fit.node], want.need, fit)
+            free.discard(fit.node)
+            victims = tuple(victim.model for victim in fit.victims)
+            loads.append(Load(want.need.model, fit.node, fit.devices, victims, _why(want, fit)))
+    unloads = [
+        Unload(resident.model, node.name, f"idle for {resident.idle_seconds:.0f} s")
+        for node in books.values()
+        for resident in node.residents
+        if resident.is_expired and not (resident.is_pinned or resident.is_last)
+        if resident.is_ready
+    ]
+    return Plan(tuple(loads), tuple(unloads))
+
+
+def _is_worth(want: Want) -> bool:
+    """The first replica at once, another one when its requests keep waiting."""
+    if want.replicas == 0:
+        return True
+    return want.replicas < want.max_replicas and want.waited_seconds >= CROWDED_SECONDS
+
+
+def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool) -> Answer:
+    def may_evict(node: NodeView, resident: Resident) -> bool:
+        if is_urgent and not want.replicas:
+            return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
+        return not resident.is_busy and want.waited_seconds >= GATHER * node.recent_load_seconds
+
+    return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
+
+
+def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView], strategy: Strategy) -> set[str]:
+    """Models that must be started now, or somebody on their node waits beyond the bound."""
+    queues: dict[str, list[Want]] = {}
+    for want in wants:
+        answer = place(want.need, nodes, lambda rs: order(rs, strategy), lambda _, __: True)
+        if answer.fits and not want.replicas:
+            queues.setdefault(answer.fits[0].node, []).append(want)
+    urgent = set()
+    for queue in queues.values():  # by deadline, as the wants are
+        ends = itertools.accumulate(want.load_seconds + SERVICE_SECONDS for want in queue)
+        slack = (want.deadline - end for want, end in zip(queue, ends, strict=True))
+        if min(slack) <= 0:
+            urgent.add(queue[0].need.model)
+    return urgent
+
+
+def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
+    """The node's books with an order entered: the victims' memory is spoken for."""
+    gone = {victim.model for victim in fit.victims}
+    freed = [
+        sum(r.bytes_each for r in fit.victims if device in r.devices)
+        for device in range(len(node.devices))
+    ]
+    devices = tuple(
+        DeviceView(
+            device.total_bytes,
+            device.free_bytes + freed[i] - (need.bytes_each if i in fit.devices else 0),
+        )
+        for i, device in enumerate(node.devices)
+    )
+    kept = tuple(r for r in node.residents if r.model not in gone)
+    newcomer = Resident(need.model, fit.devices, need.bytes_each, need.residency, is_ready=False)
+    return node._replace(devices=devices, residents=(*kept, newcomer))
+
+
+def _why(want: Want, fit: Fit) -> str:
+    if not want.replicas:
+        return f"wanted for {want.waited_seconds:.0f} s"
+    return f"{want.replicas} replicas are full, requests have waited {want.waited_seconds:.0f} s"
