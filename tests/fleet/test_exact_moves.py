@@ -126,6 +126,13 @@ async def ready_again(fleet: TestFleet) -> None:
     await until(lambda: len(fleet.gateway.fleet.ready("m")) == 2, seconds=60)
 
 
+@pytest.fixture(autouse=True)
+def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that ends again and again is started again after ever longer pauses."""
+    monkeypatch.setattr("neuron.service.model._LONGEST_PAUSE_SECONDS", 1.0)
+
+
+@pytest.mark.timeout(120 + 30 * RUNS)
 @pytest.mark.parametrize("kind", ["random weights", "the demo model"])
 async def test_an_answer_that_moved_is_the_same_to_the_bit(
     nats: NatsServer, random_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +159,7 @@ async def test_an_answer_that_moved_is_the_same_to_the_bit(
     report(f"an engine process is killed ({kind})", pauses, 2.5)
 
 
+@pytest.mark.timeout(120 + 30 * RUNS)
 async def test_a_frozen_engine_is_left_and_replaced(nats: NatsServer, random_model: Path) -> None:
     pauses = []
     async with two_nodes(nats, str(random_model)) as (fleet, both):

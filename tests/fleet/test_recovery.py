@@ -149,6 +149,9 @@ async def test_many_streams_move_at_once(nats: NatsServer) -> None:
 
 
 @pytest.mark.timeout(60 + 30 * RUNS)
+@pytest.mark.filterwarnings(  # nats-py leaves the socket of a stale connection to its collector
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

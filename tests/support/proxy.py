@@ -24,12 +24,20 @@ class Proxy:
         self._open.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """One connection, until either side ends it."""
         there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
-            self._pumps.add(task)
-            task.add_done_callback(self._pumps.discard)
+        pumps = [
+            asyncio.create_task(self._pump(*ends)) for ends in ((reader, back), (there, writer))
+        ]
+        self._pumps.update(pumps)
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            self._pumps.difference_update(pumps)
+            back.close()
+            writer.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -37,13 +45,12 @@ class Proxy:
                 await self._open.wait()
                 sink.write(data)
                 await sink.drain()
-        with contextlib.suppress(ConnectionError):
-            sink.close()
 
     async def close(self) -> None:
         """Ends all connections."""
-        for task in list(self._pumps):
-            task.cancel()
+        for pump in list(self._pumps):
+            pump.cancel()
+        await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
