@@ -23,13 +23,13 @@ log = logging.getLogger("api")
 
 def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     """The API of one gateway."""
-    models = Models(gateway.fleet, gateway.started_at)
+    models = Models(gateway)
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[
             Route(
                 "/v1/chat/completions",
-                ChatCompletions(gateway.dispatcher, gateway.metrics),
+                ChatCompletions(gateway),
                 methods=["POST"],
             ),
             Route(

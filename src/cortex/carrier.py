@@ -46,6 +46,8 @@ BUGS = 3
 """Rounds in which neurons answered that they failed; more would not help."""
 
 HandOver = Callable[[Job], Awaitable[None]]
+Decide = Callable[[str], router.Decision]
+"""By a model's name."""
 
 
 class Sources:
@@ -79,6 +81,7 @@ class Carrier:
         receiver: Receiver,
         sources: Sources,
         hand_over: HandOver,
+        decide: Decide,
     ) -> None:
         self._stream = stream
         self._bus = bus
@@ -86,6 +89,7 @@ class Carrier:
         self._receiver = receiver
         self._sources = sources
         self._hand_over = hand_over
+        self._decide = decide
         self._model = stream.job.request.model
         self._deaths = 0
 
@@ -215,7 +219,7 @@ class Carrier:
         return bool(self._stream.state.instance) or self._stream.state.is_over
 
     def _check(self, patience: Patience, *, is_patient: bool) -> None:
-        patience.check(decide(self._fleet, self._model), is_patient=is_patient)
+        patience.check(self._decide(self._model), is_patient=is_patient)
 
     # -- attempts ------------------------------------------------------------------------------
 
@@ -253,17 +257,6 @@ class Carrier:
                 f"{state.node}: {move.error.message} It is not tried again. Send a shorter or "
                 "different one, and see the node's log.",
             )
-
-
-def decide(fleet: Fleet, model: str) -> router.Decision:
-    """The router's answer to the present picture."""
-    return router.decide(
-        model,
-        fleet.placed(model),
-        fleet.models(),
-        lost_node=fleet.remembers(model),
-        is_new=fleet.is_new,
-    )
 
 
 def too_large(error: BusOverflow) -> FleetError:

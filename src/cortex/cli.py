@@ -72,14 +72,19 @@ def up(
 @click.option("--nats-token-file", help="File with the NATS token.")
 @click.option("--listen", help="HOST:PORT of the API.")
 @click.option("--metrics-listen", help="HOST:PORT of the Prometheus metrics.")
+@click.option("--models", help="models.toml: profiles and aliases of models.")
 def serve(
     path: Path | None,
     url: str | None,
     nats_token_file: str | None,
     listen: str | None,
     metrics_listen: str | None,
+    models: str | None,
 ) -> None:
     """Run a gateway beside a NATS server of yours.
+
+    \b
+    SIGHUP reads models.toml again.
 
     \b
     Examples:
@@ -94,7 +99,8 @@ def serve(
         gateway, nats = settings.gateway, settings.nats
         gateway = _replaced(gateway, listen=listen, metrics_listen=metrics_listen)
         nats = _replaced(nats, url=url, token_file=nats_token_file)
-        await run_gateway(config.GatewayConfig(gateway, nats))
+        file = models or settings.models_config
+        await run_gateway(config.GatewayConfig(gateway, nats, file))
         return 0
 
     sys.exit(_run(main()))

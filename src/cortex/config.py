@@ -32,6 +32,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     gateway: GatewaySection = GatewaySection()
     nats: NatsSection = NatsSection()
+    models_config: str = ""
+    """The file with the profiles of models; empty = ``/etc/cortex/models.toml`` if there is one."""
 
 
 def load(path: Path | None) -> GatewayConfig:

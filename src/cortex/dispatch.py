@@ -14,7 +14,8 @@ from typing import Any
 
 from cortex import router
 from cortex.affinity import Affinity, beginnings
-from cortex.carrier import Carrier, Sources, decide, too_large
+from cortex.carrier import Carrier, Sources, too_large
+from cortex.catalogue import Catalogue
 from cortex.fleet import Fleet
 from cortex.patience import QUEUE_SECONDS, Patience
 from cortex.receiver import Receiver, Stream
@@ -46,9 +47,10 @@ _RETRY_SECONDS = 0.2
 class Dispatcher:
     """All requests of this gateway."""
 
-    def __init__(self, bus: Bus, fleet: Fleet, gateway: str) -> None:
+    def __init__(self, bus: Bus, fleet: Fleet, catalogue: Catalogue, gateway: str) -> None:
         self._bus = bus
         self._fleet = fleet
+        self._catalogue = catalogue
         self._gateway = gateway
         self._lanes = JobLanes(bus)
         self._lines: dict[str, Line] = {}
@@ -188,7 +190,7 @@ class Dispatcher:
 
     def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Place:
         model = request.model
-        decision = self._decide(model)
+        decision = self.decide(model)
         if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
         if model not in self._lines:
@@ -229,14 +231,23 @@ class Dispatcher:
             receiver=self._receiver,
             sources=self._sources,
             hand_over=self._hand_over,
+            decide=self.decide,
         )
 
     def _check(self, patience: Patience, stream: Stream) -> None:
         model = stream.job.request.model
-        patience.check(self._decide(model), is_patient=False)
+        patience.check(self.decide(model), is_patient=False)
 
-    def _decide(self, model: str) -> router.Decision:
-        return decide(self._fleet, model)
+    def decide(self, model: str) -> router.Decision:
+        """The router's answer to the present picture."""
+        return router.decide(
+            model,
+            self._fleet.placed(model),
+            [*self._fleet.models(), *self._catalogue.models],
+            lost_node=self._fleet.remembers(model),
+            is_listed=model in self._catalogue.models,
+            is_new=self._fleet.is_new,
+        )
 
     # -- hand-over -----------------------------------------------------------------------------
 

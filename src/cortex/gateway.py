@@ -8,11 +8,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from cortex.catalogue import Catalogue
 from cortex.dispatch import Dispatcher
 from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
 from cortex.metrics import Metrics
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvBucket, KvView
+from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat
 from protocol.names import new_instance_id
 
@@ -22,15 +24,21 @@ HEARTBEAT_SECONDS = 0.5
 class Gateway:
     """One running gateway."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, profiles: tuple[Profile, ...] | None = None) -> None:
+        """*profiles*: of this gateway's ``models.toml``; None when it has none."""
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
         self.started_at = time.time()
         self.bus = bus
         self.fleet = Fleet()
         self.metrics = Metrics()
-        self.dispatcher = Dispatcher(bus, self.fleet, self.id)
+        self.catalogue = Catalogue()
+        self.dispatcher = Dispatcher(bus, self.fleet, self.catalogue, self.id)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
+        self._profiles = profiles
+        self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
+        self._catalogue_wanted = asyncio.Event()
+        self._catalogue_wanted.set()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_gauges()
 
@@ -52,6 +60,8 @@ class Gateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._provision(), name="provision")
             tasks.create_task(self._view.run(), name="view")
+            tasks.create_task(self._catalogue_view.run(), name="catalogue")
+            tasks.create_task(self._write_catalogue(), name="write catalogue")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
@@ -66,13 +76,37 @@ class Gateway:
             wanted.set()
 
         self.bus.on_reconnect(reconnected)
-        bucket = KvBucket(self.bus, keys.NODES)
+        buckets = [KvBucket(self.bus, name) for name in (keys.NODES, keys.CATALOGUE)]
         while True:
             await wanted.wait()
             wanted.clear()
-            if not await bucket.provision():
-                wanted.set()
-                await asyncio.sleep(0.5)
+            for bucket in buckets:
+                if not await bucket.provision():
+                    wanted.set()
+                    await asyncio.sleep(0.5)
+                    break
+
+    def reload(self, profiles: tuple[Profile, ...] | None) -> None:
+        """``models.toml`` was read again."""
+        self._profiles = profiles
+        self._catalogue_wanted.set()
+
+    async def _write_catalogue(self) -> None:
+        """What the file says is written where it differs; of several gateways with other files,
+        the one that read its own last."""
+        bucket = KvBucket(self.bus, keys.CATALOGUE)
+        await self._catalogue_view.filled.wait()
+        while True:
+            await self._catalogue_wanted.wait()
+            self._catalogue_wanted.clear()
+            if self._profiles is None:
+                continue
+            new, gone = self.catalogue.changes(self._profiles, self.instance)
+            written = [await bucket.put(keys.catalogue(r.profile.id), codec.encode(r)) for r in new]
+            removed = [await bucket.delete(keys.catalogue(model)) for model in gone]
+            if not all(written + removed):
+                self._catalogue_wanted.set()
+                await asyncio.sleep(1.0)
 
     async def _follow_fleet(self) -> None:
         """Lets the waiting lines advance and gives ready models their lanes."""
@@ -122,9 +156,11 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(bus: Bus) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    bus: Bus, profiles: tuple[Profile, ...] | None = None
+) -> AsyncIterator[Gateway]:
     """A gateway for the length of the block; its failure cancels the block."""
-    gateway = Gateway(bus)
+    gateway = Gateway(bus, profiles)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")
         try:

@@ -42,10 +42,12 @@ def decide(
     known_models: Sequence[str],
     *,
     lost_node: str = "",
+    is_listed: bool = False,
     is_new: bool = False,
 ) -> Decision:
     """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's;
-    *lost_node* had the model until a moment ago; *is_new*: not everybody may have been heard."""
+    *lost_node* had the model until a moment ago; *is_listed*: it has a profile in the catalogue;
+    *is_new*: not everybody may have been heard."""
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
@@ -60,6 +62,14 @@ def decide(
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=True)
+    if is_listed:
+        error = WireError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"{model} is in the catalogue, and no node has it. Start a neuron with "
+            f"--model {model}.",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+        return Refuse(error, may_change=is_new)
     return Refuse(_unknown(model, known_models), may_change=is_new)
 
 

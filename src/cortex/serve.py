@@ -7,17 +7,20 @@ import resource
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import hypercorn.asyncio
 import hypercorn.config
 from starlette.types import ASGIApp
 
+from cortex import models_file
 from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
-from cortex.gateway import running_gateway
+from cortex.gateway import Gateway, running_gateway
 from protocol.bus import Bus
+from protocol.catalogue import Profile
 from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
-from protocol.settings import read_token
+from protocol.settings import SettingsError, read_token
 
 log = logging.getLogger("serve")
 
@@ -46,13 +49,16 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _stop_or_force, stop)
+    models_path = Path(config.models_config) if config.models_config else None
+    profiles = _read_models(models_path)
     listener = open_socket(config.gateway.listen)
     metrics_listener = open_socket(config.gateway.metrics_listen)
     bus = await Bus.connect(
         config.nats.url, name="gateway", token=read_token(config.nats.token_file)
     )
     try:
-        async with running_gateway(bus) as gateway:
+        async with running_gateway(bus, profiles) as gateway:
+            loop.add_signal_handler(signal.SIGHUP, _read_models_again, gateway, models_path)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
             app = make_app(gateway, metrics_url)
             if not is_loopback(listener):
@@ -70,6 +76,21 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
                 loop.call_later(seconds, gateway.dispatcher.leave)
     finally:
         await bus.close()
+
+
+def _read_models(path: Path | None) -> tuple[Profile, ...] | None:
+    profiles = models_file.load(path)
+    if keys := models_file.without_effect(profiles or ()):
+        log.warning("models.toml: %s: kept, but without effect yet", ", ".join(keys))
+    return profiles
+
+
+def _read_models_again(gateway: Gateway, path: Path | None) -> None:
+    try:
+        gateway.reload(_read_models(path))
+        log.info("read the catalogue again")
+    except SettingsError as error:
+        log.error("kept the catalogue as it was: %s", error)
 
 
 def _stop_or_force(stop: asyncio.Event) -> None:

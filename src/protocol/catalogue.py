@@ -1,5 +1,7 @@
 """A model's profile: what operators say about it. One KV record each, in ``cortex_catalogue``."""
 
+from enum import StrEnum
+
 import msgspec
 
 USUAL_RESIDENCY = 100
@@ -7,7 +9,7 @@ PINNED_RESIDENCY = 1000
 """Of a model with ``pinned_on`` whose profile names no class."""
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """``[models.limit]``, in tokens; 0 = the model's own."""
 
     context: int = 0
@@ -15,7 +17,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     output: int = 0
 
 
-class SamplingDefaults(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class SamplingDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
     """``[models.sampling]``: for requests that do not say; None = the model's own."""
 
     temperature: float | None = None
@@ -25,7 +27,7 @@ class SamplingDefaults(msgspec.Struct, frozen=True, omit_defaults=True, forbid_u
     max_tokens: int | None = None
 
 
-class Profile(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     """``[[models]]`` of ``models.toml``."""
 
     id: str
@@ -71,3 +73,20 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         if self.residency_priority is not None:
             return self.residency_priority
         return PINNED_RESIDENCY if self.pinned_on else USUAL_RESIDENCY
+
+
+class Origin(StrEnum):
+    """Who keeps a profile."""
+
+    FILE = "file"
+    """``models.toml``: it goes when the file no longer has it."""
+    OPERATOR = "operator"
+    """Added at run time: it stays until somebody removes it."""
+
+
+class CatalogueRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``cortex_catalogue/<model>``: a profile, written by the gateway that was told of it."""
+
+    instance: str
+    profile: Profile
+    origin: Origin = Origin.FILE

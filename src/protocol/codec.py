@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from protocol import fleet, frames, job
+from protocol import catalogue, fleet, frames, job
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,3 +45,4 @@ read_model_record = Reader[fleet.ModelRecord](fleet.ModelRecord)
 read_node_heartbeat = Reader[fleet.NodeHeartbeat](fleet.NodeHeartbeat)
 read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat)
 read_describe = Reader[fleet.Describe](fleet.Describe)
+read_catalogue_record = Reader[catalogue.CatalogueRecord](catalogue.CatalogueRecord)

@@ -27,6 +27,8 @@ class Client(msgspec.Struct, frozen=True, omit_defaults=True):
     created: int = 0
     """Unix seconds, as every chunk of the answer says."""
     include_usage: bool = False
+    model: str = ""
+    """The name that the client asked for; empty = the model's id."""
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):

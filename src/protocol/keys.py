@@ -4,13 +4,15 @@ Every key has exactly one writer, every value is JSON (``nats kv get`` and ``nat
 readable) and carries the writer's process instance, so that the record of an earlier life can be
 told from the present.
 
-=================  ==========================  ===================================================
-bucket             key                         value, written by the neuron ``<node>``
-=================  ==========================  ===================================================
-``cortex_nodes``   ``<node>.info``             :class:`protocol.fleet.NodeInfo`, at start
-``cortex_nodes``   ``<node>.live`` (TTL)       :class:`protocol.fleet.NodeLive`, every 5 s
-``cortex_nodes``   ``<node>.model.<model>``    :class:`protocol.fleet.ModelRecord`, on change
-=================  ==========================  ===================================================
+====================  =======================  ===================================================
+bucket                key                      value, and who writes it
+====================  =======================  ===================================================
+``cortex_nodes``      ``<node>.info``          :class:`protocol.fleet.NodeInfo`; that neuron
+``cortex_nodes``      ``<node>.live`` (TTL)    :class:`protocol.fleet.NodeLive`; that neuron
+``cortex_nodes``      ``<node>.model.<model>`` :class:`protocol.fleet.ModelRecord`; that neuron
+``cortex_catalogue``  ``<model>``              :class:`protocol.catalogue.CatalogueRecord`; the
+                                               gateway that was told of it
+====================  =======================  ===================================================
 """
 
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from typing import NamedTuple
 from protocol.names import InvalidName, check_host_id, token, untoken
 
 NODES = "cortex_nodes"
+CATALOGUE = "cortex_catalogue"
 
 LIVE_EVERY_SECONDS = 5
 LIVE_TTL_SECONDS = 15
@@ -46,6 +49,11 @@ def node_live(node: str) -> str:
 def node_model(node: str, model: str) -> str:
     """The state of one model on one node."""
     return f"{node}.model.{token(model)}"
+
+
+def catalogue(model: str) -> str:
+    """A model's profile."""
+    return token(model)
 
 
 def parse_node_key(key: str) -> NodeKey:

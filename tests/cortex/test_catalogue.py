@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from cortex.catalogue import Catalogue, load
-from protocol.catalogue import Profile
+from cortex.catalogue import Catalogue
+from cortex.models_file import load, without_effect
+from protocol import codec, keys
+from protocol.catalogue import CatalogueRecord, Limits, Origin, Profile, SamplingDefaults
+from protocol.generate import GenerateRequest, Message, Role, Sampling
 from protocol.settings import SettingsError
 
 FILE = """\
@@ -36,8 +40,14 @@ sampling.temperature = 0.2
 def loaded(tmp_path: Path, text: str) -> Catalogue:
     path = tmp_path / "models.toml"
     path.write_text(text)
-    found = load(path)
-    return Catalogue(found.models, found.aliases)
+    catalogue = Catalogue()
+    put(catalogue, *(CatalogueRecord("i", profile) for profile in load(path) or ()))
+    return catalogue
+
+
+def put(catalogue: Catalogue, *records: CatalogueRecord) -> None:
+    for record in records:
+        catalogue.key_changed(keys.catalogue(record.profile.id), codec.encode(record))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,62 @@ def test_mistakes_are_said_with_their_place(tmp_path: Path, text: str, says: str
 
 
 def test_no_file_is_an_empty_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cortex.catalogue.DEFAULT_PATH", tmp_path / "none.toml")
-    assert load(None).models == ()
+    monkeypatch.setattr("cortex.models_file.DEFAULT_PATH", tmp_path / "none.toml")
+    assert load(None) is None
     with pytest.raises(SettingsError):
         load(tmp_path / "none.toml")
+
+
+def test_a_request_gets_the_profiles_defaults_and_limits() -> None:
+    catalogue = Catalogue()
+    profile = Profile("m", ("alias",), sampling=SamplingDefaults(temperature=0.2, top_k=40))
+    put(catalogue, CatalogueRecord("i", msgspec.structs.replace(profile, limit=Limits(output=100))))
+
+    def applied(**sampling: object) -> GenerateRequest:
+        asked = Sampling(**sampling)  # type: ignore[arg-type]
+        request = GenerateRequest("alias", (Message(Role.USER, "Hi"),), sampling=asked)
+        return catalogue.applied(request, [])
+
+    assert applied().model == "m"
+    assert applied(top_k=0).sampling == Sampling(temperature=0.2, top_k=0, max_tokens=100)
+    assert applied(max_tokens=7).sampling.max_tokens == 7
+    assert applied(max_tokens=1000).sampling.max_tokens == 100
+
+
+def test_a_file_is_written_where_it_differs_and_takes_back_only_its_own() -> None:
+    catalogue = Catalogue()
+    put(
+        catalogue,
+        CatalogueRecord("old", Profile("same")),
+        CatalogueRecord("old", Profile("gone")),
+        CatalogueRecord("old", Profile("added"), Origin.OPERATOR),
+        CatalogueRecord("old", Profile("changed")),
+    )
+    file = [Profile("same"), Profile("changed", ("x",)), Profile("new")]
+    new, gone = catalogue.changes(file, "me")
+    assert [record.profile.id for record in new] == ["changed", "new"]
+    assert {(record.instance, record.origin) for record in new} == {("me", Origin.FILE)}
+    assert gone == ["gone"]
+    catalogue.key_changed(keys.catalogue("gone"), None)
+    assert catalogue.models == ["added", "changed", "same"]
+
+
+def test_a_newer_versions_record_is_read_and_rubbish_ignored() -> None:
+    catalogue = Catalogue()
+    catalogue.key_changed("m", b'{"instance":"i","profile":{"id":"m","new":1},"more":2}')
+    catalogue.key_changed("n", b"rubbish")
+    assert catalogue.models == ["m"]
+
+
+def test_keys_that_do_nothing_yet_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(FILE)
+    assert without_effect(load(path) or ()) == [
+        "min_devices",
+        "min_device_vram_mb",
+        "vram_mb",
+        "pinned_on",
+        "residency_priority",
+        "limit.context",
+    ]
+    assert without_effect((Profile("m", ("a",), limit=Limits(output=1)),)) == []

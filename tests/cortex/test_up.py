@@ -17,6 +17,7 @@ def _line(**changes: object) -> str:
         nodes=["n1", "n2"],
         error=None,
         progress=None,
+        root="m",
     )
     model = msgspec.structs.replace(model, **changes)
     return model_line(msgspec.json.decode(msgspec.json.encode(model)))

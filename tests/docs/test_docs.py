@@ -10,6 +10,7 @@ import pytest
 
 import cortex.cli
 import cortex.config
+import cortex.models_file
 import neuron.cli
 import neuron.config
 from protocol import settings
@@ -22,6 +23,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def test_the_example_files_are_the_defaults() -> None:
     gateway = settings.load(ROOT / "deploy/cortex.toml", cortex.config.GatewayConfig)
     assert gateway == cortex.config.GatewayConfig()
+    profiles = cortex.models_file.load(ROOT / "deploy/models.toml")
+    assert profiles
+    assert not cortex.models_file.without_effect(profiles)
     node = settings.load(ROOT / "deploy/neuron.toml", neuron.config.NeuronConfig)
     assert node == neuron.config.NeuronConfig()
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocol import errors, fleet, frames, generate, job
+from protocol import catalogue, errors, fleet, frames, generate, job
 
 _ERROR = errors.WireError(
     errors.ErrorCode.CONTEXT_LENGTH_EXCEEDED, "too long", retry_after_seconds=3, param="messages"
@@ -80,10 +80,36 @@ _JOB = job.Job(
     revision="abc",
     prompt_hash="ff00",
     suspect=True,
-    client=job.Client(owner="0123", created=1700000001, include_usage=True),
+    client=job.Client(owner="0123", created=1700000001, include_usage=True, model="fast"),
+)
+
+_PROFILE = catalogue.Profile(
+    id="Qwen/Qwen3-8B",
+    aliases=("fast", "claude-*"),
+    source="/models/qwen",
+    revision="main",
+    harness="candle",
+    dtype="bfloat16",
+    quant="int8",
+    min_devices=2,
+    min_device_vram_mb=10_000,
+    vram_mb=19_000,
+    pinned_on=("beast",),
+    nodes=("beast", "gpu-2"),
+    residency_priority=500,
+    min_replicas=1,
+    max_replicas=2,
+    idle_seconds=600.0,
+    slots=16,
+    kv_cache_mb=4096,
+    limit=catalogue.Limits(32768, 4096),
+    sampling=catalogue.SamplingDefaults(0.7, 0.9, 20, 0.05, 1000),
 )
 
 EXAMPLES: dict[str, msgspec.Struct] = {
+    "catalogue_record": catalogue.CatalogueRecord(
+        "0a1b2c3d4e5f", _PROFILE, catalogue.Origin.OPERATOR
+    ),
     "job": _JOB,
     "cancel": job.Cancel(attempt=2),
     "resume": job.Resume(attempt=2, index=5, gateway="gw-1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from protocol import codec, errors, fleet, frames, generate, job
+from protocol import catalogue, codec, errors, fleet, frames, generate, job
 from tests.protocol.examples import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +26,7 @@ READERS: dict[type, codec.Reader[object]] = {
         ),
         codec.read_frame,
     ),
+    catalogue.CatalogueRecord: codec.read_catalogue_record,
     job.Job: codec.read_job,
     job.Find: codec.read_find,
     job.Found: codec.read_found,

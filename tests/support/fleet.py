@@ -16,6 +16,7 @@ from neuron.config import NeuronConfig
 from neuron.service.engine import StartEngine
 from neuron.service.node import Node
 from protocol.bus import Bus
+from protocol.catalogue import Profile
 from protocol.listen import open_socket, url_of
 from tests.support.nats import NatsServer, connected
 from tests.support.scripted import Script
@@ -103,9 +104,11 @@ async def sse_events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def running_fleet(nats: NatsServer) -> AsyncIterator[TestFleet]:
-    """A gateway without nodes, reachable over HTTP."""
-    async with connected(nats.url, "gateway") as bus, running_gateway(bus) as gateway:
+async def running_fleet(
+    nats: NatsServer, profiles: tuple[Profile, ...] | None = None
+) -> AsyncIterator[TestFleet]:
+    """A gateway without nodes, reachable over HTTP; *profiles* are its models.toml."""
+    async with connected(nats.url, "gateway") as bus, running_gateway(bus, profiles) as gateway:
         listener = open_socket("127.0.0.1:0")
         url = url_of(listener)
         app = make_app(gateway, "http://metrics")

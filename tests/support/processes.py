@@ -62,17 +62,18 @@ class Process:
             await self._process.wait()
 
     def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
         self.is_frozen = True
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
         self.is_frozen = False
 
     def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Any other."""
         assert self._process
         self._process.send_signal(number)
 
@@ -98,13 +99,14 @@ class ProcessFleet:
                     process.thaw()
                 await process.kill()
 
-    async def add_gateway(self) -> str:
-        """Its URL; does not wait."""
+    async def add_gateway(self, *, models: str = "") -> str:
+        """Its URL; does not wait. *models*: its models.toml."""
         port, name = free_port(), f"gateway{len(self.gateways) + 1}"
         command = [sys.executable, "-m", "cortex", "serve", "--nats", self.nats.url]
         metrics = free_port()
         self.metrics_urls.append(f"http://127.0.0.1:{metrics}/metrics")
         command += ["--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics}"]
+        command += ["--models", models] if models else []
         process = Process(name, command, self._logs / f"{name}.log")
         await process.start()
         self.gateways.append(process)

@@ -12,8 +12,8 @@ from cortex.api.http import ClientGone, read_body, send_error, watching_disconne
 from cortex.api.openai_decode import decode_chat
 from cortex.api.openai_render import ChunkWriter, Folder
 from cortex.api.relay import Relay
-from cortex.dispatch import Dispatcher
-from cortex.metrics import Metrics, Outcome
+from cortex.gateway import Gateway
+from cortex.metrics import Outcome
 from cortex.record import Record
 from protocol.errors import FleetError
 from protocol.job import Client
@@ -22,9 +22,9 @@ from protocol.job import Client
 class ChatCompletions:
     """The endpoint as an ASGI application."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
-        self._dispatcher = dispatcher
-        self._metrics = metrics
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._metrics = gateway.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -33,13 +33,17 @@ class ChatCompletions:
             call = decode_chat(await read_body(scope, receive))
             caller = caller_of(scope)
             model, created = call.generate.model, int(time.time())
+            request = self._gateway.catalogue.applied(call.generate, self._gateway.fleet.models())
             client = None
             if call.stream:
                 client = Client(
-                    owner=caller.owner, created=created, include_usage=call.include_usage
+                    owner=caller.owner,
+                    created=created,
+                    include_usage=call.include_usage,
+                    model=model,
                 )
-            async with self._dispatcher.stream(
-                call.generate,
+            async with self._gateway.dispatcher.stream(
+                request,
                 seed=call.seed,
                 tenant=caller.tenant,
                 client=client,

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cortex.api.errors import envelope, http_of
-from cortex.fleet import Fleet, Placed
-from cortex.router import Refuse, decide
+from cortex.gateway import Gateway
+from cortex.router import Refuse
 from protocol.fleet import ModelState, Progress
 
 _PRECEDENCE = (
@@ -32,6 +32,8 @@ class ModelObject(msgspec.Struct, frozen=True):
     nodes: list[str]
     error: str | None
     progress: Progress | None
+    root: str
+    """The model behind an alias."""
     object: str = "model"
     owned_by: str = "cortex"
     type: str = "model"
@@ -50,40 +52,52 @@ class ModelList(msgspec.Struct, frozen=True):
 class Models:
     """The two endpoints."""
 
-    def __init__(self, fleet: Fleet, started_at: float) -> None:
-        self._fleet = fleet
-        self._created = int(started_at)
+    def __init__(self, gateway: Gateway) -> None:
+        self._fleet = gateway.fleet
+        self._catalogue = gateway.catalogue
+        self._decide = gateway.dispatcher.decide
+        self._created = int(gateway.started_at)
 
     async def list_all(self, request: Request) -> Response:
-        """``GET /v1/models``"""
-        data = [self._describe(model, self._fleet.placed(model)) for model in self._fleet.models()]
-        ids = [m.id for m in data]
-        body = ModelList(data, ids[0] if ids else None, ids[-1] if ids else None)
-        return _json(body)
+        """``GET /v1/models``: all that nodes have or the catalogue lists, under each of their
+        names."""
+        ids = {*self._fleet.models(), *self._catalogue.models}
+        names = {**self._catalogue.names, **{model: model for model in ids}}
+        data = [self._describe(name, model) for name, model in sorted(names.items())]
+        first, last = (data[0].id, data[-1].id) if data else (None, None)
+        return _json(ModelList(data, first, last))
 
     async def get(self, request: Request) -> Response:
-        """``GET /v1/models/{id}``"""
-        model = request.path_params["model"]
-        placed = self._fleet.placed(model)
-        if placed:
-            return _json(self._describe(model, placed))
-        decision = decide(model, placed, self._fleet.models())
+        """``GET /v1/models/{id}``, by any name."""
+        name = request.path_params["model"]
+        known = self._fleet.models()
+        model = self._catalogue.resolve(name, known)
+        if model in known or model in self._catalogue.models:
+            return _json(self._describe(name, model))
+        decision = self._decide(model)
         assert isinstance(decision, Refuse)
         status = http_of(decision.error).status
         return Response(envelope(decision.error), status, media_type="application/json")
 
-    def _describe(self, model: str, placed: list[Placed]) -> ModelObject:
-        best = min(placed, key=lambda p: _PRECEDENCE.index(p.record.state)).record
-        limits = [p.record.context_limit for p in placed if p.record.context_limit]
+    def _describe(self, name: str, model: str) -> ModelObject:
+        placed = self._fleet.placed(model)
+        records = [p.record for p in placed]
+        best = min(records, key=lambda r: _PRECEDENCE.index(r.state), default=None)
+        decision = self._decide(model)
+        error = best.error if best and best.error else None
+        if error is None and isinstance(decision, Refuse):
+            error = decision.error
+        limits = [r.context_limit for r in records if r.context_limit]
         return ModelObject(
-            id=model,
+            id=name,
             created=self._created,
             max_model_len=min(limits) if limits else None,
-            display_name=model,
-            state=best.state,
-            nodes=sorted(p.record.node for p in placed),
-            error=best.error.message if best.error else None,
-            progress=best.progress,
+            display_name=name,
+            state=best.state if best else ModelState.ABSENT,
+            nodes=sorted(record.node for record in records),
+            error=error.message if error else None,
+            progress=best.progress if best else None,
+            root=model,
         )
 
 

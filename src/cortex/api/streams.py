@@ -34,9 +34,8 @@ class Streams:
                 record = stream.record
                 job, client = stream.job, stream.job.client
                 assert client is not None, "only streams are handed over"
-                writer = ChunkWriter(
-                    job.id, job.request.model, client.created, client.include_usage, seen
-                )
+                model = client.model or job.request.model
+                writer = ChunkWriter(job.id, model, client.created, client.include_usage, seen)
                 async with watching_disconnect(receive, stream.inbox.close):
                     outcome = await Relay(stream, send).stream(writer)
         except FleetError as error:

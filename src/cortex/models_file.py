@@ -1,0 +1,125 @@
+"""``models.toml``: profiles of models, checked, with errors for the person who wrote the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from protocol import settings
+from protocol.catalogue import Limits, Profile, SamplingDefaults
+from protocol.names import InvalidName, check_host_id, check_model_id
+from protocol.settings import SettingsError
+
+DEFAULT_PATH = Path("/etc/cortex/models.toml")
+
+
+class _Limits(Limits, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Sampling(SamplingDefaults, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Profile(Profile, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """On the bus unknown fields are a newer version's, in a file they are mistakes."""
+
+    limit: _Limits = _Limits()
+    sampling: _Sampling = _Sampling()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    models: tuple[_Profile, ...] = ()
+    aliases: dict[str, str] = {}
+    """``"name or pattern" = "model id"``"""
+
+
+def load(path: Path | None) -> tuple[Profile, ...] | None:
+    """The models of *path*, or of the usual file; None when there is none. ``[aliases]`` are added
+    to their models' own.
+
+    Raises ``SettingsError`` for a file that cannot be used: ``models.toml:12: models[0].pinned_on:
+    …``"""
+    if path is None and not DEFAULT_PATH.exists():
+        return None
+    name = str(path or DEFAULT_PATH)
+    found = settings.load(path or DEFAULT_PATH, _File)
+    for position, profile in enumerate(found.models):
+        where = f"{name}: models[{position}] ({profile.id!r})"
+        _check(profile, where)
+        if any(other.id == profile.id for other in found.models[:position]):
+            raise SettingsError(f"{where}: there is another model with this id. Keep one of them.")
+    _check_aliases(found, name)
+    profiles = {profile.id: profile for profile in found.models}
+    for alias, model in found.aliases.items():
+        known = profiles.get(model) or _Profile(model)
+        aliases = (*known.aliases, *({alias} - set(known.aliases)))
+        profiles[model] = msgspec.structs.replace(known, aliases=aliases)
+    return tuple(profiles.values())
+
+
+def without_effect(profiles: Sequence[Profile]) -> list[str]:
+    """Keys that are kept for the placement of models, which does not exist yet."""
+    usual = Profile("")
+    working = ("id", "aliases", "harness", "limit", "sampling")
+    fields = [field for field in usual.__struct_fields__ if field not in working]
+    set_by = [f for f in fields if any(getattr(p, f) != getattr(usual, f) for p in profiles)]
+    return set_by + ["limit.context"] * any(profile.limit.context for profile in profiles)
+
+
+def _check(profile: Profile, where: str) -> None:
+    """What the types do not say."""
+    try:
+        check_model_id(profile.id)
+        for node in (*profile.pinned_on, *profile.nodes):
+            check_host_id(node)
+    except InvalidName as error:
+        raise SettingsError(f"{where}: {error}.") from None
+    if profile.quant:
+        raise SettingsError(
+            f"{where}: quant = {profile.quant!r}: quantised models are not served yet. "
+            "Leave it out."
+        )
+    outside = set(profile.pinned_on) - set(profile.nodes or profile.pinned_on)
+    if outside:
+        raise SettingsError(
+            f"{where}: pinned_on names {', '.join(sorted(outside))}, where nodes "
+            "does not let it run."
+        )
+    for key in ("min_devices", "max_replicas"):
+        if getattr(profile, key) < 1:
+            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: at least 1.")
+    for key in (
+        "min_device_vram_mb",
+        "vram_mb",
+        "min_replicas",
+        "idle_seconds",
+        "slots",
+        "kv_cache_mb",
+    ):
+        if getattr(profile, key) < 0:
+            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: not below 0.")
+    if profile.min_replicas > profile.max_replicas:
+        raise SettingsError(
+            f"{where}: min_replicas = {profile.min_replicas} is more than max_replicas = "
+            f"{profile.max_replicas}."
+        )
+
+
+def _check_aliases(found: _File, name: str) -> None:
+    ids = {profile.id for profile in found.models}
+    owners: dict[str, str] = {}
+    pairs = [(alias, p.id) for p in found.models for alias in p.aliases]
+    for alias, model in [*pairs, *found.aliases.items()]:
+        if alias in ids:
+            raise SettingsError(f"{name}: the alias {alias!r} of {model} is the id of a model.")
+        if owners.setdefault(alias, model) != model:
+            raise SettingsError(
+                f"{name}: the alias {alias!r} stands for {owners[alias]} and for {model}. Keep one."
+            )
+    for alias, model in owners.items():
+        if model in owners and model not in ids:
+            raise SettingsError(
+                f"{name}: the alias {alias!r} leads to {model!r}, which is an alias itself. Name "
+                "the model."
+            )
