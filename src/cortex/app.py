@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cortex import __version__
+from cortex.api.admin import Admin
 from cortex.api.chat import ChatCompletions
 from cortex.api.errors import plain_envelope
 from cortex.api.models import Models
@@ -24,6 +25,7 @@ log = logging.getLogger("api")
 def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     """The API of one gateway."""
     models = Models(gateway)
+    admin = Admin(gateway)
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[
@@ -39,6 +41,8 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             ),
             Route("/v1/models", models.list_all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.get, methods=["GET"]),
+            Route("/models/load", admin.load, methods=["POST"]),
+            Route("/models/unload", admin.unload, methods=["POST"]),
             Route("/health", status.health, methods=["GET"]),
             Route("/ready", status.ready, methods=["GET"]),
             Route("/version", status.version, methods=["GET"]),

@@ -32,6 +32,9 @@ NEW_SECONDS = 0.7
 REMEMBER_SECONDS = 30.0
 """A node that has been silent for less may be back."""
 
+SETTLED_SECONDS = 3.0
+"""So long after a node's start, what it has not said it has, it has not."""
+
 Clock = Callable[[], float]
 
 
@@ -52,6 +55,8 @@ class Node:
         self.models: dict[str, ModelRecord] = {}
         self.heartbeat: NodeHeartbeat | None = None
         self.heard_at = float("-inf")
+        self.began_at = float("-inf")
+        """Its present life, as far as it was heard."""
 
 
 class Fleet:
@@ -87,8 +92,11 @@ class Fleet:
     def heard(self, heartbeat: NodeHeartbeat) -> None:
         """A neuron's pulse arrived."""
         node = self._nodes.setdefault(heartbeat.node, Node(heartbeat.node))
+        now = self._clock()
+        if node.heartbeat is None or node.heartbeat.instance != heartbeat.instance:
+            node.began_at = now
         node.heartbeat = heartbeat
-        node.heard_at = self._clock()
+        node.heard_at = now
         for model in heartbeat.models:
             self._served[model] = (node.name, node.heard_at)
         self._notify()
@@ -135,8 +143,12 @@ class Fleet:
 
     def remembers(self, model: str) -> str:
         """The node that had a model until a moment ago: it may be back, or restarting; or empty."""
-        node, at = self._served.get(model, ("", float("-inf")))
-        return node if self._clock() - at < REMEMBER_SECONDS else ""
+        name, at = self._served.get(model, ("", float("-inf")))
+        now, node = self._clock(), self._nodes.get(name)
+        if node is None or now - at >= REMEMBER_SECONDS:
+            return ""
+        has_unloaded_it = self.is_alive(node) and now - node.began_at >= SETTLED_SECONDS
+        return "" if has_unloaded_it else name
 
     def placed(self, model: str) -> list[Placed]:
         """Where a model is, on living nodes only."""

@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from protocol import catalogue, fleet, frames, job
+from protocol import catalogue, fleet, frames, job, orders
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,4 +45,7 @@ read_model_record = Reader[fleet.ModelRecord](fleet.ModelRecord)
 read_node_heartbeat = Reader[fleet.NodeHeartbeat](fleet.NodeHeartbeat)
 read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat)
 read_describe = Reader[fleet.Describe](fleet.Describe)
+read_load_order = Reader[orders.LoadOrder](orders.LoadOrder)
+read_unload_order = Reader[orders.UnloadOrder](orders.UnloadOrder)
+read_order_reply = Reader[orders.OrderReply](orders.OrderReply)
 read_catalogue_record = Reader[catalogue.CatalogueRecord](catalogue.CatalogueRecord)

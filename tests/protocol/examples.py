@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocol import catalogue, errors, fleet, frames, generate, job
+from protocol import catalogue, errors, fleet, frames, generate, job, orders
 
 _ERROR = errors.WireError(
     errors.ErrorCode.CONTEXT_LENGTH_EXCEEDED, "too long", retry_after_seconds=3, param="messages"
@@ -107,6 +107,9 @@ _PROFILE = catalogue.Profile(
 )
 
 EXAMPLES: dict[str, msgspec.Struct] = {
+    "load_order": orders.LoadOrder("Qwen/Qwen3-8B", "/models/qwen"),
+    "unload_order": orders.UnloadOrder("Qwen/Qwen3-8B", 30.0),
+    "order_reply": orders.OrderReply(_ERROR),
     "catalogue_record": catalogue.CatalogueRecord(
         "0a1b2c3d4e5f", _PROFILE, catalogue.Origin.OPERATOR
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from protocol import catalogue, codec, errors, fleet, frames, generate, job
+from protocol import catalogue, codec, errors, fleet, frames, generate, job, orders
 from tests.protocol.examples import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,6 +27,9 @@ READERS: dict[type, codec.Reader[object]] = {
         codec.read_frame,
     ),
     catalogue.CatalogueRecord: codec.read_catalogue_record,
+    orders.LoadOrder: codec.read_load_order,
+    orders.UnloadOrder: codec.read_unload_order,
+    orders.OrderReply: codec.read_order_reply,
     job.Job: codec.read_job,
     job.Find: codec.read_find,
     job.Found: codec.read_found,

@@ -127,8 +127,9 @@ class Model:
                 self._restarting(reason)
             await asyncio.sleep(pause)
 
-    async def drain(self, seconds: float) -> None:
-        """Lets running answers finish, then ends the engine."""
+    async def drain(self, seconds: float | None) -> None:
+        """Lets running answers finish, for so long (None: as long as they take), and takes no
+        more."""
         if self._worker:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)

@@ -5,6 +5,8 @@ import contextlib
 import functools
 import logging
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 from neuron import __version__
 from neuron.config import NeuronConfig, engine_environment, visible_devices
@@ -19,6 +21,7 @@ from neuron.service.model import EngineSettings, Model
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage
 from protocol.bus.micro import serve_verbs
+from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import (
     Describe,
     Device,
@@ -30,10 +33,12 @@ from protocol.fleet import (
 )
 from protocol.job import PROTOCOL
 from protocol.names import new_instance_id
+from protocol.orders import LoadOrder, OrderReply, UnloadOrder
 from protocol.settings import SettingsError
 
 log = logging.getLogger("neuron")
 
+T = TypeVar("T")
 HEARTBEAT_SECONDS = 0.5
 
 
@@ -62,28 +67,32 @@ class Node:
         if start_engine is None:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
-        self.models = [
-            Model(
-                source,
-                self._identity,
-                self._gateways,
-                self._jobs,
-                settings,
-                start_engine,
-                self._publish,
-            )
-            for source in config.models
-        ]
-        self._check_ids()
-
-    def _check_ids(self) -> None:
-        ids = [model.id for model in self.models]
-        for model in ids:
-            if ids.count(model) > 1:
+        self._make_model = functools.partial(
+            Model,
+            identity=self._identity,
+            gateways=self._gateways,
+            jobs=self._jobs,
+            settings=settings,
+            start_engine=start_engine,
+            publish=self._publish,
+        )
+        self._models: dict[str, Model] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[str] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        for source in config.models:
+            model = self._make_model(source)
+            if model.id in self._models:
                 raise SettingsError(
-                    f"two models are called {model}. Give one of them another name: "
+                    f"two models are called {model.id}. Give one of them another name: "
                     "--model NAME=FOLDER."
                 )
+            self._models[model.id] = model
+
+    @property
+    def models(self) -> list[Model]:
+        """All that it has or is about to have."""
+        return list(self._models.values())
 
     async def run(self) -> None:
         """Until cancelled; raises when NATS is gone for good."""
@@ -100,8 +109,9 @@ class Node:
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
+            self._tasks = tasks
             for model in self.models:
-                tasks.create_task(model.run(), name=f"model {model.id}")
+                self._start(model)
 
     async def drain(self) -> None:
         """Takes no more jobs, lets the running ones finish, and says good-bye."""
@@ -109,6 +119,57 @@ class Node:
         await self._beat()
         seconds = self._config.drain_seconds
         await asyncio.gather(*(model.drain(seconds) for model in self.models))
+
+    # -- models come and go --------------------------------------------------------------------
+
+    def load(self, order: LoadOrder) -> None:
+        """Begins to load a model; nothing new when it is there or on its way. Raises ``FleetError``
+        for one that has no usable name, or that is just being unloaded."""
+        if self._draining or order.model in self._leaving:
+            what = "the node drains" if self._draining else f"{order.model} is being unloaded"
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"{self.name} does not load {order.model} now: {what}. Try again shortly.",
+                retry_after_seconds=2,
+            )
+        if order.model not in self._models:
+            source = order.source or order.model
+            if not source.startswith(f"{order.model}="):
+                source = f"{order.model}={source}"
+            model = self._models[order.model] = self._make_model(source)
+            log.info("told to load %s", model.id)
+            self._start(model)
+
+    def unload(self, order: UnloadOrder) -> None:
+        """Begins to unload a model. Raises ``FleetError`` for one that is not here."""
+        model = self._models.get(order.model)
+        if model is None:
+            have = ", ".join(self._models) or "none"
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"{self.name} has no model {order.model!r}. It has: {have}.",
+                param="model",
+            )
+        if order.model not in self._leaving and self._tasks is not None:
+            log.info("told to unload %s", model.id)
+            self._leaving.add(model.id)
+            taking = self._take_down(model, order.drain_seconds or None)
+            self._tasks.create_task(taking, name=f"unload {model.id}")
+
+    def _start(self, model: Model) -> None:
+        assert self._tasks is not None, "it runs"
+        task = self._tasks.create_task(model.run(), name=f"model {model.id}")
+        self._running[model.id] = task
+
+    async def _take_down(self, model: Model, seconds: float | None) -> None:
+        await model.drain(seconds)
+        task = self._running.pop(model.id)
+        task.cancel()
+        await asyncio.wait([task])
+        del self._models[model.id]
+        self._leaving.discard(model.id)
+        self._announcer.remove(keys.node_model(self.name, model.id))
+        log.info("%s is unloaded", model.id)
 
     async def leave(self) -> None:
         """After :meth:`run` ended: the fleet shall not remember a node that left in order."""
@@ -165,13 +226,23 @@ class Node:
             records = tuple(model.record for model in self.models)
             return codec.encode(Describe(self._info(), self._live, records))
 
+        async def load(data: bytes) -> bytes:
+            return _replied(codec.read_load_order, data, self.load)
+
+        async def unload(data: bytes) -> bytes:
+            return _replied(codec.read_unload_order, data, self.unload)
+
         await serve_verbs(
             self._bus,
             name="neuron",
             version=__version__,
             description=self.name,
             metadata={"node": self.name, "protocol": str(PROTOCOL)},
-            endpoints={subjects.node_verb(self.name, "describe"): describe},
+            endpoints={
+                subjects.node_verb(self.name, "describe"): describe,
+                subjects.node_verb(self.name, "load"): load,
+                subjects.node_verb(self.name, "unload"): unload,
+            },
         )
 
     # -- what it hears -------------------------------------------------------------------------
@@ -190,6 +261,18 @@ class Node:
     async def _watch_connection(self) -> None:
         await self._bus.closed.wait()
         raise ConnectionError("NATS closed the connection for good")
+
+
+def _replied(read: codec.Reader[T], data: bytes, obey: Callable[[T], None]) -> bytes:
+    """Obeys an order; what is wrong with it goes into the answer."""
+    try:
+        obey(read(data))
+    except codec.UnreadableMessage as error:
+        wrong = WireError(ErrorCode.INVALID_REQUEST, f"The order cannot be read: {error}.")
+        return codec.encode(OrderReply(wrong))
+    except FleetError as error:
+        return codec.encode(OrderReply(error.error))
+    return codec.encode(OrderReply())
 
 
 def _engine_settings(config: NeuronConfig, devices: tuple[Device, ...]) -> EngineSettings:

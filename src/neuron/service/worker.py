@@ -108,9 +108,9 @@ class Worker:
                 await direct.stop()
                 await self._end_jobs()
 
-    async def drain(self, seconds: float) -> None:
-        """Takes no more jobs and waits for the running ones, but not longer than that; what is
-        left goes on elsewhere."""
+    async def drain(self, seconds: float | None) -> None:
+        """Takes no more jobs and waits for the running ones, but not longer than that (None: as
+        long as they take); what is left goes on elsewhere."""
         self._draining = True
         if self._active:
             await asyncio.wait(list(self._active), timeout=seconds)

@@ -1,0 +1,129 @@
+"""Models come and go while the fleet runs."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.datastructures import Address
+
+from neuron import demo_model
+from neuron.engine.client import EngineLoadError
+from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.processes import Tape, http_client, play
+from tests.support.scripted import Script
+from tests.support.waiting import until
+from tests.support.words import answer, words
+
+(DEMO,) = demo_model.__path__
+
+
+async def tell(fleet: TestFleet, verb: str, **body: Any) -> httpx2.Response:
+    return await fleet.client.post(f"/models/{verb}", json=body)
+
+
+def says(response: httpx2.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["message"]
+
+
+async def test_a_model_is_loaded_served_and_unloaded(nats: NatsServer) -> None:
+    script = Script(answer)
+    async with scripted_fleet(nats, script) as fleet:
+        taken = await tell(fleet, "load", model="second", source=DEMO)
+        assert taken.status_code == 202
+        assert taken.json() == {"status": "loading", "model": "second", "nodes": ["n1"]}
+        await fleet.ready("second")
+        assert (await fleet.chat(model="second")).status_code == 200
+        assert (await tell(fleet, "load", model="second", source=DEMO)).status_code == 202
+        assert len(script.engines) == 2, "it was there"
+        left = await tell(fleet, "unload", model="second")
+        assert left.json() == {"status": "unloading", "model": "second", "nodes": ["n1"]}
+        await until(lambda: fleet.gateway.fleet.models() == [MODEL])
+        assert script.engines[1].died.done(), "its engine is gone"
+        assert (await fleet.chat(model="second")).status_code in (404, 503)
+        assert (await fleet.chat()).status_code == 200, "the other one is not touched"
+        assert (await tell(fleet, "load", model="second", source=DEMO)).status_code == 202
+        await fleet.ready("second")
+
+
+async def test_an_unload_lets_streams_finish(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.02)
+    async with scripted_fleet(nats, script) as fleet, http_client() as client:
+        tape = Tape()
+        playing = asyncio.create_task(play(client, fleet.url, tape, seed=1, max_tokens=100))
+        await until(lambda: tape.text)
+        assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
+        again = await tell(fleet, "load", model=MODEL)
+        assert again.status_code == 503
+        assert "is being unloaded" in says(again)[1]
+        await playing
+        assert tape.text == "".join(words(1, 100))
+        assert tape.worst_gap < 1.0
+        await until(lambda: not fleet.gateway.fleet.models())
+
+
+async def test_an_unload_with_a_limit_moves_its_streams(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.02)
+    async with scripted_fleet(nats, script, nodes=2) as fleet, http_client() as client:
+        tape = Tape()
+        playing = asyncio.create_task(play(client, fleet.url, tape, seed=2, max_tokens=150))
+        await until(lambda: tape.text)
+        busy = next(i for i, engine in enumerate(script.engines) if engine.open)
+        told = await tell(fleet, "unload", model=MODEL, node=f"n{busy + 1}", drain_seconds=0.2)
+        assert told.json()["nodes"] == [f"n{busy + 1}"]
+        await playing
+        assert tape.text == "".join(words(2, 150))
+        await fleet.ready(nodes=1)
+
+
+async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> None:
+    script = Script(load_seconds=1000.0)
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(script.start)
+        await until(fleet.gateway.fleet.models)
+        assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
+        await until(lambda: not fleet.gateway.fleet.models())
+        script.load_seconds = 0.0
+        script.load_error = EngineLoadError("corrupt", "it is damaged")
+        assert (await tell(fleet, "load", model=MODEL)).status_code == 202
+        await until(fleet.gateway.fleet.models)
+        await until(lambda: fleet.gateway.fleet.placed(MODEL)[0].record.error)
+        assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
+        await until(lambda: not fleet.gateway.fleet.models())
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "status", "says_"),
+    [
+        ("load", {"model": "x"}, 400, "node: say which. There are: n1, n2."),
+        ("load", {"model": "x", "node": "n3"}, 400, "there is no node 'n3'. There are: n1, n2."),
+        ("load", {"modle": "x"}, 400, "unknown field `modle`"),
+        ("load", {}, 400, "missing required field `model`"),
+        ("load", {"model": "", "node": "n1"}, 404, "names no model"),
+        ("unload", {"model": "x"}, 404, "No node has the model 'x'. There are: cortex-demo."),
+        ("unload", {"model": "x", "node": "n1"}, 404, "n1 has no model 'x'. It has: cortex-demo."),
+    ],
+)
+async def test_orders_that_cannot_be_obeyed(
+    nats: NatsServer, verb: str, body: dict[str, str], status: int, says_: str
+) -> None:
+    async with scripted_fleet(nats, Script(), nodes=2) as fleet:
+        refused = says(await tell(fleet, verb, **body))
+        assert refused[0] == status
+        assert says_ in refused[1]
+
+
+async def test_only_the_own_machine_may(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        for headers, status in (
+            ({"X-Forwarded-For": "10.0.0.1"}, 403),
+            ({"Content-Type": "text/plain"}, 400),
+        ):
+            sent = {"Content-Type": "application/json", **headers}
+            body = f'{{"model":"{MODEL}"}}'.encode()
+            refused = await fleet.client.post("/models/unload", content=body, headers=sent)
+            assert refused.status_code == status
+        monkeypatch.setattr("starlette.requests.Request.client", Address("10.0.0.7", 1))
+        assert says(await tell(fleet, "unload", model=MODEL))[0] == 403
+        assert fleet.gateway.fleet.models() == [MODEL]
