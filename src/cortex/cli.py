@@ -1,20 +1,25 @@
 """The command line of cortex. The only module of the gateway that prints."""
 
+import json
 import logging
 import sys
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from cortex import __version__, config, logs
+from cortex.operator import Operator, OperatorError, model_line, table
 from cortex.supervisor import EX_CONFIG
 from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import first_of
 from protocol.settings import SettingsError
+
+T = TypeVar("T")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,14 +77,14 @@ def up(
 @click.option("--nats-token-file", help="File with the NATS token.")
 @click.option("--listen", help="HOST:PORT of the API.")
 @click.option("--metrics-listen", help="HOST:PORT of the Prometheus metrics.")
-@click.option("--models", help="models.toml: profiles and aliases of models.")
+@click.option("--models", "models_path", help="models.toml: profiles and aliases of models.")
 def serve(
     path: Path | None,
     url: str | None,
     nats_token_file: str | None,
     listen: str | None,
     metrics_listen: str | None,
-    models: str | None,
+    models_path: str | None,
 ) -> None:
     """Run a gateway beside a NATS server of yours.
 
@@ -99,11 +104,96 @@ def serve(
         gateway, nats = settings.gateway, settings.nats
         gateway = _replaced(gateway, listen=listen, metrics_listen=metrics_listen)
         nats = _replaced(nats, url=url, token_file=nats_token_file)
-        file = models or settings.models_config
+        file = models_path or settings.models_config
         await run_gateway(config.GatewayConfig(gateway, nats, file))
         return 0
 
     sys.exit(_run(main()))
+
+
+_url_option = click.option(
+    "--url", default="http://127.0.0.1:31313", show_default=True, help="The gateway's address."
+)
+
+
+@cli.command()
+@_url_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def models(url: str, as_json: bool) -> None:
+    """List the models of a running fleet.
+
+    \b
+    Examples:
+      cortex models
+      cortex models --json
+    """
+    found = _asked(lambda: Operator(url).models())
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        click.echo("\n".join(table(found)))
+    else:
+        click.echo("No node has a model yet. Start one: neuron serve --model FOLDER_OR_ID")
+
+
+@cli.command()
+@click.argument("model")
+@_url_option
+@click.option("--node", default="", help="Where; may be left out when there is only one.")
+@click.option("--source", default="", help="A folder on the node, or a Hugging Face id.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is ready.")
+def load(model: str, url: str, node: str, source: str, no_wait: bool) -> None:
+    """Load a model on a node of a running fleet.
+
+    \b
+    Examples:
+      cortex load Qwen/Qwen3-8B --node beast
+      cortex load mine --node beast --source /srv/models/mine
+    """
+    operator = Operator(url)
+    taken = _asked(lambda: operator.load(model, node=node, source=source))
+    (where,) = taken["nodes"]
+    said = f"{taken['model']} on {where}: on its way"
+    click.echo(said)
+    while not no_wait:
+        time.sleep(0.5)
+        now = _asked(lambda: operator.model(taken["model"]))
+        if where not in now["nodes"]:
+            continue
+        if model_line(now) != said:
+            said = model_line(now)
+            click.echo(said)
+        if now["state"] in ("ready", "failed"):
+            sys.exit(1 if now["state"] == "failed" else 0)
+
+
+@cli.command()
+@click.argument("model")
+@_url_option
+@click.option("--node", default="", help="Where; else on all nodes that have it.")
+@click.option(
+    "--drain-seconds", default=0.0, help="What still runs then goes on elsewhere; 0 = no limit."
+)
+def unload(model: str, url: str, node: str, drain_seconds: float) -> None:
+    """Unload a model; running answers are not cut.
+
+    \b
+    Examples:
+      cortex unload Qwen/Qwen3-8B
+      cortex unload Qwen/Qwen3-8B --node beast --drain-seconds 30
+    """
+    operator = Operator(url)
+    taken = _asked(lambda: operator.unload(model, node=node, drain_seconds=drain_seconds))
+    click.echo(f"{taken['model']} on {', '.join(taken['nodes'])}: being unloaded")
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """What the gateway answers; else its reason, and the end."""
+    try:
+        return ask()
+    except OperatorError as error:
+        click.echo(f"cortex: {error}", err=True)
+        sys.exit(1)
 
 
 def _replaced(struct: Any, **values: object) -> Any:

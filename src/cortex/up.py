@@ -15,8 +15,6 @@ import signal
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +24,7 @@ import msgspec
 from cortex import __version__
 from cortex.broker import Broker
 from cortex.config import child_environment
+from cortex.operator import Operator, OperatorError, model_line
 from cortex.supervisor import Child, HopelessChild, Restarting, Say
 from protocol.listen import open_socket, url_of
 from protocol.settings import SettingsError
@@ -229,8 +228,7 @@ class _LocalFleet:
         pause = _POLL_SECONDS
         wanted = max(1, len(self._options.models))
         while True:
-            models = await asyncio.to_thread(_get_json, f"{self._url}/v1/models")
-            listed = models.get("data", []) if models else []
+            listed = await asyncio.to_thread(_listed, self._url)
             for model in listed:
                 line = model_line(model)
                 if said.get(model["id"]) != line:
@@ -293,23 +291,10 @@ def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socke
         return listener
 
 
-def _get_json(url: str) -> dict[str, Any] | None:
+def _listed(url: str) -> list[dict[str, Any]]:
+    """The models that nodes have, each under its own name; none while nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            body: dict[str, Any] = json.load(answer)
-            return body
-    except (urllib.error.URLError, OSError, ValueError):
-        return None
-
-
-def model_line(model: dict[str, Any]) -> str:
-    """One model of ``/v1/models`` for a person."""
-    where = ", ".join(model["nodes"])
-    line = f"{model['id']} on {where}: {model['state']}"
-    progress = model["progress"]
-    if progress:
-        line += f", {progress['stage']}"
-        if progress.get("unit", "bytes") == "bytes" and progress["total"]:
-            # Not a line for every percent.
-            line += f" {20 * (5 * progress['done'] // progress['total'])} %"
-    return f"{line}: {model['error']}" if model["error"] else line
+        models = Operator(url).models()
+    except OperatorError:
+        return []
+    return [model for model in models if model["nodes"] and model["root"] == model["id"]]

@@ -1,0 +1,96 @@
+"""A running gateway as the command line asks it: the same HTTP that everybody uses."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+TIMEOUT_SECONDS = 10.0
+
+
+class OperatorError(Exception):
+    """Raised when the gateway cannot be reached or refuses; one line for people."""
+
+
+class Operator:
+    """Speaks to the gateway at *url*."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def models(self) -> list[dict[str, Any]]:
+        """The entries of ``/v1/models``."""
+        entries: list[dict[str, Any]] = self._call("/v1/models")["data"]
+        return entries
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One of them."""
+        return self._call(f"/v1/models/{urllib.parse.quote(name)}")
+
+    def load(self, model: str, *, node: str, source: str) -> dict[str, Any]:
+        """Tells a node to load a model."""
+        body = {"model": model, "node": node, "source": source}
+        return self._call("/models/load", {k: v for k, v in body.items() if v})
+
+    def unload(self, model: str, *, node: str, drain_seconds: float) -> dict[str, Any]:
+        """Tells one node, or all that have it, to unload a model."""
+        body = {"model": model, "node": node, "drain_seconds": drain_seconds}
+        return self._call("/models/unload", {k: v for k, v in body.items() if v})
+
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            raise OperatorError(_message(error)) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise OperatorError(
+                f"no gateway answers at {self._url} ({reason}). Start one with 'cortex up', or "
+                "name another one with --url URL."
+            ) from None
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answers {error.code} {error.reason}"
+
+
+def model_line(model: dict[str, Any]) -> str:
+    """One model of ``/v1/models`` for a person."""
+    where = ", ".join(model["nodes"]) or "no node"
+    line = f"{model['id']} on {where}: {state_text(model)}"
+    return f"{line}: {model['error']}" if model["error"] else line
+
+
+def state_text(model: dict[str, Any]) -> str:
+    """Its state, and how far it is."""
+    progress = model["progress"]
+    text = str(model["state"])
+    if progress:
+        text += f", {progress['stage']}"
+        if progress.get("unit", "bytes") == "bytes" and progress["total"]:
+            # Not another text for every percent.
+            text += f" {20 * (5 * progress['done'] // progress['total'])} %"
+    return text
+
+
+def table(models: list[dict[str, Any]]) -> list[str]:
+    """Lines for people, with a heading."""
+    rows = [("MODEL", "STATE", "NODES", "")]
+    for model in models:
+        notes = [f"alias of {model['root']}"] if model["root"] != model["id"] else []
+        notes += [model["error"]] if model["error"] else []
+        nodes = ", ".join(model["nodes"]) or "-"
+        rows.append((model["id"], state_text(model), nodes, "; ".join(notes)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "  ".join((*(row[c].ljust(widths[c]) for c in range(3)), row[3])).rstrip() for row in rows
+    ]
