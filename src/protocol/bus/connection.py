@@ -55,7 +55,8 @@ class _Client(Client):  # type: ignore[misc]
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg | None:
-        handler = getattr(self._subs[sid]._cb, "handler", None)
+        subscription = self._subs.get(sid)  # gone at the last message of one with a limit
+        handler = getattr(getattr(subscription, "_cb", None), "handler", None)
         if handler is None:
             message: Msg = super()._build_message(sid, subject, reply, data, headers)
             return message
