@@ -1,12 +1,16 @@
 """Models come and go while the fleet runs."""
 
 import asyncio
+import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from starlette.datastructures import Address
 
+from cortex.supervisor import EX_CONFIG
 from neuron import demo_model
 from neuron.engine.client import EngineLoadError
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
@@ -112,6 +116,22 @@ async def test_orders_that_cannot_be_obeyed(
         refused = says(await tell(fleet, verb, **body))
         assert refused[0] == status
         assert says_ in refused[1]
+
+
+async def test_a_second_neuron_with_the_same_name_does_not_start(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        command = [sys.executable, "-m", "neuron", "serve", "--nats", nats.url, "--name", "n1"]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--listen", "127.0.0.1:0", stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await process.communicate()
+        assert process.returncode == EX_CONFIG
+        assert f"a neuron named n1 runs already, on {socket.gethostname()}." in err.decode()
+        assert "Traceback" not in err.decode()
+        assert (await fleet.chat()).status_code == 200
+        assert [node.name for node in fleet.gateway.fleet.alive()] == ["n1"]
 
 
 async def test_only_the_own_machine_may(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:

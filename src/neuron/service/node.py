@@ -40,6 +40,8 @@ log = logging.getLogger("neuron")
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 0.5
+NAME_SECONDS = 0.5
+"""For the answer of a namesake; that there is none, NATS says at once."""
 
 
 class Node:
@@ -95,7 +97,9 @@ class Node:
         return list(self._models.values())
 
     async def run(self) -> None:
-        """Until cancelled; raises when NATS is gone for good."""
+        """Until cancelled. Raises ``SettingsError`` when another neuron has its name, and
+        ``ConnectionError`` when NATS is gone for good."""
+        await self._check_name()
         self._announcer.set(keys.node_info(self.name), codec.encode(self._info()))
         await self._bus.subscribe(subjects.all_steers(self.name), self._jobs.steered)
         await self._bus.subscribe(subjects.ALL_FINDS, self._jobs.found)
@@ -112,6 +116,18 @@ class Node:
             self._tasks = tasks
             for model in self.models:
                 self._start(model)
+
+    async def _check_name(self) -> None:
+        """Two neurons with one name would overwrite each other's records."""
+        subject = subjects.node_verb(self.name, "describe")
+        answer = await self._bus.request(subject, timeout=NAME_SECONDS)
+        if answer is None:
+            return
+        holder = codec.read_describe(answer).info
+        raise SettingsError(
+            f"a neuron named {self.name} runs already, on {holder.host}. Give this one another "
+            'name: name = "…" in neuron.toml, or --name.'
+        )
 
     async def drain(self) -> None:
         """Takes no more jobs, lets the running ones finish, and says good-bye."""
