@@ -69,7 +69,9 @@ async def _run(
         assert books.outcomes["exact"] >= 0.99 * books.judged, books.errors
         await fleet.ready(NEURONS)
         await _is_clean(fleet)
-        await until(lambda: _is_as(fleet, census), seconds=60, what=f"as before: {census}")
+        with contextlib.suppress(AssertionError):  # the next line says what is different
+            await until(lambda: _is_as(fleet, census), seconds=60)
+        assert await _census(fleet) == census
         after = _descriptors(fleet)
         assert all(count <= before[name] + 12 for name, count in after.items()), (before, after)
 
