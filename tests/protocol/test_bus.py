@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from protocol import keys, subjects
@@ -97,6 +98,36 @@ async def test_a_handler_that_raises_does_not_stop_the_subscription(nats: NatsSe
         for data in (b"1", b"2"):
             await bus.publish("s", data)
         await until(lambda: seen == [b"1", b"2"])
+
+
+async def test_what_is_subscribed_and_stopped_in_an_outage_is_not_left_at_the_server(
+    nats: NatsServer,
+) -> None:
+    async with connected(nats.url) as bus:
+        await bus.subscribe("kept", lambda _: None)
+        seen: list[bytes] = []
+        before = await bus.subscribe("before", lambda m: seen.append(m.data))
+        nats.kill()
+        await until(lambda: bus.is_reconnecting)
+        await before.stop()
+        during = await bus.subscribe("during", lambda m: seen.append(m.data))
+        await during.stop()
+        nats.start()
+        await until(lambda: bus.reconnects == 1)
+        await until(lambda: _subjects(nats, "test"), what="it is there again")
+        assert "kept" in _subjects(nats, "test")
+        assert not {"before", "during"} & _subjects(nats, "test")
+        for subject in ("before", "during"):
+            await bus.publish(subject, b"x")
+        await bus.flush()
+        assert seen == []
+
+
+def _subjects(nats: NatsServer, name: str) -> set[str]:
+    """What a client has subscribed, as the server knows it."""
+    connections = httpx2.get(f"{nats.monitor_url}/connz?subs=1").json()["connections"]
+    lists = (c.get("subscriptions_list", ()) for c in connections if c.get("name") == name)
+    return {subject for subjects in lists for subject in subjects}
 
 
 async def test_messages_are_handled_as_they_are_read(nats: NatsServer) -> None:

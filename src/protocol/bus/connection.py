@@ -76,6 +76,7 @@ class Bus:
         self._closing = False
         self._last_error: Exception | None = None
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self._stops: list[Subscription] = []
 
     @classmethod
     async def connect(
@@ -177,6 +178,15 @@ class Bus:
         return bool(self._client.is_connected)
 
     @property
+    def is_reconnecting(self) -> bool:
+        """The connection was lost, and has not been given up."""
+        return bool(self._client.is_reconnecting)
+
+    def stop_later(self, subscription: "Subscription") -> None:
+        """Ends it after the reconnect; for :class:`Subscription`."""
+        self._stops.append(subscription)
+
+    @property
     def max_payload_bytes(self) -> int:
         """What the server takes in one message, less the room for headers."""
         return int(self._client.max_payload) - _HEADROOM_BYTES
@@ -203,6 +213,9 @@ class Bus:
             log.warning("lost the connection to NATS at %s; reconnecting", self.url)
 
     async def _reconnected(self) -> None:
+        stops, self._stops = self._stops, []
+        for subscription in stops:
+            await subscription.stop()
         self.reconnects += 1
         log.warning("connected to NATS at %s again", self.url)
         for callback in list(self._on_reconnect):
@@ -287,7 +300,8 @@ class Bus:
             _handle(handler, BusMessage(message.subject, message.data, message.reply, headers))
 
         deliver.handler = handler  # type: ignore[attr-defined]
-        return Subscription(await self._client.subscribe(subject, queue=queue, cb=deliver))
+        inner = await self._client.subscribe(subject, queue=queue, cb=deliver)
+        return Subscription(self, inner)
 
     def new_inbox(self) -> str:
         """A subject for answers to this process alone."""
@@ -331,11 +345,18 @@ class BusOverflow(Exception):
 class Subscription:
     """A running subscription."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, bus: Bus, inner: Any) -> None:
+        self._bus = bus
         self._inner = inner
 
     async def stop(self) -> None:
         """No message is delivered afterwards."""
+        self._inner._cb.handler = _ignore
+        if self._bus.is_reconnecting:
+            # What was subscribed during an outage is told to the server after it, and nats-py
+            # would not tell it of the end.
+            self._bus.stop_later(self)
+            return
         try:
             await self._inner.unsubscribe()
         except nats.errors.Error:
@@ -349,6 +370,10 @@ class Subscription:
         except (TimeoutError, nats.errors.Error):
             self._inner._closed = False  # else nats-py subscribes it again after a reconnect
             await self.stop()
+
+
+def _ignore(message: BusMessage) -> None:
+    """For what comes after the end."""
 
 
 def _handle(handler: Handler, message: BusMessage) -> None:
