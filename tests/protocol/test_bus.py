@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -277,7 +278,7 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             nats.start()
             await until(lambda: gateway.reconnects == neuron.reconnects == 1)
             await until(lambda: _publish(lanes, "after"), what="JetStream is back")
-            await until(lambda: len(got) == 2, seconds=2)  # an unserved pull expires later
+            await until(lambda: len(got) == 2)
 
 
 async def test_a_pull_is_idle_while_nothing_waits(nats: NatsServer) -> None:
@@ -299,7 +300,9 @@ async def test_a_pull_is_idle_while_nothing_waits(nats: NatsServer) -> None:
 
 
 async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServer) -> None:
-    """Else the job would be missed until its ack_wait has passed."""
+    """Else the job would be missed until its ack_wait of a second has passed. What the server hands
+    out in the same moment still is; so a few of twenty may."""
+    late = 0
     async with (
         connected(nats.url, "g") as gateway,
         connected(nats.url, "a") as first,
@@ -317,11 +320,14 @@ async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServ
                     publishing = asyncio.create_task(_publish(lanes, f"job{number}"))
                     await asyncio.sleep(number / 10_000)
                 await publishing
-                if not stops:  # it was quick enough to get the job as usual
-                    await until(lambda: got, seconds=0.5)
+                began = time.monotonic()
+                if not stops:  # else it was quick enough to get the job as usual
+                    await until(lambda: got)
+                late += time.monotonic() - began > 0.5
                 for delivery in (*stops, *got):
                     await lanes.acknowledge(delivery.ack)
                 got.clear()
+    assert late <= 4
 
 
 async def test_a_neuron_that_starts_before_any_gateway_gets_jobs_later(nats: NatsServer) -> None:
