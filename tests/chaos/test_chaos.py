@@ -107,7 +107,7 @@ async def _census(fleet: ProcessFleet) -> dict[str, int]:
     for stream in streams:
         counts[f"consumers of {stream['name']}"] = stream["state"]["consumer_count"]
         if stream["name"].startswith("KV_"):
-            counts[f"keys of {stream['name']}"] = stream["state"]["num_subjects"]
+            counts[f"keys of {stream['name']}"] = stream["state"].get("num_subjects", 0)
     return counts
 
 

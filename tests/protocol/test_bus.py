@@ -278,7 +278,8 @@ async def test_pulls_are_renewed_after_a_server_restart(nats: NatsServer) -> Non
             nats.start()
             await until(lambda: gateway.reconnects == neuron.reconnects == 1)
             await until(lambda: _publish(lanes, "after"), what="JetStream is back")
-            await until(lambda: len(got) == 2)
+            # The acknowledgement may have been lost with the server: "before" may come again.
+            await until(lambda: got[-1].data == b"after", seconds=2)
 
 
 async def test_a_pull_is_idle_while_nothing_waits(nats: NatsServer) -> None:
@@ -299,6 +300,21 @@ async def test_a_pull_is_idle_while_nothing_waits(nats: NatsServer) -> None:
             assert puller.is_idle(Priority.HIGH), "of that priority nothing came"
 
 
+class Stopping:
+    """A neuron that stops; what is delivered to it after that is lost."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.got: list[Delivery] = []
+        self.lost: list[Delivery] = []
+        self.puller = JobPuller(
+            bus, "m/1.5", has_room=lambda: True, pull_priority=lambda: 0, deliver=self._deliver
+        )
+
+    def _deliver(self, delivery: Delivery) -> None:
+        is_closing = Priority.NORMAL not in self.puller._lanes
+        (self.lost if is_closing else self.got).append(delivery)
+
+
 async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServer) -> None:
     """Else the job would be missed until its ack_wait of a second has passed. What the server hands
     out in the same moment still is; so a few of twenty may."""
@@ -314,17 +330,18 @@ async def test_a_neuron_that_stops_gives_back_what_was_on_its_way(nats: NatsServ
         got: list[Delivery] = []
         async with background(_puller(second, got, lambda: True, priority=5).run()):
             for number in range(20):
-                stops: list[Delivery] = []
-                async with background(_puller(first, stops, lambda: True).run()):
+                stopping = Stopping(first)
+                async with background(stopping.puller.run()):
                     await until(lambda: _waiting_pulls(gateway, 2))
                     publishing = asyncio.create_task(_publish(lanes, f"job{number}"))
                     await asyncio.sleep(number / 10_000)
                 await publishing
                 began = time.monotonic()
-                if not stops:  # else it was quick enough to get the job as usual
+                if not stopping.got:  # else it was quick enough to get the job as usual
                     await until(lambda: got)
                 late += time.monotonic() - began > 0.5
-                for delivery in (*stops, *got):
+                assert not stopping.lost
+                for delivery in (*stopping.got, *got):
                     await lanes.acknowledge(delivery.ack)
                 got.clear()
     assert late <= 4

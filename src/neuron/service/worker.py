@@ -103,6 +103,7 @@ class Worker:
             try:
                 await asyncio.shield(self._engine.died)
             finally:
+                self._draining = True
                 pulling.cancel()
                 pulse.cancel()
                 await direct.stop()
