@@ -20,6 +20,8 @@ from protocol.errors import first_of
 from protocol.settings import SettingsError
 
 T = TypeVar("T")
+_ANNOUNCED_SECONDS = 10.0
+"""A node that has taken an order says so in its records long before."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -155,11 +157,17 @@ def load(model: str, url: str, node: str, source: str, no_wait: bool) -> None:
     (where,) = taken["nodes"]
     said = f"{taken['model']} on {where}: on its way"
     click.echo(said)
+    seen_at = time.monotonic()
     while not no_wait:
         time.sleep(0.5)
-        now = _asked(lambda: operator.model(taken["model"]))
-        if where not in now["nodes"]:
+        listed = _asked(operator.models)
+        now = next((m for m in listed if m["id"] == taken["model"] and where in m["nodes"]), None)
+        if now is None:
+            if time.monotonic() - seen_at > _ANNOUNCED_SECONDS:
+                click.echo(f"cortex: {where} does not have it any more; see its log.", err=True)
+                sys.exit(1)
             continue
+        seen_at = time.monotonic()
         if model_line(now) != said:
             said = model_line(now)
             click.echo(said)

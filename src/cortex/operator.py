@@ -2,7 +2,6 @@
 
 import json
 import urllib.error
-import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -23,10 +22,6 @@ class Operator:
         """The entries of ``/v1/models``."""
         entries: list[dict[str, Any]] = self._call("/v1/models")["data"]
         return entries
-
-    def model(self, name: str) -> dict[str, Any]:
-        """One of them."""
-        return self._call(f"/v1/models/{urllib.parse.quote(name)}")
 
     def load(self, model: str, *, node: str, source: str) -> dict[str, Any]:
         """Tells a node to load a model."""
