@@ -108,11 +108,14 @@ class Chaos:
         long = chance.uniform(0.3, 6.0)
         if kind.endswith("neuron") and len(healthy) > 2:
             victim = chance.choice(healthy)
+            self._busy.add(victim.name)
             return self._kill(victim, long) if kind[0] == "k" else self._freeze(victim, long)
         if kind.endswith("gateway") and len(gateways) > 1:
             victim = chance.choice(gateways)
+            self._busy.add(victim.name)
             return self._kill(victim, 0.2) if kind[0] == "k" else self._freeze(victim, long)
         if kind.endswith("nats") and "nats" not in self._busy:
+            self._busy.add("nats")
             return self._nats(kind, chance.uniform(0.05, 2.0))
         return None
 
@@ -145,7 +148,6 @@ class Chaos:
     ) -> None:
         fault = Fault(what, time.monotonic())
         self.books.faults.append(fault)
-        self._busy.add(name)
         try:
             await asyncio.sleep(pause)
             await undo()
