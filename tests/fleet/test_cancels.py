@@ -111,12 +111,12 @@ async def test_a_thousand_clients_that_leave_in_every_phase(
         await until(lambda: "never" in fleet.gateway.fleet.models())
         await fleet.chat()
         await leave_in_turn(fleet, chance, 20, script)  # what is made once, is made
-        await until(lambda: is_idle(fleet, script))
+        await until(lambda: fleet.is_idle(script))
         await asyncio.sleep(2.0)
         before = await census(fleet)
         left = await leave_in_turn(fleet, chance, LEAVERS, script)
         assert left > 0.6 * LEAVERS, "most were too late to leave"
-        await until(lambda: is_idle(fleet, script))
+        await until(lambda: fleet.is_idle(script))
         await until(lambda: is_as(fleet, before), seconds=15, what=f"as before: {before}")
         assert (await fleet.chat()).status_code == 200
 
@@ -142,16 +142,6 @@ async def leave_in_turn(fleet: TestFleet, chance: random.Random, count: int, scr
     async with http_client() as client:
         await asyncio.gather(*(visit(number) for number in range(count)))
     return left
-
-
-async def is_idle(fleet: TestFleet, script: Script) -> bool:
-    """Nothing waits, runs, or is stored."""
-    dispatcher = fleet.gateway.dispatcher
-    if dispatcher.in_flight or dispatcher.waiting or dispatcher.handed_over:
-        return False
-    if any(engine.open for engine in script.engines):
-        return False
-    return (await census(fleet))["jobs"] == 0
 
 
 async def census(fleet: TestFleet) -> dict[str, int]:

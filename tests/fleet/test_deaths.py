@@ -75,6 +75,13 @@ async def _disturbed(
     return tape, task
 
 
+async def _settled(listener: Listener, fleet: ProcessFleet) -> None:
+    """The disturbed neuron is as the other one again, and every heartbeat says so."""
+    await until(lambda: listener.busy(fleet) is None, what="its slot is free again")
+    await fleet.ready(2)
+    await asyncio.sleep(0.6)
+
+
 def check(tape: Tape, seed: int) -> None:
     assert tape.error is None
     assert tape.done
@@ -105,9 +112,7 @@ async def test_a_neuron(nats: NatsServer, tmp_path: Path, kind: str, limit: floa
                 victim.thaw()
             check(tape, run)
             pauses.append(tape.worst_gap)
-            await until(lambda: listener.busy(fleet) is None, what="its slot is free again")
-            await fleet.ready(2)
-            await asyncio.sleep(0.6)
+            await _settled(listener, fleet)
     report(f"neuron {kind} mid-stream", pauses, limit)
 
 
@@ -151,9 +156,7 @@ async def test_a_neuron_cut_off(nats: NatsServer, tmp_path: Path) -> None:
             proxy.restore()
             check(tape, run)
             pauses.append(tape.worst_gap)
-            await until(lambda: listener.busy(fleet) is None, what="its slot is free again")
-            await fleet.ready(2)
-            await asyncio.sleep(0.6)
+            await _settled(listener, fleet)
     report("a neuron is cut off from NATS: another one goes on", pauses, 2.5)
 
 

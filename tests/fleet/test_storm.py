@@ -7,7 +7,7 @@ import random
 import httpx2
 import pytest
 
-from tests.support.fleet import TestFleet, chat_body, scripted_fleet
+from tests.support.fleet import chat_body, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
@@ -36,7 +36,7 @@ async def test_clients_that_leave_at_random_leak_nothing(
         finished = [outcome for outcome in outcomes if outcome is not None]
         assert 30 < len(finished) < CLIENTS - 30
         assert set(finished) == {"x" * 30}
-        await until(lambda: _is_clean(fleet, script))
+        await until(lambda: fleet.is_idle(script))
         await until(lambda: len(asyncio.all_tasks()) <= tasks_before, what="no task is left")
         assert (await fleet.chat()).status_code == 200
 
@@ -54,13 +54,3 @@ async def _visit(client: httpx2.AsyncClient, stream: bool, patience: float | Non
         return content
     events = [json.loads(x.split("data: ")[1]) for x in answer.text.split("\n\n") if "data: {" in x]
     return "".join(e["choices"][0]["delta"].get("content", "") for e in events)
-
-
-async def _is_clean(fleet: TestFleet, script: Script) -> bool:
-    dispatcher = fleet.gateway.dispatcher
-    if dispatcher.in_flight or dispatcher.waiting or dispatcher.handed_over:
-        return False
-    if any(engine.open for engine in script.engines):
-        return False
-    info = await fleet.gateway.bus.request("$JS.API.STREAM.INFO.JOBS")
-    return info is not None and json.loads(info)["state"]["messages"] == 0

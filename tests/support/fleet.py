@@ -72,6 +72,16 @@ class TestFleet:
         """Waits until that many nodes serve the model."""
         await until(lambda: len(self.gateway.fleet.ready(model)) == nodes, what="ready nodes")
 
+    async def is_idle(self, script: Script) -> bool:
+        """Nothing waits, runs, or is stored."""
+        dispatcher = self.gateway.dispatcher
+        if dispatcher.in_flight or dispatcher.waiting or dispatcher.handed_over:
+            return False
+        if any(engine.open for engine in script.engines):
+            return False
+        info = await self.gateway.bus.request("$JS.API.STREAM.INFO.JOBS")
+        return info is not None and json.loads(info)["state"]["messages"] == 0
+
     async def chat(self, text: str = "Hi", **body: Any) -> httpx2.Response:
         """A non-streaming request."""
         return await self.client.post("/v1/chat/completions", json=chat_body(text, **body))
