@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: factories, no state."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.nats import NatsServer, running_nats
+
+# What lies on the Hub must not decide a test.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A busy machine may take its time over one example; whether a property holds is all that counts.
 settings.register_profile("suite", deadline=None)

@@ -55,10 +55,14 @@ class Catalogue:
         """Exact aliases with their models."""
         return {a: model for a, model in self._aliases.items() if a not in self._patterns}
 
+    def listed(self, model: str) -> Profile | None:
+        """Its profile, if it has one."""
+        record = self._records.get(model)
+        return record.profile if record else None
+
     def profile(self, model: str) -> Profile:
         """What is said about *model*; all defaults when nothing is."""
-        record = self._records.get(model)
-        return record.profile if record else Profile(model)
+        return self.listed(model) or Profile(model)
 
     def resolve(self, name: str, known: Collection[str]) -> str:
         """The model that *name* means: itself when it is one (*known* ones have no profile), or

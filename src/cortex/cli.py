@@ -107,7 +107,9 @@ def serve(
         gateway = _replaced(gateway, listen=listen, metrics_listen=metrics_listen)
         nats = _replaced(nats, url=url, token_file=nats_token_file)
         file = models_path or settings.models_config
-        await run_gateway(config.GatewayConfig(gateway, nats, file))
+        await run_gateway(
+            msgspec.structs.replace(settings, gateway=gateway, nats=nats, models_config=file)
+        )
         return 0
 
     sys.exit(_run(main()))

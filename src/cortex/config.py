@@ -5,7 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from protocol.settings import load_or_default
+from cortex.evictor import Strategy
+from cortex.patience import PLACE_SECONDS
+from protocol.names import InvalidName, check_host_id
+from protocol.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/cortex/cortex.toml")
 
@@ -18,6 +21,8 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen: str = "127.0.0.1:31314"
     drain_seconds: float = 30.0
     """How long running answers may take to finish after SIGTERM."""
+    load_wait_seconds: float = PLACE_SECONDS
+    """How long a request waits for its model's load to begin, beside others that are in use."""
 
 
 class NatsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,18 +32,57 @@ class NatsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: str = ""
 
 
+class EvictionSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[eviction]``"""
+
+    strategy: Strategy = Strategy.LRU
+    """Who goes first when memory is needed: ``lru``, the one that has been idle for the longest, or
+    ``priority``, the lowest ``residency_priority`` (and of equals the longest idle)."""
+    defrag_after_cycles: int = 50
+    """After so many loads on a node, engines that have been there since before are started anew
+    when they are idle, so that fragmented memory comes back; 0 = never."""
+
+
+class NeuronSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[neurons]]``"""
+
+    name: str
+    """Only nodes that are named are used. Without any ``[[neurons]]``, all are."""
+    endpoint: str = ""
+    """Without effect: neurons are found through NATS."""
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``cortex.toml``"""
 
     gateway: GatewaySection = GatewaySection()
     nats: NatsSection = NatsSection()
+    eviction: EvictionSection = EvictionSection()
+    neurons: tuple[NeuronSection, ...] = ()
     models_config: str = ""
     """The file with the profiles of models; empty = ``/etc/cortex/models.toml`` if there is one."""
 
 
 def load(path: Path | None) -> GatewayConfig:
     """*path*, or the usual file, or the defaults; raises ``SettingsError``."""
-    return load_or_default(path, DEFAULT_PATH, GatewayConfig)
+    found = load_or_default(path, DEFAULT_PATH, GatewayConfig)
+    where = path or DEFAULT_PATH
+    if found.eviction.defrag_after_cycles < 0:
+        raise SettingsError(
+            f"{where}: eviction.defrag_after_cycles = {found.eviction.defrag_after_cycles}: not "
+            "below 0 (0 = never)."
+        )
+    for key in ("drain_seconds", "load_wait_seconds"):
+        if getattr(found.gateway, key) < 0:
+            raise SettingsError(
+                f"{where}: gateway.{key} = {getattr(found.gateway, key)}: not below 0."
+            )
+    for neuron in found.neurons:
+        try:
+            check_host_id(neuron.name)
+        except InvalidName as error:
+            raise SettingsError(f"{where}: neurons: {error}.") from None
+    return found
 
 
 def default_data_dir() -> Path:

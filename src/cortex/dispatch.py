@@ -9,22 +9,25 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, NamedTuple
 
 from cortex import router
 from cortex.affinity import Affinity, beginnings
 from cortex.carrier import Carrier, Sources, too_large
 from cortex.catalogue import Catalogue
 from cortex.fleet import Fleet
-from cortex.patience import QUEUE_SECONDS, Patience
+from cortex.patience import PLACE_SECONDS, QUEUE_SECONDS, Patience
+from cortex.placement import Answer
 from cortex.receiver import Receiver, Stream
 from cortex.take_up import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
 from cortex.waiting import Line, Place
+from cortex.wants import Waiting
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
 from protocol.bus.connection import BusOverflow
 from protocol.errors import ErrorCode, FleetError
+from protocol.fleet import ModelState
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Job, Priority
 from protocol.names import new_job_id
@@ -44,11 +47,42 @@ _LOOK_AGAIN_SECONDS = 0.25
 _RETRY_SECONDS = 0.2
 
 
+ASKED_SECONDS = 1.0
+"""A request that waits for a place asks more often."""
+SHORT_SECONDS = 1.0
+"""Waiting beside ready nodes for less is nothing that the placer should know of."""
+
+Could = Callable[[str], Answer | None]
+
+
+class _Asked(NamedTuple):
+    """A model without a place: when it was asked for."""
+
+    first: float
+    last: float
+
+
 class Dispatcher:
     """All requests of this gateway."""
 
-    def __init__(self, bus: Bus, fleet: Fleet, catalogue: Catalogue, gateway: str) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        gateway: str,
+        *,
+        could: Could = lambda _: None,
+        on_wanted: Callable[[], None] = lambda: None,
+        place_seconds: float = PLACE_SECONDS,
+    ) -> None:
+        """*could*: where a model could be loaded. *on_wanted* is called when a request waits for
+        one that is not ready, for *place_seconds* at most until its load begins."""
         self._bus = bus
+        self._could = could
+        self._on_wanted = on_wanted
+        self._place_seconds = place_seconds
+        self._asked: dict[str, _Asked] = {}
         self._fleet = fleet
         self._catalogue = catalogue
         self._gateway = gateway
@@ -73,6 +107,19 @@ class Dispatcher:
     def waiting(self) -> int:
         """Requests that wait for their turn."""
         return sum(line.waiting for line in self._lines.values())
+
+    def wanted(self) -> dict[str, Waiting]:
+        """What waits for models: requests in their lines, and streams that have lost their node."""
+        now = time.monotonic()
+        self._asked = {m: a for m, a in self._asked.items() if now - a.last < ASKED_SECONDS}
+        found = {model: Waiting(1, now - asked.first) for model, asked in self._asked.items()}
+        for model, line in self._lines.items():
+            if not line.waiting:
+                continue
+            waited = line.waited_seconds
+            if waited > SHORT_SECONDS or not self._fleet.ready(model):
+                found[model] = Waiting(line.waiting, waited)
+        return found
 
     @property
     def handed_over(self) -> int:
@@ -190,7 +237,7 @@ class Dispatcher:
 
     def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Place:
         model = request.model
-        decision = self.decide(model)
+        decision = self._decide_and_want(model)
         if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
         if model not in self._lines:
@@ -202,10 +249,11 @@ class Dispatcher:
         """A new request's whole way: the line, the first neuron, and all that follow."""
         known = beginnings(stream.job.request)
         try:
-            patience = Patience(stream.job.request.model)
+            patience = Patience(stream.job.request.model, place_seconds=self._place_seconds)
             while not place.has_turn:
                 await place.wait(_LOOK_AGAIN_SECONDS)
                 self._check(patience, stream)
+            stream.waits_for = ""
             stream.record.had_turn()
             async with self._receiver.receiving(stream):
                 carrier = self._carrier(stream)
@@ -231,19 +279,35 @@ class Dispatcher:
             receiver=self._receiver,
             sources=self._sources,
             hand_over=self._hand_over,
-            decide=self.decide,
+            decide=self._decide_and_want,
         )
 
     def _check(self, patience: Patience, stream: Stream) -> None:
-        model = stream.job.request.model
-        patience.check(self.decide(model), is_patient=False)
+        decision = self._decide_and_want(stream.job.request.model)
+        stream.waits_for = said(decision)
+        patience.check(decision, is_patient=False)
+
+    def _decide_and_want(self, model: str) -> router.Decision:
+        """On behalf of a request, which the placer shall know of."""
+        decision = self.decide(model)
+        if isinstance(decision, router.Load):
+            now = time.monotonic()
+            known = self._asked.get(model)
+            self._asked[model] = _Asked(known.first if known else now, now)
+            if known is None:
+                self._on_wanted()
+        return decision
 
     def decide(self, model: str) -> router.Decision:
         """The router's answer to the present picture."""
+        placed = self._fleet.placed(model)
+        if any(p.record.state is ModelState.READY for p in placed):
+            return router.Run()
         return router.decide(
             model,
-            self._fleet.placed(model),
+            placed,
             [*self._fleet.models(), *self._catalogue.models],
+            could=self._could(model),
             lost_node=self._fleet.remembers(model),
             is_listed=model in self._catalogue.models,
             is_new=self._fleet.is_new,
@@ -305,6 +369,16 @@ class Dispatcher:
             )
         else:
             self._lines[model].shut()
+
+
+def said(decision: router.Decision) -> str:
+    """What a request waits for, for people; empty for a turn."""
+    match decision:
+        case router.Wait(how_far):
+            return how_far
+        case router.Load(why_not_yet):
+            return why_not_yet
+    return ""
 
 
 def estimated_tokens(request: GenerateRequest) -> int:

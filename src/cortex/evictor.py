@@ -58,6 +58,7 @@ def turns(residents: Iterable[Resident], strategy: Strategy) -> list[Turn]:
 
 
 def _why(resident: Resident, strategy: Strategy) -> str:
+    """Without numbers that change by themselves: it is written when it changes."""
     if resident.is_pinned:
         return "pinned"
     if not resident.is_ready:
@@ -65,10 +66,9 @@ def _why(resident: Resident, strategy: Strategy) -> str:
     if resident.is_last:
         return "the last replica of its minimum"
     if resident.is_busy:
-        return f"in use: {resident.running} streams, {resident.waiting} requests waiting"
-    idle = f"idle for {resident.idle_seconds:.0f} s"
+        return "in use"
     if resident.is_expired:
-        return f"{idle}, and may be so for {resident.idle_limit_seconds:.0f} s"
+        return f"idle for more than {resident.idle_limit_seconds:.0f} s"
     if strategy is Strategy.PRIORITY:
-        return f"class {resident.residency}, {idle}"
-    return idle
+        return f"priority: class {resident.residency}"
+    return "lru"

@@ -62,8 +62,13 @@ class Node:
 class Fleet:
     """All nodes. *changed* is a condition-like event: waiters get a fresh one for each change."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, clock: Clock = time.monotonic, admitted: frozenset[str] = frozenset()
+    ) -> None:
+        """*admitted*: others are ignored; empty = all are welcome."""
         self._clock = clock
+        self._admitted = admitted
+        self._strangers: set[str] = set()
         self._began = clock()
         self._served: dict[str, tuple[str, float]] = {}  # by whom and when a model was last served
         self._nodes: dict[str, Node] = {}
@@ -75,6 +80,8 @@ class Fleet:
         """A key of ``cortex_nodes`` was written, or is gone (None)."""
         try:
             name, kind, model = keys.parse_node_key(key)
+            if not self._is_admitted(name):
+                return
             node = self._nodes.setdefault(name, Node(name))
             if kind == "info":
                 node.info = codec.read_node_info(value) if value else None
@@ -91,6 +98,8 @@ class Fleet:
 
     def heard(self, heartbeat: NodeHeartbeat) -> None:
         """A neuron's pulse arrived."""
+        if not self._is_admitted(heartbeat.node):
+            return
         node = self._nodes.setdefault(heartbeat.node, Node(heartbeat.node))
         now = self._clock()
         if node.heartbeat is None or node.heartbeat.instance != heartbeat.instance:
@@ -100,6 +109,14 @@ class Fleet:
         for model in heartbeat.models:
             self._served[model] = (node.name, node.heard_at)
         self._notify()
+
+    def _is_admitted(self, name: str) -> bool:
+        if not self._admitted or name in self._admitted:
+            return True
+        if name not in self._strangers:
+            self._strangers.add(name)
+            log.warning("node %s is not in [[neurons]] of cortex.toml, and not used", name)
+        return False
 
     def _notify(self) -> None:
         self._changed.set()
@@ -124,8 +141,8 @@ class Fleet:
         return (node for node in self._nodes.values() if self.is_alive(node))
 
     def models(self) -> list[str]:
-        """Every model that a living node knows, sorted."""
-        return sorted({model for node in self.alive() for model in self._current(node)})
+        """Every model that a living node has or could load, sorted."""
+        return sorted({r.model for node in self.alive() for r in self.records_of(node)})
 
     @property
     def is_new(self) -> bool:
@@ -150,12 +167,23 @@ class Fleet:
         has_unloaded_it = self.is_alive(node) and now - node.began_at >= SETTLED_SECONDS
         return "" if has_unloaded_it else name
 
+    def records(self, model: str) -> list[ModelRecord]:
+        """What living nodes say of a model, loaded or not."""
+        return [record for node in self.alive() if (record := self._record(node, model))]
+
+    def records_of(self, node: Node) -> list[ModelRecord]:
+        """Its models, loaded or not, without the records of an earlier life."""
+        instance = node.heartbeat.instance if node.heartbeat else None
+        return [record for record in node.models.values() if record.instance == instance]
+
     def placed(self, model: str) -> list[Placed]:
-        """Where a model is, on living nodes only."""
+        """Where a model is, or is on its way, on living nodes only."""
         return [
             Placed(record, node.heartbeat.models.get(model, ModelLoad()))
             for node in self.alive()
-            if node.heartbeat and (record := self._current(node).get(model))
+            if node.heartbeat
+            and (record := self._record(node, model))
+            and record.state is not ModelState.ABSENT
         ]
 
     def ready(self, model: str) -> list[Placed]:
@@ -181,13 +209,8 @@ class Fleet:
                 return node.name
         return None
 
-    def _current(self, node: Node) -> dict[str, ModelRecord]:
-        """Its models, without the records of an earlier life."""
-        if node.heartbeat is None:
-            return {}
-        instance = node.heartbeat.instance
-        return {
-            model: record
-            for model, record in node.models.items()
-            if record.instance == instance and record.state is not ModelState.ABSENT
-        }
+    def _record(self, node: Node, model: str) -> ModelRecord | None:
+        record = node.models.get(model)
+        if record is None or node.heartbeat is None:
+            return None
+        return record if record.instance == node.heartbeat.instance else None

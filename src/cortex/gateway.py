@@ -7,13 +7,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from cortex.catalogue import Catalogue
+from cortex.demand import Demands
 from cortex.dispatch import Dispatcher
+from cortex.evictor import Strategy
 from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.lease import Lease
 from cortex.metrics import Metrics
+from cortex.mirror import Mirror
+from cortex.patience import PLACE_SECONDS
+from cortex.placer import Placer
+from cortex.prospects import Prospects
+from cortex.standing import Standing
+from cortex.survey import Survey
+from cortex.wants import Wants
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvBucket, KvView
+from protocol.bus.view import Listener
 from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat
 from protocol.names import new_instance_id
@@ -21,26 +33,98 @@ from protocol.names import new_instance_id
 HEARTBEAT_SECONDS = 0.5
 
 
+class Options(NamedTuple):
+    """What may differ between gateways; it should not between those of one fleet."""
+
+    strategy: Strategy = Strategy.LRU
+    """Who goes first when memory is needed."""
+    defrag_after_cycles: int = 0
+    """Loads on a node after which its older engines are started anew; 0 = never."""
+    place_seconds: float = PLACE_SECONDS
+    """How long a request waits for a place for its model."""
+    admitted: frozenset[str] = frozenset()
+    """Only these nodes are used; empty = all."""
+
+
+USUAL = Options()
+
+
 class Gateway:
     """One running gateway."""
 
-    def __init__(self, bus: Bus, profiles: tuple[Profile, ...] | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        profiles: tuple[Profile, ...] | None = None,
+        options: Options = USUAL,
+    ) -> None:
         """*profiles*: of this gateway's ``models.toml``; None when it has none."""
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
         self.started_at = time.time()
         self.bus = bus
-        self.fleet = Fleet()
+        self.fleet = Fleet(admitted=options.admitted)
         self.metrics = Metrics()
         self.catalogue = Catalogue()
-        self.dispatcher = Dispatcher(bus, self.fleet, self.catalogue, self.id)
+        self.standing = Standing()
+        demands = Demands()
+        self.survey = Survey(self.fleet, self.catalogue, demands, self.standing)
+        self._could = Prospects(self.survey, self.fleet, self.catalogue)
+        self.dispatcher = Dispatcher(
+            bus,
+            self.fleet,
+            self.catalogue,
+            self.id,
+            could=self._could.of,
+            on_wanted=self._wanted,
+            place_seconds=options.place_seconds,
+        )
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
+        wanted, placement, eviction = (
+            KvBucket(bus, name) for name in (keys.WANTED, keys.PLACEMENT, keys.EVICTION)
+        )
+        self._wants = Wants(
+            wanted, self.id, self.instance, self.dispatcher.wanted, options.place_seconds
+        )
+        self.lease = Lease(bus, self.id, self.instance, on_change=self._placer_changed)
+        self._views = [
+            KvView(bus, keys.WANTED, self._then_place(demands.key_changed)),
+            placements := KvView(bus, keys.PLACEMENT, self._then_place(self.standing.key_changed)),
+            evictions := KvView(bus, keys.EVICTION, lambda key, value: None),
+        ]
+        self.placer = Placer(
+            bus,
+            self.instance,
+            epoch=lambda: self.lease.epoch,
+            fleet=self.fleet,
+            catalogue=self.catalogue,
+            demands=demands,
+            survey=self.survey,
+            placements=Mirror(placement, placements, lambda key: key.startswith("node.")),
+            evictions=Mirror(eviction, evictions, lambda key: True),
+            strategy=options.strategy,
+        )
+        self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_gauges()
+
+    def _placer_changed(self) -> None:
+        self._pulse_wanted.set()  # neurons learn of the new epoch before any order of the old one
+        self.placer.wake()
+
+    def _wanted(self) -> None:
+        self._wants.wake()
+
+    def _then_place(self, listener: Listener) -> Listener:
+        def changed(key: str, value: bytes | None) -> None:
+            listener(key, value)
+            self.placer.wake()
+
+        return changed
 
     @property
     def why_not_ready(self) -> str:
@@ -62,6 +146,11 @@ class Gateway:
             tasks.create_task(self._view.run(), name="view")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
+            for view in self._views:
+                tasks.create_task(view.run(), name="view of placement")
+            tasks.create_task(self._wants.run(), name="wants")
+            tasks.create_task(self.lease.run(), name="lease")
+            tasks.create_task(self.placer.run(), name="placer")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
@@ -76,7 +165,7 @@ class Gateway:
             wanted.set()
 
         self.bus.on_reconnect(reconnected)
-        buckets = [KvBucket(self.bus, name) for name in (keys.NODES, keys.CATALOGUE)]
+        buckets = [KvBucket(self.bus, name) for name in keys.BUCKETS]
         while True:
             await wanted.wait()
             wanted.clear()
@@ -122,11 +211,14 @@ class Gateway:
             await self.fleet.wait_for_change(1.0)
 
     async def _pulse(self) -> None:
-        beat = codec.encode(GatewayHeartbeat(self.id, self.instance))
         while True:
+            self._pulse_wanted.clear()
             if self.bus.is_connected:
-                await self.bus.publish(subjects.gateway_heartbeat(self.id), beat)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+                beat = GatewayHeartbeat(self.id, self.instance, self.lease.epoch)
+                await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._pulse_wanted.wait()
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()
@@ -157,13 +249,18 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    bus: Bus, profiles: tuple[Profile, ...] | None = None
+    bus: Bus,
+    profiles: tuple[Profile, ...] | None = None,
+    options: Options = USUAL,
 ) -> AsyncIterator[Gateway]:
     """A gateway for the length of the block; its failure cancels the block."""
-    gateway = Gateway(bus, profiles)
+    gateway = Gateway(bus, profiles, options)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")
         try:
             yield gateway
         finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await gateway.lease.release()
             task.cancel()

@@ -10,18 +10,27 @@ QUEUE_SECONDS = 60.0
 """For a neuron, while some node is ready."""
 LOAD_SECONDS = 900.0
 """For its model to load."""
+PLACE_SECONDS = 120.0
+"""For a place for its model, beside others that are in use, unless ``load_wait_seconds`` says."""
 NO_NEURON_SECONDS = 15.0
 """For a node, while none has or loads the model."""
 
 
 class Patience:
-    """Three accounts, one for each kind of decision; the time in which a model loads is not
+    """Four accounts, one for each kind of decision; the time in which a model loads is not
     counted against the queue."""
 
-    def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        model: str,
+        clock: Callable[[], float] = time.monotonic,
+        place_seconds: float = PLACE_SECONDS,
+    ) -> None:
         self._model = model
         self._clock = clock
-        self._spent = dict.fromkeys((router.Run, router.Wait, router.Refuse), 0.0)
+        self._place_seconds = place_seconds
+        kinds = (router.Run, router.Wait, router.Load, router.Refuse)
+        self._spent = dict.fromkeys(kinds, 0.0)
         self._last = clock()
 
     def check(self, decision: router.Decision, *, is_patient: bool) -> None:
@@ -44,6 +53,13 @@ class Patience:
                     ErrorCode.TIMEOUT,
                     f"{self._model} was still not loaded after {LOAD_SECONDS:.0f} s.",
                     retry_after_seconds=30,
+                )
+            case router.Load(why_not_yet) if spent > self._place_seconds:
+                raise FleetError(
+                    ErrorCode.MODEL_UNAVAILABLE,
+                    f"There was no place for {self._model} within {self._place_seconds:.0f} s: it "
+                    f"is {why_not_yet}, which is in use or could not go. Try again, or add memory.",
+                    retry_after_seconds=10,
                 )
             case router.Refuse(error, may_change) if spent > NO_NEURON_SECONDS or not (
                 is_patient or may_change

@@ -2,14 +2,15 @@
 
 A node is *feasible* when the model may run there and enough of its devices are large enough. It
 *fits* when their free memory, with what may be evicted, suffices. Of all nodes where it fits, the
-one is taken that evicts the fewest models, then has the files, then is left with the least free
-memory (large devices stay free for large models), then is the least busy.
+one is taken that has the files (a download takes minutes, an eviction seconds), then evicts the
+fewest models, then is left with the least free memory (large devices stay free for large models),
+then is the least busy.
 
 Every device of a model takes the same share of it (``Need.bytes_each``).
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 GIB = 1 << 30
@@ -19,8 +20,9 @@ class Need(NamedTuple):
     """What a model takes, and where it may."""
 
     model: str
-    bytes_each: int
-    """Memory on each of its devices: weights, KV cache and overhead."""
+    bytes_each: int = 0
+    """Memory on each of its devices, weights, KV cache and overhead, where the node itself does not
+    say."""
     devices: int = 1
     """The tensor-parallel size."""
     min_device_bytes: int = 0
@@ -80,6 +82,10 @@ class NodeView(NamedTuple):
     residents: tuple[Resident, ...] = ()
     files: frozenset[str] = frozenset()
     """Models whose files lie there."""
+    sizes: Mapping[str, int] = {}
+    """What models would take there, on each device."""
+    refused: Mapping[str, str] = {}
+    """Models that cannot be loaded there now, and why."""
     busyness: float = 0.0
     """Streams per slot, over all its models."""
     is_draining: bool = False
@@ -100,9 +106,9 @@ class Fit(NamedTuple):
     busyness: float
 
     @property
-    def rank(self) -> tuple[int, bool, int, float, str]:
+    def rank(self) -> tuple[bool, int, int, float, str]:
         """The smallest is the best."""
-        order = len(self.victims), not self.has_files, self.left_bytes, self.busyness
+        order = not self.has_files, len(self.victims), self.left_bytes, self.busyness
         return (*order, self.node)
 
 
@@ -129,8 +135,8 @@ Order = Callable[[Iterable[Resident]], list[Resident]]
 
 
 def place(need: Need, nodes: Sequence[NodeView], order: Order, may_evict: MayEvict) -> Answer:
-    """Every node's answer to *need*; *may_evict* says who may go for it (see :func:`may_displace`
-    for what can never)."""
+    """Every node's answer to *need*; *may_evict* says who may go for it (:func:`may_displace`, and
+    whatever the moment allows)."""
     answers = [_on(need, node, order, may_evict) for node in nodes]
     fits = sorted((a for a in answers if isinstance(a, Fit)), key=lambda fit: fit.rank)
     return Answer(tuple(fits), tuple(a for a in answers if isinstance(a, Misfit)))
@@ -147,19 +153,36 @@ def may_displace(need: Need, resident: Resident) -> bool:
     )
 
 
+def could_be_had(need: Need, nodes: Sequence[NodeView]) -> Answer:
+    """The answer of a time when nothing is in use, loads or drains any more: without a fit, waiting
+    is no use."""
+    settled = [
+        node._replace(
+            residents=tuple(
+                r._replace(is_ready=True) for r in node.residents if r.model != need.model
+            )
+        )
+        for node in nodes
+    ]
+    return place(need, settled, list, lambda _, resident: may_displace(need, resident))
+
+
 def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | Misfit:
     if need.nodes and node.name not in need.nodes:
         places = ", ".join(sorted(need.nodes))
-        return Misfit(node.name, f"the model is restricted to {places}", is_for_ever=True)
+        return Misfit(node.name, f"the model is restricted to {places}")
     if node.is_draining:
         return Misfit(node.name, "it drains")
     if any(resident.model == need.model for resident in node.residents):
         return Misfit(node.name, "it has the model already")
+    if need.model in node.refused:
+        return Misfit(node.name, node.refused[need.model])
+    need = need._replace(bytes_each=node.sizes.get(need.model, need.bytes_each))
     floor = max(need.bytes_each, need.min_device_bytes)
     large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
     if len(large) < need.devices:
         return Misfit(node.name, _too_small(need, node, floor, len(large)), is_for_ever=True)
-    movable = order(r for r in node.residents if may_displace(need, r) and may_evict(node, r))
+    movable = order(r for r in node.residents if may_evict(node, r))
     ways = (
         _with_devices(need, node, devices, movable)
         for devices in itertools.combinations(large, need.devices)

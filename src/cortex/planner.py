@@ -23,6 +23,8 @@ from cortex.placement import (
     Need,
     NodeView,
     Resident,
+    could_be_had,
+    may_displace,
     place,
 )
 
@@ -48,6 +50,8 @@ class Want(NamedTuple):
     replicas: int = 0
     """How many are ready; then all of them are busy."""
     max_replicas: int = 1
+    why: str = ""
+    """When it is not requests that want it."""
 
     @property
     def deadline(self) -> float:
@@ -65,8 +69,16 @@ class Load(NamedTuple):
     why: str
 
 
+class Pull(NamedTuple):
+    """An order: fetch the files, so that it can be loaded."""
+
+    model: str
+    node: str
+    why: str
+
+
 class Unload(NamedTuple):
-    """An order: it has been idle for longer than it may be."""
+    """An order: it has been idle for longer than it may be, or its node shall be empty."""
 
     model: str
     node: str
@@ -78,6 +90,7 @@ class Plan(NamedTuple):
 
     loads: tuple[Load, ...]
     unloads: tuple[Unload, ...]
+    pulls: tuple[Pull, ...] = ()
 
 
 def plan(
@@ -91,25 +104,40 @@ def plan(
     books = {node.name: node for node in nodes}
     free = set(books) - set(taken)
     waiting = sorted((w for w in wants if _is_worth(w)), key=lambda w: (w.deadline, w.need.model))
-    urgent = _urgent(waiting, nodes, strategy)
-    loads = []
+    urgent = _urgent(waiting, nodes)
+    loads, pulls = [], []
     for want in waiting:
+        model = want.need.model
         here = [books[name] for name in books if name in free]
-        answer = _ask(want, here, strategy, is_urgent=want.need.model in urgent)
-        if answer.fits:
-            fit = answer.fits[0]
+        answer = _ask(want, here, strategy, is_urgent=model in urgent)
+        if not answer.fits:
+            continue
+        fit = answer.fits[0]
+        if fit.has_files:
             books[fit.node] = after(books[fit.node], want.need, fit)
             free.discard(fit.node)
             victims = tuple(victim.model for victim in fit.victims)
-            loads.append(Load(want.need.model, fit.node, fit.devices, victims, _why(want, fit)))
+            loads.append(Load(model, fit.node, fit.devices, victims, _why(want)))
+        elif not any(model in node.files for node in nodes):
+            pulls.append(Pull(model, fit.node, _why(want)))
     unloads = [
-        Unload(resident.model, node.name, f"idle for {resident.idle_seconds:.0f} s")
+        Unload(resident.model, node.name, why)
         for node in books.values()
         for resident in node.residents
-        if resident.is_expired and not (resident.is_pinned or resident.is_last)
-        if resident.is_ready
+        if (why := _why_unload(node, resident))
     ]
-    return Plan(tuple(loads), tuple(unloads))
+    return Plan(tuple(loads), tuple(unloads), tuple(pulls))
+
+
+def _why_unload(node: NodeView, resident: Resident) -> str:
+    """Empty for one that stays."""
+    if not resident.is_ready:
+        return ""
+    if node.is_draining:
+        return "the node drains"
+    if resident.is_expired and not (resident.is_pinned or resident.is_last):
+        return f"idle for {resident.idle_seconds:.0f} s"
+    return ""
 
 
 def _is_worth(want: Want) -> bool:
@@ -121,6 +149,8 @@ def _is_worth(want: Want) -> bool:
 
 def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool) -> Answer:
     def may_evict(node: NodeView, resident: Resident) -> bool:
+        if not may_displace(want.need, resident):
+            return False
         if is_urgent and not want.replicas:
             return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
         return not resident.is_busy and want.waited_seconds >= GATHER * node.recent_load_seconds
@@ -128,11 +158,11 @@ def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent
     return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
 
 
-def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView], strategy: Strategy) -> set[str]:
+def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:
     """Models that must be started now, or somebody on their node waits beyond the bound."""
     queues: dict[str, list[Want]] = {}
     for want in wants:
-        answer = place(want.need, nodes, lambda rs: order(rs, strategy), lambda _, __: True)
+        answer = could_be_had(want.need, nodes)
         if answer.fits and not want.replicas:
             queues.setdefault(answer.fits[0].node, []).append(want)
     urgent = set()
@@ -163,7 +193,9 @@ def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
     return node._replace(devices=devices, residents=(*kept, newcomer))
 
 
-def _why(want: Want, fit: Fit) -> str:
+def _why(want: Want) -> str:
+    if want.why:
+        return want.why
     if not want.replicas:
         return f"wanted for {want.waited_seconds:.0f} s"
     return f"{want.replicas} replicas are full, requests have waited {want.waited_seconds:.0f} s"

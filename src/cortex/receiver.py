@@ -75,6 +75,8 @@ class Stream:
         self.move: Move | None = None
         """Why the present attempt has ended."""
         self.record = Record(job)
+        self.waits_for = ""
+        """While it waits for its model, how far that is; for people."""
 
     def deliver(self, event: Event) -> None:
         """Hands an event to the reader."""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cortex.fleet import Placed
+from cortex.placement import Answer, Fit, Misfit
 from protocol.errors import ErrorCode, WireError
-from protocol.fleet import ModelState
+from protocol.fleet import ModelRecord, ModelState
 
 
 class Run(NamedTuple):
@@ -19,6 +20,16 @@ class Run(NamedTuple):
 
 class Wait(NamedTuple):
     """A node is getting ready for it."""
+
+    how_far: str = ""
+    """For people."""
+
+
+class Load(NamedTuple):
+    """A node could load it."""
+
+    why_not_yet: str = ""
+    """What it waits for."""
 
 
 class Refuse(NamedTuple):
@@ -30,7 +41,7 @@ class Refuse(NamedTuple):
     waiting a little."""
 
 
-Decision = Run | Wait | Refuse
+Decision = Run | Wait | Load | Refuse
 
 _ON_ITS_WAY = (ModelState.FETCHING, ModelState.LOADING)
 _RETRY_SECONDS = 5
@@ -41,18 +52,22 @@ def decide(
     placed: Sequence[Placed],
     known_models: Sequence[str],
     *,
+    could: Answer | None = None,
     lost_node: str = "",
     is_listed: bool = False,
     is_new: bool = False,
 ) -> Decision:
-    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's;
-    *lost_node* had the model until a moment ago; *is_listed*: it has a profile in the catalogue;
-    *is_new*: not everybody may have been heard."""
+    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's; *could*:
+    where it could be loaded, were nothing in use; *lost_node* had the model until a moment ago;
+    *is_listed*: it has a profile in the catalogue; *is_new*: not everybody may have been heard."""
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
-    if states & set(_ON_ITS_WAY):
-        return Wait()
+    on_its_way = [p.record for p in placed if p.record.state in _ON_ITS_WAY]
+    if on_its_way:
+        return Wait(_how_far(on_its_way[0]))
+    if could is not None and could.fits:
+        return Load(_why_not_yet(could.fits[0]))
     if placed:
         return Refuse(_why_unavailable(model, placed))
     if lost_node:
@@ -62,15 +77,49 @@ def decide(
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=True)
+    if could is not None and could.misfits and (is_listed or model in known_models):
+        return Refuse(_nowhere(model, could.misfits), may_change=is_new)
     if is_listed:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} is in the catalogue, and no node has it. Start a neuron with "
-            f"--model {model}.",
+            f"{model} is in the catalogue, and no node is there to load it. Start a neuron.",
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=is_new)
     return Refuse(_unknown(model, known_models), may_change=is_new)
+
+
+def _how_far(record: ModelRecord) -> str:
+    progress = record.progress
+    if progress is None:
+        return f"{record.state} on {record.node}"
+    share = f" {progress.done / progress.total:.0%}" if progress.total else ""
+    return f"{record.state} on {record.node}: {progress.stage}{share}"
+
+
+def _why_not_yet(fit: Fit) -> str:
+    if not fit.victims:
+        return f"to be loaded on {fit.node}"
+    going = ", ".join(victim.model for victim in fit.victims)
+    return f"to be loaded on {fit.node} in the place of {going}"
+
+
+def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
+    """Nothing that the fleet does by itself would help."""
+    shown = "; ".join(f"{misfit.node}: {misfit.why}" for misfit in misfits[:4])
+    more = f"; and {len(misfits) - 4} more" if len(misfits) > 4 else ""
+    if all(misfit.is_for_ever for misfit in misfits):
+        return WireError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"No node of this fleet can load {model}. {shown}{more}. A node with more memory, or a "
+            "smaller limit.context or kv_cache_mb in its profile, would help.",
+            param="model",
+        )
+    return WireError(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"{model} cannot be loaded now. {shown}{more}.",
+        retry_after_seconds=_RETRY_SECONDS,
+    )
 
 
 def _why_unavailable(model: str, placed: Sequence[Placed]) -> WireError:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from cortex import models_file
 from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
-from cortex.gateway import Gateway, running_gateway
+from cortex.gateway import Gateway, Options, running_gateway
 from protocol.bus import Bus
 from protocol.catalogue import Profile
 from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
@@ -57,7 +57,7 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
         config.nats.url, name="gateway", token=read_token(config.nats.token_file)
     )
     try:
-        async with running_gateway(bus, profiles) as gateway:
+        async with running_gateway(bus, profiles, options_of(config)) as gateway:
             loop.add_signal_handler(signal.SIGHUP, _read_models_again, gateway, models_path)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
             app = make_app(gateway, metrics_url)
@@ -76,6 +76,21 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
                 loop.call_later(seconds, gateway.dispatcher.leave)
     finally:
         await bus.close()
+
+
+def options_of(config: GatewayConfig) -> Options:
+    """What of the configuration is the gateway's."""
+    if ignored := [neuron.name for neuron in config.neurons if neuron.endpoint]:
+        log.info(
+            "neurons: the endpoints of %s are not used, neurons are found through NATS",
+            ", ".join(ignored),
+        )
+    return Options(
+        strategy=config.eviction.strategy,
+        defrag_after_cycles=config.eviction.defrag_after_cycles,
+        place_seconds=config.gateway.load_wait_seconds,
+        admitted=frozenset(neuron.name for neuron in config.neurons),
+    )
 
 
 def _read_models(path: Path | None) -> tuple[Profile, ...] | None:

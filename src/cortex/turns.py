@@ -5,7 +5,7 @@ same allowance of work; a request is served when its tenant has saved up its cos
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from protocol.job import Priority
@@ -53,6 +53,11 @@ class Turns(Generic[W]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[W]:
+        return (
+            one for ring in self._rings.values() for queue in ring.values() for one in queue.waiting
+        )
 
     def of_tenant(self, tenant: str) -> int:
         """How many of one tenant wait."""

@@ -31,6 +31,7 @@ from protocol.settings import SettingsError
 
 GATEWAY_GRACE_SECONDS = 32.0
 NEURON_GRACE_SECONDS = 10.0
+DEMO = "cortex-demo"
 _POLL_SECONDS = 0.1
 _SETTLED_POLL_SECONDS = 1.0
 
@@ -154,7 +155,8 @@ class _LocalFleet:
             name = f"node-{number}"
             listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
             self._listeners.append(listener)  # closed when nothing refers to it
-            models = [word for m in self._options.models for word in ("--model", m)]
+            loaded = self._options.models or (DEMO,)
+            models = [word for model in loaded for word in ("--model", model)]
             neuron = self._child(
                 name,
                 [

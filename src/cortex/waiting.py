@@ -29,10 +29,13 @@ ABOUT_SECONDS = 600.0
 class Place:
     """One request's place in a line; made by :meth:`Line.join`, given back by :meth:`leave`."""
 
-    def __init__(self, line: "Line", tenant: str, priority: Priority, cost: int) -> None:
+    def __init__(
+        self, line: "Line", tenant: str, priority: Priority, cost: int, joined_at: float
+    ) -> None:
         self.tenant = tenant
         self.priority = priority
         self.cost = cost
+        self.joined_at = joined_at
         self._line = line
         self._turn = asyncio.Event()
         self._taken = False
@@ -102,6 +105,12 @@ class Line:
         return len(self._turns)
 
     @property
+    def waited_seconds(self) -> float:
+        """How long the oldest of them has; 0 when nobody waits."""
+        joined = min((place.joined_at for place in self._turns), default=self._clock())
+        return self._clock() - joined
+
+    @property
     def handed_over(self) -> int:
         """How many have had their turn and have no neuron yet."""
         return self._handed_over
@@ -129,7 +138,7 @@ class Line:
                 retry_after_seconds=2,
             )
         self._seen[tenant] = self._clock()
-        place = Place(self, tenant, priority, max(1, cost))
+        place = Place(self, tenant, priority, max(1, cost), self._clock())
         self._turns.add(place)
         self._advance()
         return place

@@ -28,13 +28,24 @@ def cli() -> None:
 @click.option("--nats", "nats_url", help="URL of the NATS server.")
 @click.option("--nats-token-file", help="File with the NATS token.")
 @click.option("--listen", help="HOST:PORT of /health and /metrics.")
-@click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
+@click.option(
+    "--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="Load it at the start."
+)
+@click.option(
+    "--model-dir", "model_dirs", multiple=True, metavar="DIR", help="Offer the models in it."
+)
+@click.option("--memory-mb", type=click.IntRange(1), help="For models, of each device.")
 @click.option("--device", help="auto, cpu or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
 @click.option("--slots", type=click.IntRange(1), help="Sequences that run at once, per model.")
 @click.option("--max-context", type=click.IntRange(1), help="Bound of prompt plus answer.")
 @click.option("--threads", type=click.IntRange(1), help="Compute threads on a CPU.")
-def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None) -> None:
+def serve(
+    path: Path | None,
+    models: tuple[str, ...],
+    model_dirs: tuple[str, ...],
+    **given: str | int | None,
+) -> None:
     """Serve models to the fleet.
 
     \b
@@ -51,7 +62,9 @@ def serve(path: Path | None, models: tuple[str, ...], **given: str | int | None)
 
     chosen: dict[str, object] = {k: v for k, v in given.items() if v is not None}
     if models:
-        chosen["models"] = models
+        chosen["default_models"] = models
+    if model_dirs:
+        chosen["model_dirs"] = model_dirs
     try:
         settings = msgspec.structs.replace(config.load(path), **chosen)
         loop.run(run_neuron(settings))

@@ -37,10 +37,17 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nats_token_file: str = ""
     listen: str = "127.0.0.1:13131"
     """Address of ``/health`` and ``/metrics``, the only port that a neuron opens."""
-    models: tuple[str, ...] = ()
-    """Folders, Hugging Face ids, or ``cortex-demo``; loaded at the start."""
+    default_models: tuple[str, ...] = ()
+    """Folders, Hugging Face ids, or ``cortex-demo``; loaded at the start, and again when a load has
+    failed. Others are loaded when they are wanted."""
+    model_dirs: tuple[str, ...] = ()
+    """Folders with models, which are offered to the fleet."""
+    offer_hub_cache: bool = True
+    """Whether the models in the local cache of the Hugging Face Hub are offered."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda:N``."""
+    memory_mb: int = 0
+    """What models may take of each device, all together; 0 = nine tenths of it."""
     dtype: str = "auto"
     exact: Exact = Exact.AUTO
     slots: int = 8
@@ -48,7 +55,7 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_context: int = 0
     """Upper bound of prompt plus answer in tokens; 0 = the model's own."""
     kv_cache_mb: int = 0
-    """KV cache per model; 0 = chosen from free memory."""
+    """KV cache per model; 0 = for 4,096 tokens a slot, and for at least one long context."""
     threads: int = 0
     """Compute threads on a CPU; 0 = all cores."""
     drain_seconds: float = 8.0
@@ -68,7 +75,10 @@ def resolve(config: NeuronConfig) -> NeuronConfig:
         raise SettingsError(f"name: {error}.") from None
     if config.slots < 1:
         raise SettingsError(f"slots = {config.slots}: at least 1 sequence must be able to run.")
-    return msgspec.structs.replace(config, name=name, models=config.models or ("cortex-demo",))
+    for key in ("memory_mb", "kv_cache_mb", "max_context", "threads"):
+        if getattr(config, key) < 0:
+            raise SettingsError(f"{key} = {getattr(config, key)}: not below 0.")
+    return msgspec.structs.replace(config, name=name)
 
 
 def visible_devices() -> str | None:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 
+_BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+
 
 class _CgroupFiles(NamedTuple):
     """How one version of cgroups spells memory."""
@@ -117,3 +119,23 @@ def _pages(name: str) -> int:
         return max(0, os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError):
         return 0
+
+
+def private_bytes(pid: int, proc: Path = PROC) -> int:
+    """Memory that a process shares with nobody; 0 when there is none with this id."""
+    if not pid:
+        return 0
+    fields = _fields(proc / str(pid) / "smaps_rollup")
+    private = (fields.get(key, "").partition(" ")[0] for key in ("Private_Clean", "Private_Dirty"))
+    return sum((_decimal(text) or 0) * 1024 for text in private)
+
+
+def cpu_flags(cpuinfo: Path = PROC / "cpuinfo") -> list[str]:
+    """The instruction set flags of the first CPU; empty where the system does not tell."""
+    fields = _fields(cpuinfo)
+    return (fields.get("flags") or fields.get("Features") or "").split()
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, and does not only emulate it."""
+    return bool(_BF16_FLAGS & set(cpu_flags()))

@@ -71,6 +71,29 @@ def fetch(
         raise _explain(error, repo, revision, transfer) from error
 
 
+def cached(repo: str, revision: str | None, check: Callable[[Path], None]) -> Path | None:
+    """The cached snapshot if *check* accepts it; the Hub is not asked. Runs in a thread."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        check(folder)
+    except (FileNotFoundError, FleetError):
+        return None
+    return folder
+
+
+def cached_models() -> list[str]:
+    """Ids of the models in the local cache, complete or not. Runs in a thread."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        names = sorted(path.name for path in Path(HF_HUB_CACHE).glob("models--*--*"))
+    except OSError:
+        return []
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names]
+
+
 class _Stopped(Exception):
     """Raised in the downloader's threads when nobody waits for them any more."""
 

@@ -32,7 +32,7 @@ async def serve(config: settings.NeuronConfig) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(node.run(), name="node")
             async with http_server(node, listener):
-                log.info("node %s, models: %s", node.name, ", ".join(m.id for m in node.models))
+                log.info("node %s, loads: %s", node.name, ", ".join(config.default_models) or "-")
                 await stop.wait()
                 log.info("stopping")
                 await node.drain()

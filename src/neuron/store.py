@@ -10,6 +10,7 @@ A source is ``cortex-demo`` (or ``demo``), a folder, ``org/name[@revision]`` of 
 import asyncio
 import hashlib
 import importlib.resources
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -22,6 +23,8 @@ from neuron import hub
 from neuron.models.checkpoint import INDEX, MAX_HEADER_BYTES, SINGLE
 from protocol.errors import ErrorCode, FleetError
 from protocol.names import InvalidName, check_model_id
+
+log = logging.getLogger("neuron")
 
 DEMO_ID = "cortex-demo"
 
@@ -72,6 +75,30 @@ async def resolve(
         )
     finally:
         transfer.wanted = False
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder of *source* if all its files are here; None = they are on the Hub only. Runs in a
+    thread. Raises :class:`FleetError` for a folder that is missing or incomplete."""
+    where = _Source.parse(source)
+    if where.folder is not None:
+        _check(where.folder)
+        return where.folder
+    return hub.cached(where.repo, where.revision, _check)
+
+
+def folders_in(place: Path) -> list[Path]:
+    """Folders in *place* that look like models, two levels deep (``org/name``)."""
+    try:
+        return sorted(
+            path.parent
+            for pattern in ("*/config.json", "*/*/config.json")
+            for path in place.glob(pattern)
+            if any(path.parent.glob("*.safetensors"))
+        )
+    except OSError as error:
+        log.warning("%s cannot be read: %s", place, error.strerror)
+        return []
 
 
 def revision_digest(folder: Path) -> str:

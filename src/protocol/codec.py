@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from protocol import catalogue, fleet, frames, job, orders
+from protocol import catalogue, fleet, frames, job, leader, orders, placement
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -47,5 +47,12 @@ read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat)
 read_describe = Reader[fleet.Describe](fleet.Describe)
 read_load_order = Reader[orders.LoadOrder](orders.LoadOrder)
 read_unload_order = Reader[orders.UnloadOrder](orders.UnloadOrder)
+read_pull_order = Reader[orders.PullOrder](orders.PullOrder)
 read_order_reply = Reader[orders.OrderReply](orders.OrderReply)
 read_catalogue_record = Reader[catalogue.CatalogueRecord](catalogue.CatalogueRecord)
+read_wanted = Reader[placement.Wanted](placement.Wanted)
+read_pin = Reader[placement.Pin](placement.Pin)
+read_drain = Reader[placement.Drain](placement.Drain)
+read_placement = Reader[placement.Placement](placement.Placement)
+read_eviction_order = Reader[placement.EvictionOrder](placement.EvictionOrder)
+read_leader = Reader[leader.Leader](leader.Leader)

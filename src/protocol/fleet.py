@@ -6,6 +6,7 @@ import msgspec
 
 from protocol.errors import WireError
 from protocol.job import PROTOCOL
+from protocol.leader import Epoch
 
 
 class DeviceKind(StrEnum):
@@ -27,6 +28,8 @@ class Device(msgspec.Struct, frozen=True, omit_defaults=True):
     compute_capability: str = ""
     """For example ``9.0``."""
     driver: str = ""
+    budget_bytes: int = 0
+    """What models may take of it; 0 = no models are loaded on it."""
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +41,8 @@ class DeviceUsage(msgspec.Struct, frozen=True, omit_defaults=True):
     utilisation_percent: int | None = None
     temperature_celsius: int | None = None
     power_watts: float | None = None
+    others_bytes: int = 0
+    """Taken by others than this neuron's models."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,8 +86,24 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = "bytes"
 
 
+class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model takes on a node."""
+
+    bytes_each: int
+    """On each of its devices, all in all."""
+    devices: int = 1
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+    kv_tokens: int = 0
+    overhead_bytes: int = 0
+    is_measured: bool = False
+    """A load here has shown it."""
+    lines: tuple[str, ...] = ()
+    """The arithmetic, for people."""
+
+
 class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cortex_nodes/<node>.model.<model>``: one model on one node."""
+    """``cortex_nodes/<node>.model.<model>``: a model that a node has, or could load."""
 
     node: str
     instance: str
@@ -90,7 +111,7 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     state: ModelState
     progress: Progress | None = None
     error: WireError | None = None
-    """Why it failed."""
+    """Why it failed; when absent, why it cannot be loaded here."""
     retry_seconds: float = 0.0
     """When failed: how long until the neuron tries again, from the writing of this record."""
     revision: str = ""
@@ -103,6 +124,21 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Weights and KV cache."""
     numerics: str = ""
     """Nodes with equal values compute bit-identical answers."""
+    has_files: bool = False
+    """It can be loaded without a download."""
+    estimate: Estimate | None = None
+    """None = not known before its files are here."""
+    devices: tuple[int, ...] = ()
+    """Positions in the node's list on which it holds memory: from the beginning of its load until
+    its process is gone."""
+    reserved_bytes: int = 0
+    """On each of them."""
+    load_seconds: float = 0.0
+    """What its last load took here."""
+    why: str = ""
+    """Who wanted it here."""
+    is_warm: bool = False
+    """Its weights are kept in host memory."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -134,6 +170,8 @@ class GatewayHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
 
     gateway: str
     instance: str
+    epoch: Epoch | None = None
+    """It places. Neurons refuse the orders of earlier epochs."""
 
 
 class Describe(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,6 +12,13 @@ bucket                key                      value, and who writes it
 ``cortex_nodes``      ``<node>.model.<model>`` :class:`protocol.fleet.ModelRecord`; that neuron
 ``cortex_catalogue``  ``<model>``              :class:`protocol.catalogue.CatalogueRecord`; the
                                                gateway that was told of it
+``cortex_wanted``     ``<model>.<gateway>``    :class:`protocol.placement.Wanted`; that gateway
+                      (TTL)
+``cortex_placement``  ``pin.<model>``          :class:`protocol.placement.Pin`; operators
+``cortex_placement``  ``drain.<node>``         :class:`protocol.placement.Drain`; operators
+``cortex_placement``  ``node.<node>.<model>``  :class:`protocol.placement.Placement`; the placer
+``cortex_eviction``   ``<node>``               :class:`protocol.placement.EvictionOrder`; the placer
+``cortex_leader``     ``placer`` (TTL)         :class:`protocol.leader.Leader`; who holds the lease
 ====================  =======================  ===================================================
 """
 
@@ -21,10 +28,19 @@ from protocol.names import InvalidName, check_host_id, token, untoken
 
 NODES = "cortex_nodes"
 CATALOGUE = "cortex_catalogue"
+WANTED = "cortex_wanted"
+PLACEMENT = "cortex_placement"
+EVICTION = "cortex_eviction"
+LEADER = "cortex_leader"
+BUCKETS = (NODES, CATALOGUE, WANTED, PLACEMENT, EVICTION, LEADER)
 
 LIVE_EVERY_SECONDS = 5
 LIVE_TTL_SECONDS = 15
 """Three missed writes; whether a node is alive this second is known from its heartbeats."""
+
+WANTED_EVERY_SECONDS = 2.0
+WANTED_TTL_SECONDS = 6
+"""A gateway that is gone wants nothing any more."""
 
 
 class NodeKey(NamedTuple):
@@ -54,6 +70,37 @@ def node_model(node: str, model: str) -> str:
 def catalogue(model: str) -> str:
     """A model's profile."""
     return token(model)
+
+
+def wanted(model: str, gateway: str) -> str:
+    """Demand for a model at one gateway."""
+    return f"{token(model)}.{gateway}"
+
+
+def pin(model: str) -> str:
+    """An operator's pin."""
+    return f"pin.{token(model)}"
+
+
+def drain(node: str) -> str:
+    """An operator's wish to empty a node."""
+    return f"drain.{node}"
+
+
+def placement(node: str, model: str) -> str:
+    """A decision of the placer."""
+    return f"node.{node}.{token(model)}"
+
+
+def eviction(node: str) -> str:
+    """The order in which a node's models would go."""
+    return node
+
+
+PLACER = "placer"
+"""The lease's key in ``cortex_leader``."""
+LEASE_SECONDS = 2
+"""A placer that is silent for so long is one no more."""
 
 
 def parse_node_key(key: str) -> NodeKey:

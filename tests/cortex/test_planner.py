@@ -32,7 +32,11 @@ def want(model: str, waited: float, **more: object) -> Want:
 def one_node(*residents: Resident, recent_load_seconds: float = 0.0) -> NodeView:
     free = 12 - sum(r.bytes_each for r in residents)
     return NodeView(
-        "n", (DeviceView(12, free),), residents, recent_load_seconds=recent_load_seconds
+        "n",
+        (DeviceView(12, free),),
+        residents,
+        files=frozenset({"new", "first", "second"}),
+        recent_load_seconds=recent_load_seconds,
     )
 
 

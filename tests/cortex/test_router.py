@@ -19,7 +19,8 @@ def test_ready_anywhere_runs() -> None:
 
 def test_a_load_under_way_is_waited_for() -> None:
     for state in (ModelState.LOADING, ModelState.FETCHING):
-        assert decide("m", [placed(ModelState.FAILED), placed(state)], ["m"]) == Wait()
+        decision = decide("m", [placed(ModelState.FAILED), placed(state)], ["m"])
+        assert decision == Wait(f"{state} on n1")
 
 
 def test_a_failed_load_is_refused_with_its_reason() -> None:

@@ -21,6 +21,7 @@ def _model(**changes: object) -> dict[str, Any]:
         display_name="m",
         state=ModelState.LOADING,
         nodes=["n1", "n2"],
+        available_on=["n1", "n2"],
         error=None,
         progress=None,
         root="m",

@@ -21,7 +21,7 @@ DEMO = Profile(
     limit=Limits(output=7),
     sampling=SamplingDefaults(temperature=0.0),
 )
-LISTED = Profile("Qwen/Qwen3-8B", ("big",))
+LISTED = Profile("Qwen/Qwen3-8B", ("big",), nodes=("n9",))
 
 
 async def listed(fleet: TestFleet) -> dict[str, dict[str, Any]]:
@@ -46,7 +46,7 @@ async def test_an_alias_is_served_and_the_answer_has_its_name(nats: NatsServer) 
         assert missing.status_code == 404
         absent = await fleet.chat(model="big")
         assert absent.status_code == 503
-        assert "is in the catalogue, and no node has it" in absent.json()["error"]["message"]
+        assert "n1: the model is restricted to n9" in absent.json()["error"]["message"]
 
 
 async def test_the_list_has_every_name_but_patterns(nats: NatsServer) -> None:
@@ -63,7 +63,7 @@ async def test_the_list_has_every_name_but_patterns(nats: NatsServer) -> None:
         }
         assert (found["fast"]["state"], found["fast"]["nodes"]) == ("ready", ["n1"])
         assert (found["big"]["state"], found["big"]["nodes"]) == ("absent", [])
-        assert "no node has it" in found["big"]["error"]
+        assert "restricted to n9" in found["big"]["error"]
         one = (await fleet.client.get("/v1/models/claude-opus-9")).json()
         assert (one["id"], one["root"]) == ("claude-opus-9", MODEL)
 

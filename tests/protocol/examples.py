@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocol import catalogue, errors, fleet, frames, generate, job, orders
+from protocol import catalogue, errors, fleet, frames, generate, job, leader, orders, placement
 
 _ERROR = errors.WireError(
     errors.ErrorCode.CONTEXT_LENGTH_EXCEEDED, "too long", retry_after_seconds=3, param="messages"
@@ -15,14 +15,21 @@ _INFO = fleet.NodeInfo(
     devices=(
         fleet.Device(fleet.DeviceKind.CPU, 0, "EPYC", 25_000_000_000),
         fleet.Device(
-            fleet.DeviceKind.CUDA, 0, "H200", 150_000_000_000, "GPU-1", "9.0", driver="595.1"
+            fleet.DeviceKind.CUDA,
+            0,
+            "H200",
+            150_000_000_000,
+            "GPU-1",
+            "9.0",
+            driver="595.1",
+            budget_bytes=135_000_000_000,
         ),
     ),
 )
 _LIVE = fleet.NodeLive(
     node="beast",
     instance="0a1b2c3d4e5f",
-    usage=(fleet.DeviceUsage(fleet.DeviceKind.CUDA, 0, 1 << 30, 97, 61, 412.5),),
+    usage=(fleet.DeviceUsage(fleet.DeviceKind.CUDA, 0, 1 << 30, 97, 61, 412.5, 1 << 29),),
     draining=True,
 )
 _MODEL = fleet.ModelRecord(
@@ -38,7 +45,24 @@ _MODEL = fleet.ModelRecord(
     slots=8,
     memory_bytes=1 << 34,
     numerics="engine 1, torch 2.13.0, cuda sm_90, bfloat16",
+    has_files=True,
+    estimate=fleet.Estimate(
+        bytes_each=1 << 34,
+        devices=2,
+        weight_bytes=1 << 33,
+        kv_bytes=1 << 32,
+        kv_tokens=32768,
+        overhead_bytes=1 << 28,
+        is_measured=True,
+        lines=("weights 8.0 GiB", "KV cache 4.0 GiB"),
+    ),
+    devices=(0, 1),
+    reserved_bytes=1 << 34,
+    load_seconds=12.5,
+    why="pinned",
+    is_warm=True,
 )
+_EPOCH = leader.Epoch("2026-11-27T12:00:00.5Z", 17)
 
 _JOB = job.Job(
     id="00112233445566778899aabbccddeeff",
@@ -107,8 +131,36 @@ _PROFILE = catalogue.Profile(
 )
 
 EXAMPLES: dict[str, msgspec.Struct] = {
-    "load_order": orders.LoadOrder("Qwen/Qwen3-8B", "/models/qwen"),
-    "unload_order": orders.UnloadOrder("Qwen/Qwen3-8B", 30.0),
+    "load_order": orders.LoadOrder(
+        "Qwen/Qwen3-8B",
+        "/models/qwen",
+        _PROFILE,
+        devices=(0, 1),
+        victims=(orders.Victim("cortex-demo", 30.0),),
+        epoch=_EPOCH,
+        why="wanted for 2 s",
+    ),
+    "unload_order": orders.UnloadOrder("Qwen/Qwen3-8B", 30.0, _EPOCH, "idle for 600 s"),
+    "pull_order": orders.PullOrder("Qwen/Qwen3-8B", "/models/qwen", _PROFILE, _EPOCH),
+    "wanted": placement.Wanted("0a1b2c3d4e5f", "Qwen/Qwen3-8B", "gw-1", 3, 1.5, 120.0),
+    "pin": placement.Pin("0a1b2c3d4e5f", "Qwen/Qwen3-8B", ("beast", "gpu-2")),
+    "drain": placement.Drain("0a1b2c3d4e5f", "beast"),
+    "placement": placement.Placement(
+        "0a1b2c3d4e5f",
+        _EPOCH,
+        "beast",
+        "Qwen/Qwen3-8B",
+        (0, 1),
+        ("cortex-demo",),
+        "wanted for 2 s",
+    ),
+    "leader": leader.Leader("0a1b2c3d4e5f", "gw-1"),
+    "eviction_order": placement.EvictionOrder(
+        "0a1b2c3d4e5f",
+        _EPOCH,
+        "beast",
+        (placement.Turn("cortex-demo", "lru"), placement.Turn("Qwen/Qwen3-8B", "pinned", True)),
+    ),
     "order_reply": orders.OrderReply(_ERROR),
     "catalogue_record": catalogue.CatalogueRecord(
         "0a1b2c3d4e5f", _PROFILE, catalogue.Origin.OPERATOR
@@ -180,6 +232,6 @@ EXAMPLES: dict[str, msgspec.Struct] = {
         {"Qwen/Qwen3-8B": fleet.ModelLoad(1, 2, 6, step_seconds=0.02, idle_seconds=0.5)},
         draining=True,
     ),
-    "gateway_heartbeat": fleet.GatewayHeartbeat("gw-1", "0a1b2c3d4e5f"),
+    "gateway_heartbeat": fleet.GatewayHeartbeat("gw-1", "0a1b2c3d4e5f", _EPOCH),
     "describe": fleet.Describe(_INFO, _LIVE, (_MODEL,)),
 }

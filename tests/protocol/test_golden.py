@@ -9,7 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from protocol import catalogue, codec, errors, fleet, frames, generate, job, orders
+from protocol import (
+    catalogue,
+    codec,
+    errors,
+    fleet,
+    frames,
+    generate,
+    job,
+    leader,
+    orders,
+    placement,
+)
 from tests.protocol.examples import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +40,14 @@ READERS: dict[type, codec.Reader[object]] = {
     catalogue.CatalogueRecord: codec.read_catalogue_record,
     orders.LoadOrder: codec.read_load_order,
     orders.UnloadOrder: codec.read_unload_order,
+    orders.PullOrder: codec.read_pull_order,
     orders.OrderReply: codec.read_order_reply,
+    leader.Leader: codec.read_leader,
+    placement.Wanted: codec.read_wanted,
+    placement.Pin: codec.read_pin,
+    placement.Drain: codec.read_drain,
+    placement.Placement: codec.read_placement,
+    placement.EvictionOrder: codec.read_eviction_order,
     job.Job: codec.read_job,
     job.Find: codec.read_find,
     job.Found: codec.read_found,
@@ -67,7 +85,7 @@ def _comparable(message: object) -> object:
 def test_every_message_has_an_example() -> None:
     structs = {
         value
-        for module in (errors, fleet, frames, generate, job)
+        for module in (errors, fleet, frames, generate, job, leader, orders, placement)
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, msgspec.Struct)

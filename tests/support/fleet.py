@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx2
 
 from cortex.app import make_app
-from cortex.gateway import Gateway, running_gateway
+from cortex.gateway import USUAL, Gateway, Options, running_gateway
 from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine import StartEngine
@@ -53,10 +53,14 @@ class TestFleet:
         slots: int = 4,
         drain_seconds: float = 5.0,
         url: str = "",
+        **settings: Any,
     ) -> Node:
-        """Starts a node, connected to *url* if given; does not wait for its models."""
+        """Starts a node, connected to *url* if given; does not wait for its models. *settings*:
+        of its neuron.toml."""
         bus = await self._stack.enter_async_context(connected(url or self.nats.url, name))
-        config = NeuronConfig(name=name, models=models, slots=slots, drain_seconds=drain_seconds)
+        config = NeuronConfig(
+            name=name, default_models=models, slots=slots, drain_seconds=drain_seconds, **settings
+        )
         node = Node(bus, config, start_engine)
         task = asyncio.create_task(node.run(), name=f"node {name}")
 
@@ -115,10 +119,13 @@ async def sse_events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    nats: NatsServer, profiles: tuple[Profile, ...] | None = None
+    nats: NatsServer, profiles: tuple[Profile, ...] | None = None, options: Options = USUAL
 ) -> AsyncIterator[TestFleet]:
     """A gateway without nodes, reachable over HTTP; *profiles* are its models.toml."""
-    async with connected(nats.url, "gateway") as bus, running_gateway(bus, profiles) as gateway:
+    async with (
+        connected(nats.url, "gateway") as bus,
+        running_gateway(bus, profiles, options) as gateway,
+    ):
         listener = open_socket("127.0.0.1:0")
         url = url_of(listener)
         app = make_app(gateway, "http://metrics")

@@ -244,7 +244,13 @@ class World:
             for total, left in zip(self.nodes[node], free, strict=True)
         )
         recent = (took for at, where, took in self.history if where == node and self.now - at < 60)
-        return NodeView(node, devices, residents, recent_load_seconds=sum(recent))
+        return NodeView(
+            node,
+            devices,
+            residents,
+            files=frozenset(self.models),
+            recent_load_seconds=sum(recent),
+        )
 
     def _resident(self, replica: Replica) -> Resident:
         spec = replica.spec

@@ -116,6 +116,10 @@ class ScriptedEngine:
         self._task = asyncio.create_task(self._run(), name="scripted engine")
 
     @property
+    def pid(self) -> int:
+        return 0  # it has no process
+
+    @property
     def stats(self) -> EngineStats:
         return EngineStats(
             open=len(self._sequences),

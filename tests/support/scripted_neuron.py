@@ -70,7 +70,7 @@ async def serve(options: argparse.Namespace) -> None:
             )
             script.kills = lambda _: note.check("step")
             bus = await Bus.connect(options.nats, name=name)
-            config = NeuronConfig(name=name, models=("cortex-demo",), slots=options.slots)
+            config = NeuronConfig(name=name, default_models=("cortex-demo",), slots=options.slots)
             node = Node(bus, config, script.start)
             nodes.append((node, bus, tasks.create_task(node.run(), name=name)))
         await stop.wait()

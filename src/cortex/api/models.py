@@ -30,6 +30,9 @@ class ModelObject(msgspec.Struct, frozen=True):
     display_name: str
     state: ModelState
     nodes: list[str]
+    """Where it is, or is on its way."""
+    available_on: list[str]
+    """Where it could be loaded."""
     error: str | None
     progress: Progress | None
     root: str
@@ -95,6 +98,7 @@ class Models:
             display_name=name,
             state=best.state if best else ModelState.ABSENT,
             nodes=sorted(record.node for record in records),
+            available_on=sorted(r.node for r in self._fleet.records(model) if not r.error),
             error=error.message if error else None,
             progress=best.progress if best else None,
             root=model,

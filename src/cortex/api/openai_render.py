@@ -21,9 +21,13 @@ from protocol.generate import FinishReason, Usage
 from .errors import envelope
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 
 _encode = msgspec.json.encode
+
+
+def keep_alive(waits_for: str) -> bytes:
+    """An SSE comment, which says what the request waits for."""
+    return f": {waits_for or 'keep-alive'}\n\n".encode()
 
 
 class ChunkWriter:

@@ -19,7 +19,7 @@ from cortex.api.http import (
     send_error,
     send_json,
 )
-from cortex.api.openai_render import KEEP_ALIVE, ChunkWriter, Folder
+from cortex.api.openai_render import ChunkWriter, Folder, keep_alive
 from cortex.metrics import Outcome
 from cortex.receiver import Stream
 from cortex.stream import Alive, Broken, Ended, Event, Parts, Started
@@ -100,7 +100,7 @@ class Relay:
                 await send_chunk(self._send, data, more=False)
                 return outcome
             if data or not events:
-                await send_chunk(self._send, data or KEEP_ALIVE)
+                await send_chunk(self._send, data or keep_alive(self._stream.waits_for))
             events = await self._take_for_keep_alive()
         return Outcome.CANCELLED
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from neuron.host import computes_bfloat16
 from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
 TINY_BYTES = 16 << 20
-_BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -59,22 +59,9 @@ def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dty
             f"dtype {name!r} is not supported. Use auto, float32, bfloat16 or float16.",
         )
     if asked == "auto" and device.type == "cpu":
-        native = dtype is torch.bfloat16 and bool(_BF16_FLAGS & set(cpu_flags()))
+        native = dtype is torch.bfloat16 and computes_bfloat16()
         return dtype if native else torch.float32
     return dtype
-
-
-def cpu_flags(cpuinfo: Path = CPUINFO) -> list[str]:
-    """The instruction set flags of the first CPU; empty where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return value.split()
-    return []
 
 
 def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:

@@ -62,6 +62,7 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     pool = BlockPool(cache.blocks)
     runner = Runner(model, cache, path)
     _warm_up(runner, pool, budget.context_limit)
+    memory.give_back_free_pages()
     engine = Engine(
         runner,
         tokenizer,

@@ -25,6 +25,11 @@ class Engine(Protocol):
     """Resolves to the reason when the engine has ended."""
 
     @property
+    def pid(self) -> int:
+        """Of its process."""
+        ...
+
+    @property
     def stats(self) -> EngineStats:
         """The state after the last step."""
         ...

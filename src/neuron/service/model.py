@@ -1,15 +1,19 @@
-"""The life of one model on this node: absent → loading → ready → draining → absent, or failed.
+"""One model's stay on this node: fetching → loading → ready → draining, or failed.
 
-Every state is left by itself. A failed load is tried again after a pause that grows, an engine
-that died is replaced, and each change is one KV record that everybody sees.
+Every state is left by itself. A failed load gives everything back, and is tried again after a
+pause that grows if the node shall always have the model; an engine that died is replaced. Each
+change is one KV record that everybody sees.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+import msgspec
 
 from neuron import store
 from neuron.engine.client import EngineLoadError
@@ -18,10 +22,12 @@ from neuron.service.engine import Engine, StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
 from neuron.service.jobs import Jobs
+from neuron.service.offers import Offer
 from neuron.service.prompt import Prompter
 from neuron.service.worker import Worker
+from protocol.catalogue import Profile
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
+from protocol.fleet import Estimate, ModelLoad, ModelRecord, ModelState, Progress
 
 log = logging.getLogger("model")
 
@@ -33,34 +39,55 @@ _TEMPORARY = ("crashed", "timeout", "out_of_memory")
 
 
 class EngineSettings(NamedTuple):
-    """How engines are started on this node."""
+    """How engines are started on this node, where a model's profile does not say."""
 
-    device: str
     dtype: str
     exact: bool | None
     slots: int
     max_context: int | None
-    kv_cache_bytes: int | None
     threads: int | None
 
-    def start(self, folder: Path) -> Start:
+    def start(self, folder: Path, profile: Profile, hold: "Hold") -> Start:
         """The engine's first message."""
         return Start(
             model_dir=str(folder),
-            device=self.device,
-            dtype=self.dtype,
+            device=hold.device,
+            dtype=self.dtype if profile.dtype == "auto" else profile.dtype,
             exact=self.exact,
-            max_running=self.slots,
-            max_context=self.max_context,
-            kv_cache_bytes=self.kv_cache_bytes,
+            max_running=profile.slots or self.slots,
+            max_context=profile.limit.context or self.max_context,
+            kv_cache_bytes=hold.kv_bytes,
             threads=self.threads,
         )
+
+
+class Hold(NamedTuple):
+    """Memory that is reserved for a model."""
+
+    devices: tuple[int, ...]
+    """Positions in the node's list."""
+    device: str
+    """As engines name it."""
+    estimate: Estimate
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """For the engine; None = it chooses."""
+        return self.estimate.kv_bytes or None
+
+
+Reserve = Callable[["Model"], AbstractAsyncContextManager[Hold]]
+"""Makes room; raises ``FleetError`` when there is none."""
 
 
 class _Pauses:
     """Between tries: from one second on, doubling."""
 
     def __init__(self) -> None:
+        self._seconds = _FIRST_PAUSE_SECONDS
+
+    def reset(self) -> None:
+        """It has worked for a while."""
         self._seconds = _FIRST_PAUSE_SECONDS
 
     def next(self) -> float:
@@ -71,29 +98,41 @@ class _Pauses:
 
 
 class Model:
-    """One model that this node serves."""
+    """One model that this node serves, or is about to."""
 
     def __init__(
         self,
-        source: str,
+        offer: Offer,
         identity: Identity,
         gateways: Gateways,
         jobs: Jobs,
         settings: EngineSettings,
         start_engine: StartEngine,
         publish: Callable[[ModelRecord], None],
+        reserve: Reserve,
+        *,
+        why: str,
+        is_kept: bool,
+        took: Callable[[float], None],
     ) -> None:
-        self.id = store.model_id(source)
-        self._source = source
+        """*is_kept*: a load that failed is tried again. *took* is told the seconds of a load."""
+        self.id = offer.model
+        self.offer = offer
         self._identity = identity
         self._gateways = gateways
         self._jobs = jobs
         self._settings = settings
         self._start_engine = start_engine
         self._publish = publish
+        self._reserve = reserve
+        self._why = why
+        self._is_kept = is_kept
+        self._took = took
+        self._hold: Hold | None = None
         self._worker: Worker | None = None
+        self._engine: Engine | None = None
         self._revision = ""
-        self.record = self._made(ModelState.ABSENT)
+        self.record = self._made(ModelState.LOADING)
 
     @property
     def worker(self) -> Worker | None:
@@ -101,31 +140,35 @@ class Model:
         return self._worker
 
     @property
+    def pid(self) -> int:
+        """Of its engine; 0 while it has none."""
+        return self._engine.pid if self._engine else 0
+
+    @property
     def load(self) -> ModelLoad | None:
         """For the heartbeat; None while it is not ready."""
         return self._worker.load if self._worker else None
 
     async def run(self) -> None:
-        """Keeps the model served until cancelled."""
+        """Keeps the model served until cancelled; returns when it cannot be loaded, after a pause
+        in which nobody needs to try."""
         pauses = _Pauses()
         while True:
-            began = time.monotonic()
             try:
-                reason = await self._serve_once()
+                await self._stay(pauses)
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
                 pause = pauses.next() if temporary else _HOPELESS_PAUSE_SECONDS
+                if isinstance(failure, FleetError) and failure.error.retry_after_seconds:
+                    pause = failure.error.retry_after_seconds
                 self._fail(str(failure), pause)
             except Exception as bug:
                 log.exception("model %s", self.id)
                 pause = _HOPELESS_PAUSE_SECONDS
                 self._fail(f"{type(bug).__name__}: {bug}", pause)
-            else:
-                if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
-                    pauses = _Pauses()
-                pause = pauses.next()
-                self._restarting(reason)
             await asyncio.sleep(pause)
+            if not self._is_kept:
+                return
 
     async def drain(self, seconds: float | None) -> None:
         """Lets running answers finish, for so long (None: as long as they take), and takes no
@@ -134,16 +177,36 @@ class Model:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
-    async def _serve_once(self) -> str:
-        """Loads and serves until the engine has died; returns why it did."""
+    async def _stay(self, pauses: _Pauses) -> NoReturn:
+        """Has the files, the memory, and an engine; another engine when one has died."""
         self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
-        folder = await store.resolve(self._source, self._on_fetch)
+        folder = await store.resolve(self.offer.source, self._on_fetch)
         prompter = await asyncio.to_thread(Prompter.load, folder)
         self._revision = await asyncio.to_thread(store.revision_digest, folder)
-        engine = await self._start_engine(self._settings.start(folder), on_progress=self._on_load)
+        async with self._reserve(self) as hold:
+            self._hold = hold
+            try:
+                while True:
+                    began = time.monotonic()
+                    reason = await self._serve_once(folder, prompter, hold)
+                    if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
+                        pauses.reset()
+                    self._restarting(reason)
+                    await asyncio.sleep(pauses.next())
+            finally:
+                self._hold = None
+
+    async def _serve_once(self, folder: Path, prompter: Prompter, hold: Hold) -> str:
+        """Loads and serves until the engine has died; returns why it did."""
+        began = time.monotonic()
+        start = self._settings.start(folder, self.offer.profile, hold)
+        engine = await self._start_engine(start, on_progress=self._on_load)
+        self._engine = engine
+        self._took(time.monotonic() - began)
         try:
             await self._serve_with(engine, prompter)
         finally:
+            self._engine = None
             await engine.stop()
         return engine.died.result()
 
@@ -164,6 +227,11 @@ class Model:
             self._worker = None
 
     # -- records -------------------------------------------------------------------------------
+
+    def makes_room(self, done: int, total: int) -> None:
+        """Others go for it; so many of them have."""
+        progress = Progress("making room", done, total, "models")
+        self._set(self._made(ModelState.LOADING, progress=progress))
 
     def _on_fetch(self, done: int, total: int) -> None:
         self._set(self._made(ModelState.FETCHING, progress=Progress("downloading", done, total)))
@@ -189,12 +257,8 @@ class Model:
         )
         for note in ready.notes:
             log.warning("%s: %s", self.id, note)
-        return ModelRecord(
-            node=self._identity.node,
-            instance=self._identity.instance,
-            model=self.id,
-            state=ModelState.READY,
-            revision=self._revision,
+        return msgspec.structs.replace(
+            self._made(ModelState.READY),
             context_limit=ready.context_limit,
             slots=ready.max_running,
             memory_bytes=ready.weight_bytes + ready.kv_cache_bytes,
@@ -230,6 +294,12 @@ class Model:
             error=error,
             retry_seconds=retry_seconds,
             revision=self._revision,
+            has_files=self.offer.has_files or self._revision != "",
+            estimate=self._hold.estimate if self._hold else self.offer.estimate,
+            devices=self._hold.devices if self._hold else (),
+            reserved_bytes=self._hold.estimate.bytes_each if self._hold else 0,
+            load_seconds=self.offer.load_seconds,
+            why=self._why,
         )
 
     def _set(self, record: ModelRecord) -> None:

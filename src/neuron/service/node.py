@@ -8,38 +8,45 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from neuron import __version__
+import msgspec
+
+from neuron import __version__, store
 from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
+from neuron.host import private_bytes
 from neuron.service.announcer import Announcer
 from neuron.service.engine import StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
 from neuron.service.jobs import Jobs
+from neuron.service.ledger import Ledger, with_budgets
 from neuron.service.model import EngineSettings, Model
+from neuron.service.models import Models
+from neuron.service.offers import Offers
+from neuron.service.shown import Shown
 from protocol import codec, keys, subjects
-from protocol.bus import Bus, BusMessage
+from protocol.bus import Bus, BusMessage, KvView
 from protocol.bus.micro import serve_verbs
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import (
     Describe,
-    Device,
     DeviceKind,
-    ModelRecord,
     NodeHeartbeat,
     NodeInfo,
     NodeLive,
 )
 from protocol.job import PROTOCOL
-from protocol.names import new_instance_id
-from protocol.orders import LoadOrder, OrderReply, UnloadOrder
+from protocol.names import InvalidName, new_instance_id, untoken
+from protocol.orders import OrderReply
 from protocol.settings import SettingsError
 
 log = logging.getLogger("neuron")
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 0.5
+MEMORY_SHARE = 0.9
+"""Of a device, for models, unless ``memory_mb`` says."""
 NAME_SECONDS = 0.5
 """For the answer of a namesake; that there is none, NATS says at once."""
 
@@ -53,6 +60,7 @@ class Node:
         config: NeuronConfig,
         start_engine: StartEngine | None = None,
     ) -> None:
+        """Raises ``SettingsError`` for models that cannot be told apart."""
         self.name = config.name
         self.instance = new_instance_id()
         self._bus = bus
@@ -62,39 +70,34 @@ class Node:
         self._jobs = Jobs(self._identity)
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
-        self._devices = self._hardware.discover()
+        self._devices = with_budgets(
+            self._hardware.discover(), config.device, config.memory_mb, MEMORY_SHARE
+        )
+        self._ledger = Ledger(self._devices)
         self._live = NodeLive(self.name, self.instance)
-        self._draining = False
-        settings = _engine_settings(config, self._devices)
         if start_engine is None:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
-        self._make_model = functools.partial(
-            Model,
-            identity=self._identity,
-            gateways=self._gateways,
-            jobs=self._jobs,
-            settings=settings,
-            start_engine=start_engine,
-            publish=self._publish,
+        self._shown = Shown(self._identity, self._announcer)
+        self._offers = Offers(config, self._devices)
+        self._default_models = _told_apart(config.default_models)
+        self.models = Models(
+            self.name,
+            ledger=self._ledger,
+            offers=self._offers,
+            shown=self._shown,
+            make_model=functools.partial(
+                Model,
+                identity=self._identity,
+                gateways=self._gateways,
+                jobs=self._jobs,
+                settings=_engine_settings(config),
+                start_engine=start_engine,
+                publish=self._shown.show,
+            ),
+            measure=self._measure,
         )
-        self._models: dict[str, Model] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._leaving: set[str] = set()
-        self._tasks: asyncio.TaskGroup | None = None
-        for source in config.models:
-            model = self._make_model(source)
-            if model.id in self._models:
-                raise SettingsError(
-                    f"two models are called {model.id}. Give one of them another name: "
-                    "--model NAME=FOLDER."
-                )
-            self._models[model.id] = model
-
-    @property
-    def models(self) -> list[Model]:
-        """All that it has or is about to have."""
-        return list(self._models.values())
+        self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     async def run(self) -> None:
         """Until cancelled. Raises ``SettingsError`` when another neuron has its name, and
@@ -107,15 +110,14 @@ class Node:
         await self._bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
         await self._bus.subscribe(subjects.node_heartbeat(self.name), self._own_heartbeat)
         self._bus.on_reconnect(self._reconnected)
-        await self._serve_verbs()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._announcer.run(), name="announcer")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
-            self._tasks = tasks
-            for model in self.models:
-                self._start(model)
+            tasks.create_task(self._catalogue_view.run(), name="catalogue")
+            tasks.create_task(self.models.run(self._default_models), name="models")
+            await self._serve_verbs()
 
     async def _check_name(self) -> None:
         """Two neurons with one name would overwrite each other's records."""
@@ -131,66 +133,13 @@ class Node:
 
     async def drain(self) -> None:
         """Takes no more jobs, lets the running ones finish, and says good-bye."""
-        self._draining = True
+        self.models.is_draining = True
         await self._beat()
-        seconds = self._config.drain_seconds
-        await asyncio.gather(*(model.drain(seconds) for model in self.models))
-
-    # -- models come and go --------------------------------------------------------------------
-
-    def load(self, order: LoadOrder) -> None:
-        """Begins to load a model; nothing new when it is there or on its way. Raises ``FleetError``
-        for one that has no usable name, or that is just being unloaded."""
-        if self._draining or order.model in self._leaving:
-            what = "the node drains" if self._draining else f"{order.model} is being unloaded"
-            raise FleetError(
-                ErrorCode.MODEL_UNAVAILABLE,
-                f"{self.name} does not load {order.model} now: {what}. Try again shortly.",
-                retry_after_seconds=2,
-            )
-        if order.model not in self._models:
-            source = order.source or order.model
-            if not source.startswith(f"{order.model}="):
-                source = f"{order.model}={source}"
-            model = self._models[order.model] = self._make_model(source)
-            log.info("told to load %s", model.id)
-            self._start(model)
-
-    def unload(self, order: UnloadOrder) -> None:
-        """Begins to unload a model. Raises ``FleetError`` for one that is not here."""
-        model = self._models.get(order.model)
-        if model is None:
-            have = ", ".join(self._models) or "none"
-            raise FleetError(
-                ErrorCode.MODEL_NOT_FOUND,
-                f"{self.name} has no model {order.model!r}. It has: {have}.",
-                param="model",
-            )
-        if order.model not in self._leaving and self._tasks is not None:
-            log.info("told to unload %s", model.id)
-            self._leaving.add(model.id)
-            taking = self._take_down(model, order.drain_seconds or None)
-            self._tasks.create_task(taking, name=f"unload {model.id}")
-
-    def _start(self, model: Model) -> None:
-        assert self._tasks is not None, "it runs"
-        task = self._tasks.create_task(model.run(), name=f"model {model.id}")
-        self._running[model.id] = task
-
-    async def _take_down(self, model: Model, seconds: float | None) -> None:
-        await model.drain(seconds)
-        task = self._running.pop(model.id)
-        task.cancel()
-        await asyncio.wait([task])
-        del self._models[model.id]
-        self._leaving.discard(model.id)
-        self._announcer.remove(keys.node_model(self.name, model.id))
-        log.info("%s is unloaded", model.id)
+        await self.models.drain(self._config.drain_seconds)
 
     async def leave(self) -> None:
         """After :meth:`run` ended: the fleet shall not remember a node that left in order."""
-        for model in self.models:
-            self._announcer.remove(keys.node_model(self.name, model.id))
+        self._shown.keep_only(())
         self._announcer.remove(keys.node_live(self.name))
         self._announcer.remove(keys.node_info(self.name))
         with contextlib.suppress(TimeoutError):
@@ -209,9 +158,6 @@ class Node:
             devices=self._devices,
         )
 
-    def _publish(self, record: ModelRecord) -> None:
-        self._announcer.set(keys.node_model(self.name, record.model), codec.encode(record))
-
     async def _pulse(self) -> None:
         while True:
             if self._bus.is_connected:
@@ -222,14 +168,13 @@ class Node:
 
     async def _beat(self) -> None:
         loads = {model.id: load for model in self.models if (load := model.load)}
-        beat = NodeHeartbeat(self.name, self.instance, loads, draining=self._draining)
+        beat = NodeHeartbeat(self.name, self.instance, loads, draining=self.models.is_draining)
         await self._bus.publish(subjects.node_heartbeat(self.name), codec.encode(beat))
 
     async def _refresh_live(self) -> None:
         while True:
             # NVML can hang for seconds, so it is asked in a thread.
-            usage = await asyncio.to_thread(self._hardware.usage, self._devices)
-            self._live = NodeLive(self.name, self.instance, usage, draining=self._draining)
+            await self._measure()
             self._announcer.set(
                 keys.node_live(self.name),
                 codec.encode(self._live),
@@ -237,16 +182,40 @@ class Node:
             )
             await asyncio.sleep(keys.LIVE_EVERY_SECONDS)
 
+    async def _measure(self) -> None:
+        """What others take of the devices, for the books and for the fleet."""
+        pids = {model.id: model.pid for model in self.models}
+        self._live = await asyncio.to_thread(self._measured, pids)
+        self._ledger.others_take([usage.others_bytes for usage in self._live.usage])
+
+    def _measured(self, pids: dict[str, int]) -> NodeLive:
+        own = dict.fromkeys(range(len(self._devices)), 0)
+        for model, held in self._ledger.all_held().items():
+            for device in held.devices:
+                is_cpu = self._devices[device].kind is DeviceKind.CPU
+                own[device] += private_bytes(pids.get(model, 0)) if is_cpu else held.bytes_each
+        usage = tuple(
+            msgspec.structs.replace(
+                now, others_bytes=max(0, found.memory_bytes - now.memory_free_bytes - own[i])
+            )
+            for i, (found, now) in enumerate(
+                zip(self._devices, self._hardware.usage(self._devices), strict=True)
+            )
+        )
+        return NodeLive(self.name, self.instance, usage, draining=self.models.is_draining)
+
     async def _serve_verbs(self) -> None:
         async def describe(_: bytes) -> bytes:
-            records = tuple(model.record for model in self.models)
-            return codec.encode(Describe(self._info(), self._live, records))
+            return codec.encode(Describe(self._info(), self._live, self._shown.records))
 
         async def load(data: bytes) -> bytes:
-            return _replied(codec.read_load_order, data, self.load)
+            return _replied(codec.read_load_order, data, self.models.load)
 
         async def unload(data: bytes) -> bytes:
-            return _replied(codec.read_unload_order, data, self.unload)
+            return _replied(codec.read_unload_order, data, self.models.unload)
+
+        async def pull(data: bytes) -> bytes:
+            return _replied(codec.read_pull_order, data, self.models.pull)
 
         await serve_verbs(
             self._bus,
@@ -258,6 +227,7 @@ class Node:
                 subjects.node_verb(self.name, "describe"): describe,
                 subjects.node_verb(self.name, "load"): load,
                 subjects.node_verb(self.name, "unload"): unload,
+                subjects.node_verb(self.name, "pull"): pull,
             },
         )
 
@@ -265,10 +235,19 @@ class Node:
 
     def _gateway_heartbeat(self, message: BusMessage) -> None:
         with contextlib.suppress(codec.UnreadableMessage):
-            self._gateways.heard(codec.read_gateway_heartbeat(message.data).gateway)
+            beat = codec.read_gateway_heartbeat(message.data)
+            self._gateways.heard(beat.gateway)
+            if beat.epoch is not None:
+                self.models.heard_of(beat.epoch)
 
     def _own_heartbeat(self, message: BusMessage) -> None:
         self._gateways.echo()
+
+    def _profile_changed(self, key: str, value: bytes | None) -> None:
+        with contextlib.suppress(codec.UnreadableMessage, InvalidName):
+            record = codec.read_catalogue_record(value) if value else None
+            self._offers.list_profile(untoken(key), record.profile if record else None)
+            self.models.look_again()
 
     async def _reconnected(self) -> None:
         self._gateways.reconnected()
@@ -291,17 +270,21 @@ def _replied(read: codec.Reader[T], data: bytes, obey: Callable[[T], None]) -> b
     return codec.encode(OrderReply())
 
 
-def _engine_settings(config: NeuronConfig, devices: tuple[Device, ...]) -> EngineSettings:
-    device = config.device
-    if device == "auto":
-        gpus = [d for d in devices if d.kind is DeviceKind.CUDA]
-        device = f"cuda:{gpus[0].index}" if gpus else "cpu"
+def _told_apart(sources: tuple[str, ...]) -> tuple[str, ...]:
+    names = [store.model_id(source) for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(
+                f"two models are called {name}. Give one of them another name: --model NAME=FOLDER."
+            )
+    return sources
+
+
+def _engine_settings(config: NeuronConfig) -> EngineSettings:
     return EngineSettings(
-        device=device,
         dtype=config.dtype,
         exact=config.exact.asked,
         slots=config.slots,
         max_context=config.max_context or None,
-        kv_cache_bytes=config.kv_cache_mb << 20 or None,
         threads=config.threads or None,
     )

@@ -5,9 +5,10 @@ for expired keys (2.16). A KV put is a publish on ``$KV.<bucket>.<key>`` with th
 the TTL belongs to the value, so every renewal carries it again.
 """
 
+import base64
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol import subjects
 from protocol.bus.connection import Bus
@@ -16,8 +17,18 @@ log = logging.getLogger("bus")
 
 _MARKER_SECONDS = 60
 """How long the server keeps the marker of an expired key: a view that was away sees the expiry."""
+_PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": str(_MARKER_SECONDS)}
 _STREAM_EXISTS = 10058
 _STREAM_MISSING = 10059
+_WRONG_SEQUENCE = 10071
+_NO_MESSAGE = 10037
+
+
+class Stored(NamedTuple):
+    """A key's last value, None when it is gone, and the sequence of that."""
+
+    value: bytes | None
+    sequence: int
 
 
 class KvBucket:
@@ -58,9 +69,61 @@ class KvBucket:
 
     async def delete(self, key: str) -> bool:
         """Removes a key; the marker itself expires."""
-        return await self._write(
-            key, b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "60"}
-        )
+        return await self._write(key, b"", _PURGE)
+
+    async def put_if(
+        self, key: str, value: bytes, *, after: int, ttl_seconds: int = 0
+    ) -> int | None:
+        """Stores a value if the key's last one is that of sequence *after* (0 = it has none), and
+        returns its sequence; 0 when somebody else was quicker, None when JetStream does not answer.
+        """
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
+        if ttl_seconds:
+            headers["Nats-TTL"] = str(ttl_seconds)
+        return await self._write_if(key, value, headers)
+
+    async def delete_if(self, key: str, *, after: int) -> int | None:
+        """As :meth:`put_if`, to remove it."""
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(after),
+            **_PURGE,
+        }
+        return await self._write_if(key, b"", headers)
+
+    async def _write_if(self, key: str, value: bytes, headers: dict[str, str]) -> int | None:
+        subject = subjects.kv_write(self.name, key)
+        answer = await self._bus.request(subject, value, headers=headers, timeout=1)
+        if answer is None:
+            return None
+        found = json.loads(answer)
+        if "error" in found:
+            return 0 if found["error"].get("err_code") == _WRONG_SEQUENCE else None
+        return int(found["seq"])
+
+    async def read(self, key: str) -> Stored | None:
+        """What is stored now, as the stream's leader knows it; None when it does not answer."""
+        body = json.dumps({"last_by_subj": subjects.kv_write(self.name, key)}).encode()
+        subject = f"$JS.API.STREAM.MSG.GET.KV_{self.name}"
+        answer = await self._bus.request(subject, body, timeout=1)
+        if answer is None:
+            return None
+        found = json.loads(answer)
+        if "error" in found:
+            return Stored(None, 0) if found["error"].get("err_code") == _NO_MESSAGE else None
+        message = found["message"]
+        headers = base64.b64decode(message.get("hdrs", ""))
+        gone = b"Nats-Marker-Reason" in headers or b"KV-Operation: " in headers
+        data = base64.b64decode(message.get("data", ""))
+        return Stored(None if gone else data, int(message["seq"]))
+
+    async def created(self) -> str | None:
+        """When the bucket was made, in a form that sorts; None when JetStream does not answer."""
+        answer = await self._bus.request(f"$JS.API.STREAM.INFO.KV_{self.name}", timeout=1)
+        found = json.loads(answer) if answer else {"error": {}}
+        if "error" in found:
+            return None
+        seconds, _, fraction = str(found["created"]).rstrip("Z").partition(".")
+        return f"{seconds}.{fraction:0<9}Z"
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str] | None) -> bool:
         answer = await self._bus.request(

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.engine import device
-from neuron.engine.device import choose_dtype, cpu_flags, default_threads
+from neuron import host
+from neuron.engine.device import choose_dtype, default_threads
+from neuron.host import cpu_flags
 from neuron.models.errors import LoadError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -33,7 +34,7 @@ def test_dtype(
     expected: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(device, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(host, "cpu_flags", lambda: flags)
     assert choose_dtype(asked, stored, on) == expected
 
 

@@ -1,0 +1,56 @@
+"""What operators have said for good, pins and drained nodes; a view of ``cortex_placement``."""
+
+import logging
+
+from protocol import codec, keys
+from protocol.names import InvalidName, untoken
+from protocol.placement import Placement
+
+log = logging.getLogger("placer")
+
+
+class Standing:
+    """Wishes that stand until they are taken back; and what the placer has written beside them."""
+
+    def __init__(self) -> None:
+        self._pins: dict[str, frozenset[str]] = {}
+        self._drained: set[str] = set()
+        self._placements: dict[str, Placement] = {}
+
+    def key_changed(self, key: str, value: bytes | None) -> None:
+        """A key of ``cortex_placement`` was written, or is gone (None)."""
+        kind, _, rest = key.partition(".")
+        try:
+            if kind == "pin":
+                self._pins.pop(untoken(rest), None)
+                if value:
+                    pin = codec.read_pin(value)
+                    self._pins[pin.model] = frozenset(pin.nodes)
+            elif kind == "drain":
+                self._drained.discard(rest)
+                if value:
+                    self._drained.add(codec.read_drain(value).node)
+            elif kind == "node":
+                self._placements.pop(key, None)
+                if value:
+                    self._placements[key] = codec.read_placement(value)
+        except (InvalidName, codec.UnreadableMessage) as error:
+            log.warning("ignored %s in %s: %s", key, keys.PLACEMENT, error)
+
+    @property
+    def pins(self) -> dict[str, frozenset[str]]:
+        """Nodes by pinned model."""
+        return dict(self._pins)
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """What the placer has decided."""
+        return tuple(self._placements.values())
+
+    def pinned_on(self, model: str) -> frozenset[str]:
+        """The nodes on which an operator wants it."""
+        return self._pins.get(model, frozenset())
+
+    def is_drained(self, node: str) -> bool:
+        """Whether it shall have no models."""
+        return node in self._drained

@@ -1,0 +1,87 @@
+"""What this gateway's requests wait for, told to the placer: ``cortex_wanted``.
+
+A want is written when a request joins the line of a model that is not ready, again while it stands,
+and removed when nobody waits any more; should this gateway die, it expires.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from protocol import codec, keys
+from protocol.bus import KvBucket
+from protocol.placement import Wanted
+
+LOOK_SECONDS = 0.25
+CHANGED_SECONDS = 0.5
+"""Between two writings because the numbers have changed."""
+
+
+class Waiting(NamedTuple):
+    """For one model."""
+
+    waiting: int
+    waited_seconds: float
+    """The oldest request."""
+
+
+class _Written(NamedTuple):
+    waiting: int
+    at: float
+
+
+class Wants:
+    """Of one gateway. *waiting* says what its lines hold."""
+
+    def __init__(
+        self,
+        bucket: KvBucket,
+        gateway: str,
+        instance: str,
+        waiting: Callable[[], dict[str, Waiting]],
+        bound_seconds: float,
+    ) -> None:
+        self._bucket = bucket
+        self._gateway = gateway
+        self._instance = instance
+        self._waiting = waiting
+        self._bound = bound_seconds
+        self._written: dict[str, _Written] = {}
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """A request waits that did not a moment ago."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._woken.clear()
+            await self._write()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._woken.wait()
+
+    async def _write(self) -> None:
+        waiting = self._waiting()
+        now = time.monotonic()
+        for model, (count, seconds) in waiting.items():
+            known = self._written.get(model)
+            if known is not None:
+                pause = keys.WANTED_EVERY_SECONDS
+                if known.waiting != count:
+                    pause = CHANGED_SECONDS
+                if now - known.at < pause:
+                    continue
+            wanted = Wanted(
+                self._instance, model, self._gateway, count, round(seconds, 2), self._bound
+            )
+            key = keys.wanted(model, self._gateway)
+            ttl = keys.WANTED_TTL_SECONDS
+            if await self._bucket.put(key, codec.encode(wanted), ttl_seconds=ttl):
+                self._written[model] = _Written(count, now)
+        for model in set(self._written) - set(waiting):
+            if await self._bucket.delete(keys.wanted(model, self._gateway)):
+                del self._written[model]

@@ -1,0 +1,97 @@
+"""Who holds how much memory of this node's devices. Pure: sizes in, answers out.
+
+A model's memory is reserved before its load begins and released when its process is gone, so that
+no two loads count on the same bytes. What others take (the desktop, another program) is measured
+and not for models; it may come while models are loaded, so room can be negative.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from protocol.fleet import Device, DeviceKind
+
+
+class Held(NamedTuple):
+    """A model's memory."""
+
+    devices: tuple[int, ...]
+    """Positions in the node's list."""
+    bytes_each: int
+
+
+class Ledger:
+    """The books of one node."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = devices
+        self._others = [0] * len(devices)
+        self._held: dict[str, Held] = {}
+
+    def others_take(self, sizes: Sequence[int]) -> None:
+        """Bytes of each device that others have, just measured."""
+        self._others = list(sizes)
+
+    def all_held(self) -> dict[str, Held]:
+        """What models hold."""
+        return dict(self._held)
+
+    def reserve(self, model: str, devices: tuple[int, ...], bytes_each: int) -> None:
+        """Enters a model; whether it fits was asked before."""
+        assert model not in self._held, f"{model} is entered already"
+        self._held[model] = Held(devices, bytes_each)
+
+    def release(self, model: str) -> None:
+        """Its process is gone."""
+        del self._held[model]
+
+    def usable(self, device: int) -> int:
+        """What models may have of a device, all together."""
+        found = self._devices[device]
+        return min(found.budget_bytes, found.memory_bytes - self._others[device])
+
+    def room(self, device: int) -> int:
+        """What is not reserved."""
+        return self.usable(device) - self._reserved(device)
+
+    def fits(self, devices: Sequence[int], bytes_each: int) -> bool:
+        """Whether a model could be loaded there now."""
+        return all(self.room(device) >= bytes_each for device in devices)
+
+    def choose(self, count: int, bytes_each: int) -> tuple[int, ...]:
+        """The *count* devices on which a model leaves least; empty when it fits on none."""
+        able = [i for i, device in enumerate(self._devices) if device.budget_bytes]
+        ways = [way for way in itertools.combinations(able, count) if self.fits(way, bytes_each)]
+        return min(ways, key=lambda way: sum(map(self.room, way)), default=())
+
+    def most_room(self) -> int:
+        """Of the device that has the most."""
+        return max((self.room(i) for i, d in enumerate(self._devices) if d.budget_bytes), default=0)
+
+    def name(self, device: int) -> str:
+        """As an engine's settings have it: ``cpu`` or ``cuda:N``."""
+        found = self._devices[device]
+        return "cpu" if found.kind is DeviceKind.CPU else f"cuda:{found.index}"
+
+    def _reserved(self, device: int) -> int:
+        return sum(held.bytes_each for held in self._held.values() if device in held.devices)
+
+
+def with_budgets(
+    devices: Sequence[Device], wanted: str, memory_mb: int, share: float
+) -> tuple[Device, ...]:
+    """*devices* with what models may take of each. *wanted*: ``auto`` (all GPUs, else the CPU),
+    ``cpu`` or ``cuda:N``; *memory_mb* of each, or *share* of it when that is 0."""
+    has_gpu = any(device.kind is DeviceKind.CUDA for device in devices)
+
+    def budget(device: Device) -> int:
+        name = "cpu" if device.kind is DeviceKind.CPU else f"cuda:{device.index}"
+        is_usual = (device.kind is DeviceKind.CUDA) == has_gpu
+        if wanted != name and not (wanted == "auto" and is_usual):
+            return 0
+        asked = memory_mb << 20
+        return min(asked or int(share * device.memory_bytes), device.memory_bytes)
+
+    return tuple(msgspec.structs.replace(d, budget_bytes=budget(d)) for d in devices)

@@ -1,0 +1,19 @@
+"""Who places: the lease of one gateway and the epochs that fence off its predecessors."""
+
+import msgspec
+
+
+class Epoch(msgspec.Struct, frozen=True, order=True):
+    """A term of the placer. A later one is greater."""
+
+    bucket: str
+    """When the lease's bucket was made, as the server spells it: a new server counts anew."""
+    revision: int
+    """Of the lease, when it was taken."""
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """``cortex_leader/placer``: who places. It expires unless it is renewed."""
+
+    instance: str
+    gateway: str

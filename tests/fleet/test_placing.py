@@ -1,0 +1,108 @@
+"""The fleet loads what is wanted, in the place of what is not, and nobody notices."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from cortex.gateway import Options
+from protocol import keys
+from protocol.bus import KvView
+from protocol.catalogue import Profile
+from protocol.fleet import ModelState
+from tests.support.fleet import TestFleet, running_fleet
+from tests.support.nats import NatsServer
+from tests.support.processes import Tape, http_client, play
+from tests.support.scripted import Script
+from tests.support.waiting import until
+from tests.support.words import answer, words
+
+
+def profiles(*names: str, **more: Any) -> tuple[Profile, ...]:
+    """Models that take 60 MiB each."""
+    return tuple(Profile(name, source="cortex-demo", vram_mb=60, **more) for name in names)
+
+
+def states(fleet: TestFleet, node: str = "n1") -> dict[str, str]:
+    return {
+        record.model: str(record.state)
+        for found in fleet.gateway.fleet.alive()
+        if found.name == node
+        for record in fleet.gateway.fleet.records_of(found)
+    }
+
+
+async def test_models_take_turns_on_a_node_that_has_room_for_one(nats: NatsServer) -> None:
+    script = Script(answer)
+    async with running_fleet(nats, profiles("a", "b", "c")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 3)
+        for name in "abcab":
+            said = await fleet.chat(model=name, max_tokens=5)
+            assert said.status_code == 200, said.text
+            loaded = [m for m, state in states(fleet).items() if state == "ready"]
+            assert loaded == [name]
+        assert len(script.engines) == 5
+        assert all(engine.died.done() for engine in script.engines[:-1]), "one at a time"
+
+
+async def test_many_requests_are_one_load(nats: NatsServer) -> None:
+    script = Script(answer, load_seconds=0.5, slots=8)
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100, slots=8)
+        await until(lambda: states(fleet))
+        answers = await asyncio.gather(*(fleet.chat(model="a", max_tokens=5) for _ in range(64)))
+        assert [said.status_code for said in answers] == [200] * 64
+        assert len(script.engines) == 1
+
+
+async def test_a_stream_is_not_cut_for_another_model(nats: NatsServer) -> None:
+    script = Script(answer, step_seconds=0.02)
+    async with (
+        running_fleet(nats, profiles("a", "b"), Options(place_seconds=8.0)) as fleet,
+        http_client() as client,
+    ):
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 2)
+        tape = Tape()
+        playing = asyncio.create_task(
+            play(client, fleet.url, tape, model="a", seed=1, max_tokens=150)
+        )
+        await until(lambda: tape.text)
+        said = await fleet.chat(model="b", max_tokens=5)
+        await playing
+        assert tape.text == "".join(words(1, 150))
+        assert said.status_code == 200, said.text
+
+
+@contextlib.asynccontextmanager
+async def bucket(fleet: TestFleet, name: str) -> AsyncIterator[Callable[[str], Any]]:
+    """What people read in a bucket: the value of a key, or None."""
+    view = KvView(fleet.gateway.bus, name, lambda key, value: None)
+    task = asyncio.create_task(view.run())
+    await view.filled.wait()
+    yield lambda key: json.loads(view.get(key) or b"null")
+    task.cancel()
+
+
+async def test_the_order_of_eviction_is_written(nats: NatsServer) -> None:
+    script = Script(answer)
+    async with (
+        running_fleet(nats, profiles("a", "b", "c")) as fleet,
+        bucket(fleet, keys.EVICTION) as order,
+        bucket(fleet, keys.PLACEMENT) as placement,
+    ):
+        await fleet.add_node(script.start, models=(), memory_mb=150)
+        await until(lambda: len(states(fleet)) == 3)
+        for name in "ab":
+            assert (await fleet.chat(model=name, max_tokens=5)).status_code == 200
+        first = [{"model": "a", "why": "lru"}, {"model": "b", "why": "lru"}]
+        await until(lambda: (order("n1") or {}).get("turns") == first)
+        assert (await fleet.chat(model="c", max_tokens=5)).status_code == 200
+        assert states(fleet)["a"] == ModelState.ABSENT
+        await until(lambda: placement("node.n1.c"))
+        assert placement("node.n1.c")["victims"] == ["a"]
+        await until(lambda: not placement("node.n1.a"))
+        first[0]["model"], first[1]["model"] = "b", "c"
+        await until(lambda: order("n1")["turns"] == first)
