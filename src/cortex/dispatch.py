@@ -111,7 +111,11 @@ class Dispatcher:
     def wanted(self) -> dict[str, Waiting]:
         """What waits for models: requests in their lines, and streams that have lost their node."""
         now = time.monotonic()
-        self._asked = {m: a for m, a in self._asked.items() if now - a.last < ASKED_SECONDS}
+        self._asked = {
+            model: asked
+            for model, asked in self._asked.items()
+            if now - asked.last < ASKED_SECONDS and not self._fleet.ready(model)
+        }
         found = {model: Waiting(1, now - asked.first) for model, asked in self._asked.items()}
         for model, line in self._lines.items():
             if not line.waiting:
@@ -253,7 +257,9 @@ class Dispatcher:
             while not place.has_turn:
                 await place.wait(_LOOK_AGAIN_SECONDS)
                 self._check(patience, stream)
-            stream.waits_for = ""
+            if stream.waits_for:
+                stream.waits_for = ""
+                self._on_wanted()  # one less
             stream.record.had_turn()
             async with self._receiver.receiving(stream):
                 carrier = self._carrier(stream)

@@ -107,6 +107,7 @@ class Gateway:
             placements=Mirror(placement, placements, lambda key: key.startswith("node.")),
             evictions=Mirror(eviction, evictions, lambda key: True),
             strategy=options.strategy,
+            defrag_after=options.defrag_after_cycles,
         )
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}

@@ -53,6 +53,8 @@ class Resident(NamedTuple):
     """After so long it is unloaded even if nobody needs its memory; 0 = never."""
     ready_seconds: float = 0.0
     """Since it was loaded."""
+    loads_since: int = 0
+    """How many models the node has loaded since this one's engine was started."""
     is_last: bool = False
     """Without this replica there were fewer than the model's minimum."""
 

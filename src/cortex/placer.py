@@ -24,7 +24,7 @@ from protocol import codec, keys, subjects
 from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
-from protocol.orders import LoadOrder, PullOrder, UnloadOrder, Victim
+from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
 from protocol.placement import EvictionOrder, Placement, Turn
 
 log = logging.getLogger("placer")
@@ -67,6 +67,7 @@ class Placer:
         placements: Mirror,
         evictions: Mirror,
         strategy: Strategy,
+        defrag_after: int,
     ) -> None:
         self._bus = bus
         self._instance = instance
@@ -78,6 +79,7 @@ class Placer:
         self._placements = placements
         self._evictions = evictions
         self._strategy = strategy
+        self._defrag_after = defrag_after
         self._sent: dict[str, _Sent] = {}
         self._told: dict[Key, float] = {}
         self._cooling: dict[Key, tuple[float, str]] = {}
@@ -86,6 +88,7 @@ class Placer:
         self._written = float("-inf")
         self.loads_ordered = 0
         self.evictions_ordered = 0
+        self.recycles_ordered = 0
 
     def wake(self) -> None:
         """Something new is wanted."""
@@ -114,11 +117,12 @@ class Placer:
         taken = picture.taken | set(self._sent)
         coming = {sent.load.model for sent in self._sent.values()}
         wants = [want for want in picture.wants if want.need.model not in coming]
-        made = planner.plan(wants, picture.nodes, taken, self._strategy)
+        made = planner.plan(wants, picture.nodes, taken, self._strategy, self._defrag_after)
         work = [
             *(self._load(load, epoch) for load in made.loads),
             *(self._unload(unload, epoch) for unload in made.unloads),
             *(self._pull(pull, epoch) for pull in made.pulls),
+            *(self._recycle(recycle, epoch) for recycle in made.recycles),
         ]
         await asyncio.gather(*work)
         if work or time.monotonic() - self._written > WRITE_SECONDS:
@@ -150,10 +154,8 @@ class Placer:
             self._sent.pop(load.node, None)
 
     async def _unload(self, unload: planner.Unload, epoch: Epoch) -> None:
-        key, now = (unload.node, unload.model), time.monotonic()
-        if now - self._told.get(key, float("-inf")) < SEEN_SECONDS:
+        if self._is_told(unload.node, unload.model):
             return
-        self._told[key] = now
         log.info(
             "epoch %d: %s leaves %s: %s", epoch.revision, unload.model, unload.node, unload.why
         )
@@ -162,14 +164,35 @@ class Placer:
         await self._order(unload.node, "unload", codec.encode(order), unload.model)
 
     async def _pull(self, pull: planner.Pull, epoch: Epoch) -> None:
-        key, now = (pull.node, pull.model), time.monotonic()
-        if now - self._told.get(key, float("-inf")) < SEEN_SECONDS:
+        if self._is_told(pull.node, pull.model):
             return
-        self._told[key] = now
         log.info("epoch %d: %s fetches %s: %s", epoch.revision, pull.node, pull.model, pull.why)
         profile = self._catalogue.listed(pull.model)
         order = PullOrder(pull.model, profile.source if profile else "", profile, epoch)
         await self._order(pull.node, "pull", codec.encode(order), pull.model)
+
+    async def _recycle(self, recycle: planner.Recycle, epoch: Epoch) -> None:
+        if self._is_told(recycle.node, recycle.model):
+            return
+        self.recycles_ordered += 1
+        log.info(
+            "epoch %d: %s on %s is recycled: %s",
+            epoch.revision,
+            recycle.model,
+            recycle.node,
+            recycle.why,
+        )
+        order = codec.encode(RecycleOrder(recycle.model, epoch))
+        await self._order(recycle.node, "recycle", order, recycle.model)
+
+    def _is_told(self, node: str, model: str) -> bool:
+        """Whether an order to the node has just gone out, whose effect is not to be seen yet."""
+        now = time.monotonic()
+        self._told = {key: at for key, at in self._told.items() if now - at < SEEN_SECONDS}
+        if (node, model) in self._told:
+            return True
+        self._told[node, model] = now
+        return False
 
     async def _order(self, node: str, verb: str, data: bytes, model: str) -> bool:
         """Whether the node has taken it."""

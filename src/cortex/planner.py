@@ -4,7 +4,8 @@ Loading is dear and waiting is cheap, up to a bound. So a model that is wanted d
 
 - what is idle, once its requests have waited for half again as long as the node has spent on
   loading in the last minute: at once where nothing was loaded lately; and the more the models take
-  turns, the longer requests gather, so that one load serves them all;
+  turns, the longer requests gather, so that one load serves them all; or once it has been idle for
+  long beside what the load takes;
 - whatever may go, as soon as a later start would let somebody wait beyond the bound.
 
 Wants of one node are served by deadline, each with the time for its own load and a little service,
@@ -31,6 +32,9 @@ from cortex.placement import (
 GATHER = 1.5
 """Times the seconds that a node has spent on loading in the last minute, requests for a model wait
 before it displaces an idle one."""
+COLD = 3.0
+"""Times the seconds of the load, after which an idle one goes at once: then somebody who uses one
+model after the other gains nothing from waiting."""
 SERVICE_SECONDS = 2.0
 """A model that was loaded serves for so long before the next one takes its place."""
 CROWDED_SECONDS = 5.0
@@ -85,21 +89,35 @@ class Unload(NamedTuple):
     why: str
 
 
+class Recycle(NamedTuple):
+    """An order: start its engine anew."""
+
+    model: str
+    node: str
+    why: str
+
+
 class Plan(NamedTuple):
     """What is to be done now."""
 
     loads: tuple[Load, ...]
     unloads: tuple[Unload, ...]
     pulls: tuple[Pull, ...] = ()
+    recycles: tuple[Recycle, ...] = ()
 
 
 def plan(
-    wants: Iterable[Want], nodes: Sequence[NodeView], taken: Iterable[str], strategy: Strategy
+    wants: Iterable[Want],
+    nodes: Sequence[NodeView],
+    taken: Iterable[str],
+    strategy: Strategy,
+    defrag_after: int = 0,
 ) -> Plan:
     """The orders of this moment.
 
     *nodes*: what an order under way will take or free is in their books already. *taken*: nodes on
-    which a load is under way; each does one at a time.
+    which a load is under way; each does one at a time. *defrag_after*: so many loads on a node make
+    its older engines worth a new start, when they are idle; 0 = never.
     """
     books = {node.name: node for node in nodes}
     free = set(books) - set(taken)
@@ -126,7 +144,23 @@ def plan(
         for resident in node.residents
         if (why := _why_unload(node, resident))
     ]
-    return Plan(tuple(loads), tuple(unloads), tuple(pulls))
+    recycles = [
+        recycle
+        for name in sorted(free)
+        if defrag_after and (recycle := _recycle(books[name], defrag_after))
+    ]
+    return Plan(tuple(loads), tuple(unloads), tuple(pulls), tuple(recycles))
+
+
+def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
+    """One at a time on a node, the oldest first."""
+    old = [r for r in node.residents if r.loads_since >= defrag_after]
+    idle = [r for r in old if r.is_ready and not r.is_busy]
+    if not idle or not all(r.is_ready for r in node.residents):
+        return None
+    oldest = max(idle, key=lambda r: (r.loads_since, r.model))
+    why = f"{oldest.loads_since} loads on the node since its engine was started"
+    return Recycle(oldest.model, node.name, why)
 
 
 def _why_unload(node: NodeView, resident: Resident) -> str:
@@ -153,7 +187,9 @@ def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent
             return False
         if is_urgent and not want.replicas:
             return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
-        return not resident.is_busy and want.waited_seconds >= GATHER * node.recent_load_seconds
+        has_gathered = want.waited_seconds >= GATHER * node.recent_load_seconds
+        is_cold = resident.idle_seconds >= COLD * want.load_seconds
+        return not resident.is_busy and (has_gathered or is_cold)
 
     return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
 

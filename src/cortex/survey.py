@@ -107,7 +107,7 @@ class Survey:
         return NodeView(
             node.name,
             tuple(self._devices(node, held)),
-            tuple(self._resident(r, loads[r.model], demands) for r in held),
+            tuple(self._resident(r, loads[r.model], demands, beat.loads) for r in held),
             files=frozenset(r.model for r in records if r.has_files),
             sizes={r.model: r.estimate.bytes_each for r in records if r.estimate},
             refused={
@@ -139,7 +139,7 @@ class Survey:
             yield DeviceView(device.budget_bytes, usable - taken)
 
     def _resident(
-        self, record: ModelRecord, load: ModelLoad, demands: dict[str, Demand]
+        self, record: ModelRecord, load: ModelLoad, demands: dict[str, Demand], loads: int
     ) -> Resident:
         model, node = record.model, record.node
         profile = self._catalogue.profile(model)
@@ -160,6 +160,7 @@ class Survey:
             idle_seconds=load.idle_seconds,
             idle_limit_seconds=min(limits, default=0.0),
             ready_seconds=self._clock() - self._ready_since.get((node, model), self._clock()),
+            loads_since=loads - record.loads,
             is_last=ready <= profile.min_replicas,
         )
 

@@ -139,6 +139,8 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who wanted it here."""
     is_warm: bool = False
     """Its weights are kept in host memory."""
+    loads: int = 0
+    """The node's, when its engine was started."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,6 +165,8 @@ class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     models: dict[str, ModelLoad] = {}
     """By model id; ready models only."""
     draining: bool = False
+    loads: int = 0
+    """How many models were loaded since the neuron started."""
 
 
 class GatewayHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -57,6 +57,14 @@ class PullOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     """None = an operator's order."""
 
 
+class RecycleOrder(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``recycle``: start its engine anew if nothing runs on it; it comes back by itself."""
+
+    model: str
+    epoch: Epoch | None = None
+    """None = an operator's order."""
+
+
 class OrderReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the order was taken."""
 

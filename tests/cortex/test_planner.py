@@ -45,7 +45,7 @@ def loads(*wants: Want, node: NodeView, taken: tuple[str, ...] = ()) -> list[tup
     return [(load.model, *load.victims) for load in made.loads]
 
 
-IDLE = Resident("old", (0,), 10, idle_seconds=100.0, ready_seconds=1000.0)
+IDLE = Resident("old", (0,), 10, idle_seconds=10.0, ready_seconds=1000.0)
 BUSY = IDLE._replace(running=1, idle_seconds=0.0)
 
 
@@ -59,6 +59,8 @@ def test_the_more_a_node_has_loaded_the_longer_requests_gather() -> None:
     node = one_node(IDLE, recent_load_seconds=10.0)
     assert loads(want("new", 14.0), node=node) == []
     assert loads(want("new", 15.0), node=node) == [("new", "old")]
+    cold = one_node(IDLE._replace(idle_seconds=15.0), recent_load_seconds=10.0)
+    assert loads(want("new", 0.0), node=cold) == [("new", "old")]
     flooded = one_node(IDLE, recent_load_seconds=60.0)
     assert loads(want("new", 24.0), node=flooded) == [("new", "old")], "the bound comes first"
 
@@ -83,7 +85,7 @@ def test_another_replica_only_for_those_who_keep_waiting_and_never_for_a_busy_on
 
 
 def test_what_has_been_idle_for_too_long_is_unloaded() -> None:
-    expired = IDLE._replace(idle_limit_seconds=60.0)
+    expired = IDLE._replace(idle_limit_seconds=60.0, idle_seconds=100.0)
     made = plan([], [one_node(expired)], [], Strategy.LRU)
     assert [(unload.model, unload.why) for unload in made.unloads] == [("old", "idle for 100 s")]
     for kept in (IDLE, expired._replace(is_pinned=True), expired._replace(is_last=True)):

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from cortex.gateway import Options
+from neuron.engine.messages import Start
 from protocol import keys
 from protocol.bus import KvView
 from protocol.catalogue import Profile
@@ -84,6 +86,32 @@ async def bucket(fleet: TestFleet, name: str) -> AsyncIterator[Callable[[str], A
     await view.filled.wait()
     yield lambda key: json.loads(view.get(key) or b"null")
     task.cancel()
+
+
+async def test_old_engines_are_started_anew_when_they_are_idle(nats: NatsServer) -> None:
+    """A hundred loads beside a pinned model, with ``defrag_after_cycles = 50``."""
+    script = Script(answer)
+    starts: Counter[str] = Counter()
+
+    async def start(start: Start, **more: Any) -> Any:
+        starts[start.dtype] += 1
+        return await script.start(start, **more)
+
+    pet = Profile("pet", source="cortex-demo", vram_mb=60, pinned_on=("n1",), dtype="float32")
+    listed = (pet, *profiles("a", "b"))
+    async with running_fleet(nats, listed, Options(defrag_after_cycles=50)) as fleet:
+        await fleet.add_node(start, models=(), memory_mb=150)
+        await fleet.ready("pet")
+        for cycle in range(100):
+            name = "ab"[cycle % 2]
+            said = [fleet.chat(model=model, max_tokens=2) for model in (name, "pet")]
+            for one in await asyncio.gather(*said):
+                assert one.status_code == 200, one.text
+        assert starts["auto"] == 100
+        await until(lambda: starts["float32"] == 3)
+        assert (await fleet.chat(model="pet", max_tokens=2)).status_code == 200
+        await asyncio.sleep(1.5)
+        assert starts["float32"] == 3, "twice, and no more"
 
 
 async def test_the_order_of_eviction_is_written(nats: NatsServer) -> None:

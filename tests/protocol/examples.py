@@ -61,6 +61,7 @@ _MODEL = fleet.ModelRecord(
     load_seconds=12.5,
     why="pinned",
     is_warm=True,
+    loads=50,
 )
 _EPOCH = leader.Epoch("2026-11-27T12:00:00.5Z", 17)
 
@@ -141,6 +142,7 @@ EXAMPLES: dict[str, msgspec.Struct] = {
         why="wanted for 2 s",
     ),
     "unload_order": orders.UnloadOrder("Qwen/Qwen3-8B", 30.0, _EPOCH, "idle for 600 s"),
+    "recycle_order": orders.RecycleOrder("Qwen/Qwen3-8B", _EPOCH),
     "pull_order": orders.PullOrder("Qwen/Qwen3-8B", "/models/qwen", _PROFILE, _EPOCH),
     "wanted": placement.Wanted("0a1b2c3d4e5f", "Qwen/Qwen3-8B", "gw-1", 3, 1.5, 120.0),
     "pin": placement.Pin("0a1b2c3d4e5f", "Qwen/Qwen3-8B", ("beast", "gpu-2")),
@@ -231,6 +233,7 @@ EXAMPLES: dict[str, msgspec.Struct] = {
         "0a1b2c3d4e5f",
         {"Qwen/Qwen3-8B": fleet.ModelLoad(1, 2, 6, step_seconds=0.02, idle_seconds=0.5)},
         draining=True,
+        loads=60,
     ),
     "gateway_heartbeat": fleet.GatewayHeartbeat("gw-1", "0a1b2c3d4e5f", _EPOCH),
     "describe": fleet.Describe(_INFO, _LIVE, (_MODEL,)),

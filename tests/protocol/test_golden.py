@@ -41,6 +41,7 @@ READERS: dict[type, codec.Reader[object]] = {
     orders.LoadOrder: codec.read_load_order,
     orders.UnloadOrder: codec.read_unload_order,
     orders.PullOrder: codec.read_pull_order,
+    orders.RecycleOrder: codec.read_recycle_order,
     orders.OrderReply: codec.read_order_reply,
     leader.Leader: codec.read_leader,
     placement.Wanted: codec.read_wanted,

@@ -35,6 +35,7 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS_PAUSE_SECONDS = 60.0
 """For a folder that is damaged or unsupported: somebody has to change it first."""
+NO_ROOM_SECONDS = 3.0
 _TEMPORARY = ("crashed", "timeout", "out_of_memory")
 
 
@@ -80,11 +81,22 @@ Reserve = Callable[["Model"], AbstractAsyncContextManager[Hold]]
 """Makes room; raises ``FleetError`` when there is none."""
 
 
-class _Pauses:
-    """Between tries: from one second on, doubling."""
+class NoRoom(FleetError):
+    """Raised when the memory that was to be had is not. *is_shown*: an operator wants to know; the
+    placer tries something else."""
 
-    def __init__(self) -> None:
-        self._seconds = _FIRST_PAUSE_SECONDS
+    def __init__(self, message: str, *, is_shown: bool) -> None:
+        super().__init__(
+            ErrorCode.MODEL_UNAVAILABLE, message, retry_after_seconds=round(NO_ROOM_SECONDS)
+        )
+        self.is_shown = is_shown
+
+
+class _Pauses:
+    """Between tries: from one second on, doubling; so many *failures* have gone before."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self._seconds = min(_FIRST_PAUSE_SECONDS * 2.0**failures, _LONGEST_PAUSE_SECONDS)
 
     def reset(self) -> None:
         """It has worked for a while."""
@@ -109,13 +121,18 @@ class Model:
         settings: EngineSettings,
         start_engine: StartEngine,
         publish: Callable[[ModelRecord], None],
+        beat: Callable[[], None],
         reserve: Reserve,
         *,
         why: str,
         is_kept: bool,
+        failures: int,
+        begins: Callable[[], int],
         took: Callable[[float], None],
     ) -> None:
-        """*is_kept*: a load that failed is tried again. *took* is told the seconds of a load."""
+        """*is_kept*: a load that failed is tried again. *failures*: so many have gone before.
+        *beat* lets the fleet know at once how busy the node is; *begins* says how many loads this
+        node has done; *took* is told the seconds of one."""
         self.id = offer.model
         self.offer = offer
         self._identity = identity
@@ -124,10 +141,15 @@ class Model:
         self._settings = settings
         self._start_engine = start_engine
         self._publish = publish
+        self._beat = beat
         self._reserve = reserve
         self._why = why
         self._is_kept = is_kept
+        self._pauses = _Pauses(failures)
+        self._begins = begins
         self._took = took
+        self._loads = 0
+        self._recycling = False
         self._hold: Hold | None = None
         self._worker: Worker | None = None
         self._engine: Engine | None = None
@@ -152,15 +174,18 @@ class Model:
     async def run(self) -> None:
         """Keeps the model served until cancelled; returns when it cannot be loaded, after a pause
         in which nobody needs to try."""
-        pauses = _Pauses()
         while True:
             try:
-                await self._stay(pauses)
+                await self._stay()
+            except NoRoom as full:
+                if not self._is_kept and not full.is_shown:
+                    log.warning("%s: %s", self.id, full)
+                    return
+                pause = NO_ROOM_SECONDS
+                self._fail(str(full), pause)
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
-                pause = pauses.next() if temporary else _HOPELESS_PAUSE_SECONDS
-                if isinstance(failure, FleetError) and failure.error.retry_after_seconds:
-                    pause = failure.error.retry_after_seconds
+                pause = self._pauses.next() if temporary else _HOPELESS_PAUSE_SECONDS
                 self._fail(str(failure), pause)
             except Exception as bug:
                 log.exception("model %s", self.id)
@@ -177,7 +202,22 @@ class Model:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
-    async def _stay(self, pauses: _Pauses) -> NoReturn:
+    def recycle(self) -> None:
+        """Another engine takes the place of this one, unless somebody uses it. Raises
+        ``FleetError`` when it is in use or not ready."""
+        worker, engine = self._worker, self._engine
+        if worker is None or engine is None or not worker.stop_taking():
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"{self.id} is in use, or not ready: its engine is not started anew now.",
+                retry_after_seconds=1,
+            )
+        log.info("%s: its engine is started anew", self.id)
+        self._recycling = True
+        self._set(self._made(ModelState.LOADING, progress=Progress("recycling", 0, 1, "steps")))
+        worker.end()
+
+    async def _stay(self) -> NoReturn:
         """Has the files, the memory, and an engine; another engine when one has died."""
         self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
         folder = await store.resolve(self.offer.source, self._on_fetch)
@@ -186,13 +226,18 @@ class Model:
         async with self._reserve(self) as hold:
             self._hold = hold
             try:
+                self._loads = self._begins()
                 while True:
                     began = time.monotonic()
                     reason = await self._serve_once(folder, prompter, hold)
+                    if self._recycling:
+                        self._recycling = False
+                        self._loads = self._begins()
+                        continue
                     if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
-                        pauses.reset()
+                        self._pauses.reset()
                     self._restarting(reason)
-                    await asyncio.sleep(pauses.next())
+                    await asyncio.sleep(self._pauses.next())
             finally:
                 self._hold = None
 
@@ -219,8 +264,10 @@ class Model:
             self._gateways,
             self._jobs,
             self._revision,
+            self._beat,
         )
         self._set(self._ready_record(engine.ready))
+        self._beat()
         try:
             await self._worker.run()
         finally:
@@ -300,6 +347,7 @@ class Model:
             reserved_bytes=self._hold.estimate.bytes_each if self._hold else 0,
             load_seconds=self.offer.load_seconds,
             why=self._why,
+            loads=self._loads,
         )
 
     def _set(self, record: ModelRecord) -> None:

@@ -8,18 +8,19 @@ enough. Orders of a placer that has been succeeded are refused.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from neuron import store
 from neuron.service.ledger import Ledger
-from neuron.service.model import Hold, Model, Reserve
+from neuron.service.model import Hold, Model, NoRoom, Reserve
 from neuron.service.offers import Offer, Offers
 from neuron.service.shown import Shown
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import Estimate, ModelState, Progress
 from protocol.leader import Epoch
-from protocol.orders import LoadOrder, PullOrder, UnloadOrder
+from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder
 
 log = logging.getLogger("neuron")
 
@@ -40,6 +41,8 @@ class MakeModel(Protocol):
         reserve: Reserve,
         why: str,
         is_kept: bool,
+        failures: int,
+        begins: Callable[[], int],
         took: Callable[[float], None],
     ) -> Model:
         """A model that has not begun."""
@@ -79,7 +82,10 @@ class Models:
         self._look_wanted = asyncio.Event()
         self._newest: Epoch | None = None
         self._tasks = asyncio.TaskGroup()
+        self._failures: Counter[str] = Counter()
         self.is_draining = False
+        self.loads = 0
+        """How many have begun since the node started."""
 
     def __iter__(self) -> Iterator[Model]:
         return iter([stay.model for stay in self._stays.values()])
@@ -147,6 +153,15 @@ class Models:
             fetching = self._fetch(order.model)
             self._pulls[order.model] = self._spawn(fetching, f"pull {order.model}")
 
+    def recycle(self, order: RecycleOrder) -> None:
+        """Starts a model's engine anew. Raises ``FleetError`` when it is in use or not here."""
+        self._check(order.epoch, order.model)
+        if order.model not in self._stays:
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND, f"{self._node} has no model {order.model!r}."
+            )
+        self._stays[order.model].model.recycle()
+
     def heard_of(self, epoch: Epoch) -> None:
         """A gateway places: earlier placers' orders are void."""
         if self._newest is None or self._newest < epoch:
@@ -179,7 +194,9 @@ class Models:
             reserve=lambda model: self._reserve(model, order),
             why=order.why,
             is_kept=is_kept,
-            took=lambda seconds: self._offers.took(order.model, seconds),
+            failures=self._failures[order.model],
+            begins=self._count_load,
+            took=lambda seconds: self._took(order.model, seconds),
         )
         task = self._spawn(model.run(), f"model {model.id}")
         self._stays[model.id] = _Stay(model, task)
@@ -188,9 +205,19 @@ class Models:
     def _ended(self, model: Model) -> None:
         """Its process is gone, if it ever had one."""
         stay = self._stays.get(model.id)
+        if model.record.state is ModelState.FAILED:
+            self._failures[model.id] += 1
         if stay is not None and stay.model is model:
             del self._stays[model.id]
             self._show_offer(model.id)
+
+    def _count_load(self) -> int:
+        self.loads += 1
+        return self.loads
+
+    def _took(self, model: str, seconds: float) -> None:
+        del self._failures[model]
+        self._offers.took(model, seconds)
 
     def _take_down(self, model: str, seconds: float | None) -> asyncio.Task[None]:
         if model not in self._leaving:
@@ -251,17 +278,16 @@ class Models:
         fits = self._ledger.fits(order.devices, estimate.bytes_each)
         return order.devices if fits else ()
 
-    def _no_room(self, model: str, order: LoadOrder, estimate: Estimate) -> FleetError:
+    def _no_room(self, model: str, order: LoadOrder, estimate: Estimate) -> NoRoom:
         room = self._ledger.most_room()
         held = ", ".join(
             f"{name} {_gib(held.bytes_each)}" for name, held in self._ledger.all_held().items()
         )
-        return FleetError(
-            ErrorCode.MODEL_UNAVAILABLE,
+        return NoRoom(
             f"{model} takes {_gib(estimate.bytes_each)} on {self._node}, and {_gib(room)} are free"
             f" ({held or 'no model is loaded'}). Unload a model, or give models more memory "
             "(memory_mb).",
-            retry_after_seconds=BUSY_RETRY_SECONDS,
+            is_shown=order.epoch is None,
         )
 
     # -- files ---------------------------------------------------------------------------------

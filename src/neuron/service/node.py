@@ -45,6 +45,8 @@ log = logging.getLogger("neuron")
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 0.5
+LEAST_SECONDS = 0.05
+"""Between two heartbeats, when a model has become ready or idle."""
 MEMORY_SHARE = 0.9
 """Of a device, for models, unless ``memory_mb`` says."""
 NAME_SECONDS = 0.5
@@ -78,6 +80,7 @@ class Node:
         if start_engine is None:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
+        self._beat_wanted = asyncio.Event()
         self._shown = Shown(self._identity, self._announcer)
         self._offers = Offers(config, self._devices)
         self._default_models = _told_apart(config.default_models)
@@ -94,6 +97,7 @@ class Node:
                 settings=_engine_settings(config),
                 start_engine=start_engine,
                 publish=self._shown.show,
+                beat=self._beat_wanted.set,
             ),
             measure=self._measure,
         )
@@ -164,11 +168,21 @@ class Node:
                 await self._beat()
             self._gateways.forget_old()
             self._jobs.expire()
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(LEAST_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS - LEAST_SECONDS):
+                    await self._beat_wanted.wait()
+            self._beat_wanted.clear()
 
     async def _beat(self) -> None:
         loads = {model.id: load for model in self.models if (load := model.load)}
-        beat = NodeHeartbeat(self.name, self.instance, loads, draining=self.models.is_draining)
+        beat = NodeHeartbeat(
+            self.name,
+            self.instance,
+            loads,
+            draining=self.models.is_draining,
+            loads=self.models.loads,
+        )
         await self._bus.publish(subjects.node_heartbeat(self.name), codec.encode(beat))
 
     async def _refresh_live(self) -> None:
@@ -202,7 +216,12 @@ class Node:
                 zip(self._devices, self._hardware.usage(self._devices), strict=True)
             )
         )
-        return NodeLive(self.name, self.instance, usage, draining=self.models.is_draining)
+        return NodeLive(
+            self.name,
+            self.instance,
+            usage,
+            draining=self.models.is_draining,
+        )
 
     async def _serve_verbs(self) -> None:
         async def describe(_: bytes) -> bytes:
@@ -217,6 +236,9 @@ class Node:
         async def pull(data: bytes) -> bytes:
             return _replied(codec.read_pull_order, data, self.models.pull)
 
+        async def recycle(data: bytes) -> bytes:
+            return _replied(codec.read_recycle_order, data, self.models.recycle)
+
         await serve_verbs(
             self._bus,
             name="neuron",
@@ -228,6 +250,7 @@ class Node:
                 subjects.node_verb(self.name, "load"): load,
                 subjects.node_verb(self.name, "unload"): unload,
                 subjects.node_verb(self.name, "pull"): pull,
+                subjects.node_verb(self.name, "recycle"): recycle,
             },
         )
 

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from neuron.engine.messages import Add, EngineStats
@@ -41,7 +41,10 @@ class Worker:
         gateways: Gateways,
         jobs: Jobs,
         revision: str,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
+        """*on_idle* is called when the last job has ended."""
+        self._on_idle = on_idle
         self._model = model
         self._identity = identity
         self._engine = engine
@@ -58,6 +61,7 @@ class Worker:
         self._pace = Pace()
         self._idle_since = time.monotonic()
         self._draining = False
+        self._ended = asyncio.Event()
         self._puller = JobPuller(
             identity.bus,
             model,
@@ -101,7 +105,8 @@ class Worker:
             pulling = tasks.create_task(self._puller.run(), name=f"pulls of {self._model}")
             pulse = tasks.create_task(self._keep_alive(), name=f"keep-alives of {self._model}")
             try:
-                await asyncio.shield(self._engine.died)
+                self._engine.died.add_done_callback(lambda _: self._ended.set())
+                await self._ended.wait()
             finally:
                 self._draining = True
                 pulling.cancel()
@@ -124,6 +129,17 @@ class Worker:
                 )
                 await entry.running.fail(error, retryable=True)
         await self._end_jobs()
+
+    def stop_taking(self) -> bool:
+        """Takes no more jobs if there are none now; whether that is so."""
+        if self._active:
+            return False
+        self._draining = True
+        return True
+
+    def end(self) -> None:
+        """:meth:`run` returns."""
+        self._ended.set()
 
     def go_on(self, entry: Entry) -> bool:
         """Starts a parked job again; False when the engine is gone."""
@@ -185,6 +201,8 @@ class Worker:
             self._active.discard(task)
             self._idle_since = time.monotonic()
             self._puller.wake()
+            if not self._active:
+                self._on_idle()
 
         task.add_done_callback(done)
 
