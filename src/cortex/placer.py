@@ -175,15 +175,18 @@ class Placer:
         if self._is_told(recycle.node, recycle.model):
             return
         self.recycles_ordered += 1
-        log.info(
-            "epoch %d: %s on %s is recycled: %s",
-            epoch.revision,
-            recycle.model,
-            recycle.node,
-            recycle.why,
+        log.info("%s on %s is to be recycled: %s", recycle.model, recycle.node, recycle.why)
+        began = next(
+            (
+                placed.record.loads
+                for placed in self._fleet.placed(recycle.model)
+                if placed.record.node == recycle.node
+            ),
+            0,
         )
-        order = codec.encode(RecycleOrder(recycle.model, epoch))
-        await self._order(recycle.node, "recycle", order, recycle.model)
+        order = codec.encode(RecycleOrder(recycle.model, began + recycle.loads, epoch))
+        if not await self._order(recycle.node, "recycle", order, recycle.model):
+            self._told.pop((recycle.node, recycle.model), None)  # in use by now: soon again
 
     def _is_told(self, node: str, model: str) -> bool:
         """Whether an order to the node has just gone out, whose effect is not to be seen yet."""
@@ -212,7 +215,8 @@ class Placer:
                     return True
                 why = error.message
         log.warning("%s does not obey (%s %s): %s", node, verb, model, why)
-        self._cool(node, model, why)
+        if verb == "load":
+            self._cool(node, model, why)
         return False
 
     def _drain_seconds(self, model: str) -> float:

@@ -94,6 +94,8 @@ class Recycle(NamedTuple):
 
     model: str
     node: str
+    loads: int
+    """Of the node, since its engine was started or should have been."""
     why: str
 
 
@@ -160,7 +162,8 @@ def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
         return None
     oldest = max(idle, key=lambda r: (r.loads_since, r.model))
     why = f"{oldest.loads_since} loads on the node since its engine was started"
-    return Recycle(oldest.model, node.name, why)
+    due = defrag_after * (oldest.loads_since // defrag_after)
+    return Recycle(oldest.model, node.name, due, why)
 
 
 def _why_unload(node: NodeView, resident: Resident) -> str:

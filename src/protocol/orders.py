@@ -61,6 +61,8 @@ class RecycleOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     """``recycle``: start its engine anew if nothing runs on it; it comes back by itself."""
 
     model: str
+    loads: int = 0
+    """The number of the node's loads for which this is done: the next time is counted from it."""
     epoch: Epoch | None = None
     """None = an operator's order."""
 

@@ -202,9 +202,9 @@ class Model:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
-    def recycle(self) -> None:
-        """Another engine takes the place of this one, unless somebody uses it. Raises
-        ``FleetError`` when it is in use or not ready."""
+    def recycle(self, loads: int) -> None:
+        """Another engine takes the place of this one, unless somebody uses it; that is due every so
+        many of the node's *loads*. Raises ``FleetError`` when it is in use or not ready."""
         worker, engine = self._worker, self._engine
         if worker is None or engine is None or not worker.stop_taking():
             raise FleetError(
@@ -214,6 +214,7 @@ class Model:
             )
         log.info("%s: its engine is started anew", self.id)
         self._recycling = True
+        self._loads = loads or self._loads
         self._set(self._made(ModelState.LOADING, progress=Progress("recycling", 0, 1, "steps")))
         worker.end()
 
@@ -232,7 +233,6 @@ class Model:
                     reason = await self._serve_once(folder, prompter, hold)
                     if self._recycling:
                         self._recycling = False
-                        self._loads = self._begins()
                         continue
                     if time.monotonic() - began > _LONGEST_PAUSE_SECONDS:
                         self._pauses.reset()

@@ -160,7 +160,7 @@ class Models:
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND, f"{self._node} has no model {order.model!r}."
             )
-        self._stays[order.model].model.recycle()
+        self._stays[order.model].model.recycle(order.loads)
 
     def heard_of(self, epoch: Epoch) -> None:
         """A gateway places: earlier placers' orders are void."""
