@@ -13,6 +13,7 @@ from cortex import __version__
 from cortex.api.admin import Admin
 from cortex.api.chat import ChatCompletions
 from cortex.api.errors import plain_envelope
+from cortex.api.fleet import FleetView
 from cortex.api.models import Models
 from cortex.api.streams import Streams
 from cortex.gateway import Gateway
@@ -25,7 +26,8 @@ log = logging.getLogger("api")
 def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     """The API of one gateway."""
     models = Models(gateway)
-    admin = Admin(gateway)
+    admin = Admin(gateway.control)
+    fleet = FleetView(gateway)
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[
@@ -43,6 +45,14 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             Route("/v1/models/{model:path}", models.get, methods=["GET"]),
             Route("/models/load", admin.load, methods=["POST"]),
             Route("/models/unload", admin.unload, methods=["POST"]),
+            Route("/models/pull", admin.pull, methods=["POST"]),
+            Route("/models/pin", admin.pin, methods=["POST"]),
+            Route("/models/unpin", admin.unpin, methods=["POST"]),
+            Route("/nodes/{node}/drain", admin.drain, methods=["POST"]),
+            Route("/nodes/{node}/undrain", admin.undrain, methods=["POST"]),
+            Route("/fleet", fleet.fleet, methods=["GET"]),
+            Route("/fleet/events", fleet.events, methods=["GET"]),
+            Route("/requests/{request_id}", fleet.request, methods=["GET"]),
             Route("/health", status.health, methods=["GET"]),
             Route("/ready", status.ready, methods=["GET"]),
             Route("/version", status.version, methods=["GET"]),

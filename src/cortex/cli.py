@@ -1,27 +1,20 @@
 """The command line of cortex. The only module of the gateway that prints."""
 
-import json
 import logging
 import sys
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
-from cortex import __version__, config, logs
-from cortex.operator import Operator, OperatorError, model_line, table
+from cortex import __version__, cli_fleet, config, logs
 from cortex.supervisor import EX_CONFIG
 from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import first_of
 from protocol.settings import SettingsError
-
-T = TypeVar("T")
-_ANNOUNCED_SECONDS = 10.0
-"""A node that has taken an order says so in its records long before."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,97 +108,6 @@ def serve(
     sys.exit(_run(main()))
 
 
-_url_option = click.option(
-    "--url", default="http://127.0.0.1:31313", show_default=True, help="The gateway's address."
-)
-
-
-@cli.command()
-@_url_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def models(url: str, as_json: bool) -> None:
-    """List the models of a running fleet.
-
-    \b
-    Examples:
-      cortex models
-      cortex models --json
-    """
-    found = _asked(lambda: Operator(url).models())
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif found:
-        click.echo("\n".join(table(found)))
-    else:
-        click.echo("No node has a model yet. Start one: neuron serve --model FOLDER_OR_ID")
-
-
-@cli.command()
-@click.argument("model")
-@_url_option
-@click.option("--node", default="", help="Where; may be left out when there is only one.")
-@click.option("--source", default="", help="A folder on the node, or a Hugging Face id.")
-@click.option("--no-wait", is_flag=True, help="Do not wait until it is ready.")
-def load(model: str, url: str, node: str, source: str, no_wait: bool) -> None:
-    """Load a model on a node of a running fleet.
-
-    \b
-    Examples:
-      cortex load Qwen/Qwen3-8B --node beast
-      cortex load mine --node beast --source /srv/models/mine
-    """
-    operator = Operator(url)
-    taken = _asked(lambda: operator.load(model, node=node, source=source))
-    (where,) = taken["nodes"]
-    said = f"{taken['model']} on {where}: on its way"
-    click.echo(said)
-    seen_at = time.monotonic()
-    while not no_wait:
-        time.sleep(0.5)
-        listed = _asked(operator.models)
-        now = next((m for m in listed if m["id"] == taken["model"] and where in m["nodes"]), None)
-        if now is None:
-            if time.monotonic() - seen_at > _ANNOUNCED_SECONDS:
-                click.echo(f"cortex: {where} does not have it any more; see its log.", err=True)
-                sys.exit(1)
-            continue
-        seen_at = time.monotonic()
-        if model_line(now) != said:
-            said = model_line(now)
-            click.echo(said)
-        if now["state"] in ("ready", "failed"):
-            sys.exit(1 if now["state"] == "failed" else 0)
-
-
-@cli.command()
-@click.argument("model")
-@_url_option
-@click.option("--node", default="", help="Where; else on all nodes that have it.")
-@click.option(
-    "--drain-seconds", default=0.0, help="What still runs then goes on elsewhere; 0 = no limit."
-)
-def unload(model: str, url: str, node: str, drain_seconds: float) -> None:
-    """Unload a model; running answers are not cut.
-
-    \b
-    Examples:
-      cortex unload Qwen/Qwen3-8B
-      cortex unload Qwen/Qwen3-8B --node beast --drain-seconds 30
-    """
-    operator = Operator(url)
-    taken = _asked(lambda: operator.unload(model, node=node, drain_seconds=drain_seconds))
-    click.echo(f"{taken['model']} on {', '.join(taken['nodes'])}: being unloaded")
-
-
-def _asked(ask: Callable[[], T]) -> T:
-    """What the gateway answers; else its reason, and the end."""
-    try:
-        return ask()
-    except OperatorError as error:
-        click.echo(f"cortex: {error}", err=True)
-        sys.exit(1)
-
-
 def _replaced(struct: Any, **values: object) -> Any:
     return msgspec.structs.replace(struct, **{k: v for k, v in values.items() if v is not None})
 
@@ -225,3 +127,6 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
             raise
         click.echo(f"cortex: {reason}", err=True)
         return EX_CONFIG if isinstance(reason, SettingsError) else 1
+
+
+cli_fleet.add_to(cli)

@@ -291,6 +291,7 @@ class Dispatcher:
     def _check(self, patience: Patience, stream: Stream) -> None:
         decision = self._decide_and_want(stream.job.request.model)
         stream.waits_for = said(decision)
+        stream.record.waits_for(stream.waits_for)
         patience.check(decision, is_patient=False)
 
     def _decide_and_want(self, model: str) -> router.Decision:

@@ -198,6 +198,10 @@ class Fleet:
         """All slots of its ready nodes."""
         return sum(p.record.slots for p in self.ready(model))
 
+    def node(self, name: str) -> Node | None:
+        """What is known of one."""
+        return self._nodes.get(name)
+
     def alive_names(self) -> set[str]:
         """The nodes whose heartbeats arrive."""
         return {node.name for node in self.alive()}

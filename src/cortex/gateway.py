@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from cortex.catalogue import Catalogue
+from cortex.control import Control
 from cortex.demand import Demands
 from cortex.dispatch import Dispatcher
 from cortex.evictor import Strategy
 from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.history import History
 from cortex.lease import Lease
 from cortex.metrics import Metrics
 from cortex.mirror import Mirror
@@ -64,11 +66,22 @@ class Gateway:
         self.started_at = time.time()
         self.bus = bus
         self.fleet = Fleet(admitted=options.admitted)
-        self.metrics = Metrics()
+        self.history = History()
+        self.metrics = Metrics(self.history)
+        self.strategy = options.strategy
         self.catalogue = Catalogue()
         self.standing = Standing()
-        demands = Demands()
-        self.survey = Survey(self.fleet, self.catalogue, demands, self.standing)
+        self.demands = Demands()
+        self.survey = Survey(self.fleet, self.catalogue, self.demands, self.standing)
+        self.control = Control(
+            bus,
+            self.instance,
+            fleet=self.fleet,
+            catalogue=self.catalogue,
+            standing=self.standing,
+            survey=self.survey,
+            strategy=options.strategy,
+        )
         self._could = Prospects(self.survey, self.fleet, self.catalogue)
         self.dispatcher = Dispatcher(
             bus,
@@ -92,7 +105,7 @@ class Gateway:
         )
         self.lease = Lease(bus, self.id, self.instance, on_change=self._placer_changed)
         self._views = [
-            KvView(bus, keys.WANTED, self._then_place(demands.key_changed)),
+            KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed)),
             placements := KvView(bus, keys.PLACEMENT, self._then_place(self.standing.key_changed)),
             evictions := KvView(bus, keys.EVICTION, lambda key, value: None),
         ]
@@ -102,7 +115,7 @@ class Gateway:
             epoch=lambda: self.lease.epoch,
             fleet=self.fleet,
             catalogue=self.catalogue,
-            demands=demands,
+            demands=self.demands,
             survey=self.survey,
             placements=Mirror(placement, placements, lambda key: key.startswith("node.")),
             evictions=Mirror(eviction, evictions, lambda key: True),

@@ -10,6 +10,7 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from cortex.histograms import Histogram
+from cortex.history import History
 from cortex.record import GAP_BOUNDS, Continuity, Record
 from protocol.errors import ErrorCode, WireError
 
@@ -58,7 +59,8 @@ _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 class Metrics:
     """The gateway's registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
+        self._history = history
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "cortex_requests", "Requests by outcome.", ["outcome"], registry=self._registry
@@ -98,12 +100,17 @@ class Metrics:
             "cortex_request_seconds", "From admission to the end.", _LATENCY
         )
 
+    def began(self, record: Record) -> None:
+        """A request was admitted."""
+        self._history.began(record)
+
     def request(self, outcome: Outcome, record: Record | None = None) -> None:
         """A request ended; without a *record* it was refused at the door."""
         self._requests.labels(outcome).inc()
         if record is None:
             return
         log.info("%s", record.line(outcome))
+        self._history.ended(record, outcome)
         model = record.model
         self._moves.inc(record.moves)
         if record.was_near is not None:

@@ -1,6 +1,5 @@
 """``models.toml``: profiles of models, checked, with errors for the person who wrote the file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -56,15 +55,6 @@ def load(path: Path | None) -> tuple[Profile, ...] | None:
         aliases = (*known.aliases, *({alias} - set(known.aliases)))
         profiles[model] = msgspec.structs.replace(known, aliases=aliases)
     return tuple(profiles.values())
-
-
-def without_effect(profiles: Sequence[Profile]) -> list[str]:
-    """Keys that are kept for the placement of models, which does not exist yet."""
-    usual = Profile("")
-    working = ("id", "aliases", "harness", "limit", "sampling")
-    fields = [field for field in usual.__struct_fields__ if field not in working]
-    set_by = [f for f in fields if any(getattr(p, f) != getattr(usual, f) for p in profiles)]
-    return set_by + ["limit.context"] * any(profile.limit.context for profile in profiles)
 
 
 def _check(profile: Profile, where: str) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 TIMEOUT_SECONDS = 10.0
@@ -23,15 +25,27 @@ class Operator:
         entries: list[dict[str, Any]] = self._call("/v1/models")["data"]
         return entries
 
-    def load(self, model: str, *, node: str, source: str) -> dict[str, Any]:
-        """Tells a node to load a model."""
-        body = {"model": model, "node": node, "source": source}
-        return self._call("/models/load", {k: v for k, v in body.items() if v})
+    def fleet(self) -> dict[str, Any]:
+        """``/fleet``: nodes with their devices and models, and what is wanted of them."""
+        return self._call("/fleet")
 
-    def unload(self, model: str, *, node: str, drain_seconds: float) -> dict[str, Any]:
-        """Tells one node, or all that have it, to unload a model."""
-        body = {"model": model, "node": node, "drain_seconds": drain_seconds}
-        return self._call("/models/unload", {k: v for k, v in body.items() if v})
+    def request(self, request_id: str) -> dict[str, Any]:
+        """What became of a request."""
+        return self._call(f"/requests/{urllib.parse.quote(request_id, safe='')}")
+
+    def tell(self, path: str, **body: Any) -> dict[str, Any]:
+        """An order to the fleet, without what is empty."""
+        return self._call(path, {k: v for k, v in body.items() if v})
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Changes of models' states, until the gateway ends; first what is now."""
+        try:
+            with urllib.request.urlopen(f"{self._url}/fleet/events", timeout=30) as answer:
+                for line in answer:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line.removeprefix(b"data: "))
+        except (OSError, ValueError) as error:
+            raise OperatorError(f"the gateway at {self._url} is gone ({error}).") from None
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
@@ -83,9 +97,15 @@ def table(models: list[dict[str, Any]]) -> list[str]:
     for model in models:
         notes = [f"alias of {model['root']}"] if model["root"] != model["id"] else []
         notes += [model["error"]] if model["error"] else []
+        if not model["nodes"] and model["available_on"] and not model["error"]:
+            notes.append(f"can be loaded on {', '.join(model['available_on'])}")
         nodes = ", ".join(model["nodes"]) or "-"
         rows.append((model["id"], state_text(model), nodes, "; ".join(notes)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [
-        "  ".join((*(row[c].ljust(widths[c]) for c in range(3)), row[3])).rstrip() for row in rows
-    ]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns for people; the first row is the heading."""
+    columns = len(rows[0])
+    widths = [max(len(row[column]) for row in rows) for column in range(columns)]
+    return ["  ".join(row[c].ljust(widths[c]) for c in range(columns)).rstrip() for row in rows]

@@ -175,8 +175,12 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
         return Misfit(node.name, f"the model is restricted to {places}")
     if node.is_draining:
         return Misfit(node.name, "it drains")
-    if any(resident.model == need.model for resident in node.residents):
-        return Misfit(node.name, "it has the model already")
+    for resident in node.residents:
+        if resident.model == need.model:
+            why = (
+                "it has the model already" if resident.is_ready else "the model comes or goes there"
+            )
+            return Misfit(node.name, why)
     if need.model in node.refused:
         return Misfit(node.name, node.refused[need.model])
     need = need._replace(bytes_each=node.sizes.get(need.model, need.bytes_each))

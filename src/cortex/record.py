@@ -13,6 +13,9 @@ from protocol.job import Job
 GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+_KEPT_WAITS = 20
+
+
 class Continuity(StrEnum):
     """How an answer came through the failures of those who computed it."""
 
@@ -33,6 +36,8 @@ class Record:
         """The last one that accepted it."""
         self.was_near: bool | None = None
         """A node with the prompt's beginning took it; None when none was asked."""
+        self.waited_for: list[str] = []
+        """What happened to its model while it waited, the latest last."""
         self.moves = 0
         """How often a neuron that had accepted it was left."""
         self.continuity = Continuity.UNDISTURBED
@@ -105,6 +110,32 @@ class Record:
             case Broken(error):
                 self.error = error.code
                 self._ended = self._clock()
+
+    def told(self, outcome: str) -> dict[str, object]:
+        """For whoever asks; times in seconds."""
+        usage = self.usage
+        return {
+            "id": self.id,
+            "model": self.model,
+            "node": self.node or None,
+            "outcome": outcome,
+            "error": self.error or None,
+            "waited_for": self.waited_for,
+            "queue_seconds": self.queue_seconds,
+            "first_token_seconds": self.first_token_seconds,
+            "seconds": self.seconds,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": usage.cached_tokens if usage else None,
+            "tokens": self.tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "moves": self.moves,
+            "continuity": self.continuity,
+        }
+
+    def waits_for(self, what: str) -> None:
+        """In the line: what its model's load has come to."""
+        if what and (not self.waited_for or self.waited_for[-1] != what):
+            self.waited_for = [*self.waited_for[-_KEPT_WAITS + 1 :], what]
 
     def line(self, outcome: str) -> str:
         """For the log."""

@@ -18,7 +18,6 @@ from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
 from cortex.gateway import Gateway, Options, running_gateway
 from protocol.bus import Bus
-from protocol.catalogue import Profile
 from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.settings import SettingsError, read_token
 
@@ -50,7 +49,7 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _stop_or_force, stop)
     models_path = Path(config.models_config) if config.models_config else None
-    profiles = _read_models(models_path)
+    profiles = models_file.load(models_path)
     listener = open_socket(config.gateway.listen)
     metrics_listener = open_socket(config.gateway.metrics_listen)
     bus = await Bus.connect(
@@ -93,16 +92,9 @@ def options_of(config: GatewayConfig) -> Options:
     )
 
 
-def _read_models(path: Path | None) -> tuple[Profile, ...] | None:
-    profiles = models_file.load(path)
-    if keys := models_file.without_effect(profiles or ()):
-        log.warning("models.toml: %s: kept, but without effect yet", ", ".join(keys))
-    return profiles
-
-
 def _read_models_again(gateway: Gateway, path: Path | None) -> None:
     try:
-        gateway.reload(_read_models(path))
+        gateway.reload(models_file.load(path))
         log.info("read the catalogue again")
     except SettingsError as error:
         log.error("kept the catalogue as it was: %s", error)

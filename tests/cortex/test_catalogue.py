@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cortex.catalogue import Catalogue
-from cortex.models_file import load, without_effect
+from cortex.models_file import load
 from protocol import codec, keys
 from protocol.catalogue import CatalogueRecord, Limits, Origin, Profile, SamplingDefaults
 from protocol.generate import GenerateRequest, Message, Role, Sampling
@@ -149,17 +149,3 @@ def test_a_newer_versions_record_is_read_and_rubbish_ignored() -> None:
     catalogue.key_changed("m", b'{"instance":"i","profile":{"id":"m","new":1},"more":2}')
     catalogue.key_changed("n", b"rubbish")
     assert catalogue.models == ["m"]
-
-
-def test_keys_that_do_nothing_yet_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "models.toml"
-    path.write_text(FILE)
-    assert without_effect(load(path) or ()) == [
-        "min_devices",
-        "min_device_vram_mb",
-        "vram_mb",
-        "pinned_on",
-        "residency_priority",
-        "limit.context",
-    ]
-    assert without_effect((Profile("m", ("a",), limit=Limits(output=1)),)) == []

@@ -36,7 +36,12 @@ async def test_a_model_is_loaded_served_and_unloaded(nats: NatsServer) -> None:
     async with scripted_fleet(nats, script) as fleet:
         taken = await tell(fleet, "load", model="second", source=DEMO)
         assert taken.status_code == 202
-        assert taken.json() == {"status": "loading", "model": "second", "nodes": ["n1"]}
+        assert taken.json() == {
+            "status": "loading",
+            "model": "second",
+            "nodes": ["n1"],
+            "victims": [],
+        }
         await fleet.ready("second")
         assert (await fleet.chat(model="second")).status_code == 200
         assert (await tell(fleet, "load", model="second", source=DEMO)).status_code == 202
@@ -60,7 +65,7 @@ async def test_an_unload_lets_streams_finish(nats: NatsServer) -> None:
         assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
         again = await tell(fleet, "load", model=MODEL)
         assert again.status_code == 503
-        assert "is being unloaded" in says(again)[1]
+        assert "comes or goes there" in says(again)[1]
         await playing
         assert tape.text == "".join(words(1, 100))
         assert tape.worst_gap < 1.0
@@ -100,13 +105,19 @@ async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> N
 @pytest.mark.parametrize(
     ("verb", "body", "status", "says_"),
     [
-        ("load", {"model": "x"}, 400, "node: say which. There are: n1, n2."),
-        ("load", {"model": "x", "node": "n3"}, 400, "there is no node 'n3'. There are: n1, n2."),
+        ("load", {"model": "x"}, 404, "No node offers the model 'x', nor is it in the catalogue."),
+        (
+            "load",
+            {"model": "x", "source": "demo"},
+            400,
+            "node: say which. There are: n1, n2.",
+        ),
+        ("load", {"model": MODEL, "node": "n3"}, 400, "there is no node 'n3'. There are: n1, n2."),
         ("load", {"modle": "x"}, 400, "unknown field `modle`"),
         ("load", {}, 400, "missing required field `model`"),
-        ("load", {"model": "", "node": "n1"}, 404, "names no model"),
-        ("unload", {"model": "x"}, 404, "No node has the model 'x'. There are: cortex-demo."),
-        ("unload", {"model": "x", "node": "n1"}, 404, "n1 has no model 'x'. It has: cortex-demo."),
+        ("load", {"model": "", "node": "n1", "source": "/"}, 404, "names no model"),
+        ("unload", {"model": "x"}, 404, "No node has the model 'x' loaded. Loaded are: cortex-d"),
+        ("unload", {"model": "x", "node": "n1"}, 404, "Node n1 does not have the model 'x' loaded"),
     ],
 )
 async def test_orders_that_cannot_be_obeyed(

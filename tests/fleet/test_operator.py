@@ -46,7 +46,9 @@ async def test_models_are_listed_loaded_and_unloaded(nats: NatsServer, tmp_path:
         assert left == Said("second on n1: being unloaded\n", "", 0)
         refused = await cortex("unload", "third", "--url", url)
         assert refused.status == 1
-        assert refused.err.startswith("cortex: No node has the model 'third'. There are: cortex")
+        assert refused.err.startswith(
+            "cortex: No node has the model 'third' loaded. Loaded are: cortex"
+        )
 
 
 async def test_nobody_answers() -> None:

@@ -1,10 +1,8 @@
-"""``POST /models/load`` and ``/models/unload``: what operators tell the fleet to do.
+"""The verbs of operators over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``.
 
-From this machine only, as long as there are no keys that could tell an operator from a guest; what
-a proxy forwards is not from here, and what a web page sends is not JSON.
+They take JSON and nothing else: a web page of somebody else's cannot send that.
 """
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -12,22 +10,25 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cortex.api.errors import envelope, http_of, plain_envelope
-from cortex.gateway import Gateway
-from protocol import codec, subjects
+from cortex.api.access import refused_unless_from_here
+from cortex.api.errors import envelope, http_of
+from cortex.control import Control, Planned
 from protocol.errors import ErrorCode, FleetError
-from protocol.orders import LoadOrder, UnloadOrder
 
 T = TypeVar("T")
-ANSWER_SECONDS = 2.0
+Answer = dict[str, object]
 
 
-class _Load(msgspec.Struct, forbid_unknown_fields=True):
+class _Model(msgspec.Struct, forbid_unknown_fields=True):
+    """Of load, pull and unpin."""
+
     model: str
     node: str = ""
-    """Where; empty = the only node."""
+    """Where; empty = where it fits best, everywhere, or wherever it is pinned."""
     source: str = ""
-    """A folder on the node or a Hugging Face id; empty = the model's id."""
+    """A folder on the node or a Hugging Face id; empty = as the catalogue or the node knows."""
+    dry_run: bool = False
+    """Only say what a load would do."""
 
 
 class _Unload(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,104 +37,138 @@ class _Unload(msgspec.Struct, forbid_unknown_fields=True):
     """Where; empty = wherever it is."""
     drain_seconds: float = 0.0
     """What still runs then goes on elsewhere; 0 = no limit."""
+    force: bool = False
+    """Although it is pinned."""
+
+
+class _Pin(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    nodes: tuple[str, ...] = ()
+    """Empty = where it is."""
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
 
 
 class Admin:
-    """The endpoints."""
+    """The endpoints; each answers as soon as an order is taken or a wish is stored."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, control: Control) -> None:
+        self._control = control
 
     async def load(self, request: Request) -> Response:
-        """Answers as soon as the node has taken the order."""
-        return await _answered(request, self._load)
+        """Has a model loaded, or says what that would do."""
+
+        async def work(asked: _Model) -> Answer:
+            if asked.dry_run:
+                return _explained(self._control.plan(asked.model, asked.node))
+            done = await self._control.load(asked.model, asked.node, asked.source)
+            if done.already or done.fit is None:
+                nodes, victims = sorted(done.already), []
+            else:
+                nodes, victims = [done.fit.node], [v.model for v in done.fit.victims]
+            return {"status": "loading", "model": done.model, "nodes": nodes, "victims": victims}
+
+        return await _answered(request, _Model, work)
 
     async def unload(self, request: Request) -> Response:
-        """Answers as soon as the nodes have taken the order."""
-        return await _answered(request, self._unload)
+        """Has a model unloaded."""
 
-    async def _load(self, body: bytes) -> dict[str, object]:
-        asked = _decoded(body, _Load)
-        model = self._gateway.catalogue.resolve(asked.model, self._gateway.fleet.models())
-        node = asked.node or self._only_node()
-        source = asked.source or self._gateway.catalogue.profile(model).source
-        await self._order(node, "load", codec.encode(LoadOrder(model, source)))
-        return {"status": "loading", "model": model, "nodes": [node]}
-
-    async def _unload(self, body: bytes) -> dict[str, object]:
-        asked = _decoded(body, _Unload)
-        fleet = self._gateway.fleet
-        model = self._gateway.catalogue.resolve(asked.model, fleet.models())
-        nodes = [asked.node] if asked.node else [p.record.node for p in fleet.placed(model)]
-        if not nodes:
-            have = ", ".join(fleet.models()) or "none"
-            raise FleetError(
-                ErrorCode.MODEL_NOT_FOUND,
-                f"No node has the model {asked.model!r}. There are: {have}.",
-                param="model",
+        async def work(asked: _Unload) -> Answer:
+            model, nodes = await self._control.unload(
+                asked.model, asked.node, asked.drain_seconds, force=asked.force
             )
-        for node in nodes:
-            await self._order(node, "unload", codec.encode(UnloadOrder(model, asked.drain_seconds)))
-        return {"status": "unloading", "model": model, "nodes": sorted(nodes)}
+            return {"status": "unloading", "model": model, "nodes": nodes}
 
-    def _only_node(self) -> str:
-        names = sorted(self._gateway.fleet.alive_names())
-        if len(names) == 1:
-            return names[0]
-        have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
-        raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
+        return await _answered(request, _Unload, work)
 
-    async def _order(self, node: str, verb: str, data: bytes) -> None:
-        names = self._gateway.fleet.alive_names()
-        if node not in names:
-            have = ", ".join(sorted(names)) or "none"
-            raise FleetError(
-                ErrorCode.INVALID_REQUEST,
-                f"node: there is no node {node!r}. There are: {have}.",
-                param="node",
-            )
-        subject = subjects.node_verb(node, verb)
-        answer = await self._gateway.bus.request(subject, data, timeout=ANSWER_SECONDS)
-        if answer is None:
-            raise FleetError(
-                ErrorCode.MODEL_UNAVAILABLE,
-                f"Node {node} has not answered within {ANSWER_SECONDS:.0f} s.",
-                retry_after_seconds=2,
-            )
-        reply = codec.read_order_reply(answer)
-        if reply.error is not None:
-            raise FleetError.of(reply.error)
+    async def pull(self, request: Request) -> Response:
+        """Has a model's files fetched."""
+
+        async def work(asked: _Model) -> Answer:
+            model, nodes = await self._control.pull(asked.model, asked.node, asked.source)
+            return {"status": "fetching", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Model, work)
+
+    async def pin(self, request: Request) -> Response:
+        """Has a model always loaded."""
+
+        async def work(asked: _Pin) -> Answer:
+            model, nodes = await self._control.pin(asked.model, asked.nodes)
+            return {"status": "pinned", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Pin, work)
+
+    async def unpin(self, request: Request) -> Response:
+        """Takes that back."""
+
+        async def work(asked: _Model) -> Answer:
+            model, nodes = await self._control.unpin(asked.model, asked.node)
+            return {"status": "unpinned", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Model, work)
+
+    async def drain(self, request: Request) -> Response:
+        """Has a node emptied."""
+
+        async def work(_: _Nothing) -> Answer:
+            node = request.path_params["node"]
+            await self._control.drain(node)
+            return {"status": "draining", "node": node}
+
+        return await _answered(request, _Nothing, work)
+
+    async def undrain(self, request: Request) -> Response:
+        """Takes that back."""
+
+        async def work(_: _Nothing) -> Answer:
+            node = request.path_params["node"]
+            await self._control.undrain(node)
+            return {"status": "in use", "node": node}
+
+        return await _answered(request, _Nothing, work)
+
+
+def _explained(planned: Planned) -> Answer:
+    """A plan with its reasons."""
+    return {
+        "status": "planned" if planned.fit else "impossible",
+        "model": planned.model,
+        "memory": list(planned.lines),
+        "fits": [
+            {
+                "node": fit.node,
+                "devices": list(fit.devices),
+                "victims": [victim.model for victim in fit.victims],
+                "has_files": fit.has_files,
+                "left_bytes": fit.left_bytes,
+            }
+            for fit in planned.answer.fits
+        ],
+        "misfits": [{"node": m.node, "why": m.why} for m in planned.answer.misfits],
+    }
 
 
 async def _answered(
-    request: Request, work: Callable[[bytes], Awaitable[dict[str, object]]]
+    request: Request, kind: type[T], work: Callable[[T], Awaitable[Answer]]
 ) -> Response:
-    if not _is_from_here(request):
-        message = "Models are loaded and unloaded from the gateway's own machine only."
-        body = plain_envelope(message, "forbidden", "permission_error")
-        return Response(body, 403, media_type="application/json")
+    if refusal := refused_unless_from_here(request):
+        return refusal
     try:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             message = "Content-Type: it has to be application/json."
             raise FleetError(ErrorCode.INVALID_REQUEST, message)
-        done = await work(await request.body())
+        done = await work(_decoded(await request.body(), kind))
     except FleetError as error:
         status = http_of(error.error).status
         return Response(envelope(error.error), status, media_type="application/json")
     return Response(msgspec.json.encode(done), 202, media_type="application/json")
 
 
-def _is_from_here(request: Request) -> bool:
-    if any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip")):
-        return False
-    try:
-        return ipaddress.ip_address(request.client.host if request.client else "").is_loopback
-    except ValueError:
-        return False
-
-
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.MsgspecError as error:
         raise FleetError(ErrorCode.INVALID_REQUEST, f"{error}.") from None

@@ -50,6 +50,7 @@ class ChatCompletions:
                 priority=call.priority,
             ) as stream:
                 record = stream.record
+                self._metrics.began(record)
                 relay = Relay(stream, send)
                 async with watching_disconnect(receive, stream.inbox.close):
                     if call.stream:

@@ -32,6 +32,7 @@ class Streams:
             seen = _seen(scope, job_id)
             async with self._dispatcher.take_up(job_id, caller_of(scope).owner) as stream:
                 record = stream.record
+                self._metrics.began(record)
                 job, client = stream.job, stream.job.client
                 assert client is not None, "only streams are handed over"
                 model = client.model or job.request.model

@@ -148,6 +148,7 @@ class Model:
         self._pauses = _Pauses(failures)
         self._begins = begins
         self._took = took
+        self._seconds = offer.load_seconds
         self._loads = 0
         self._recycling = False
         self._hold: Hold | None = None
@@ -247,7 +248,8 @@ class Model:
         start = self._settings.start(folder, self.offer.profile, hold)
         engine = await self._start_engine(start, on_progress=self._on_load)
         self._engine = engine
-        self._took(time.monotonic() - began)
+        self._seconds = round(time.monotonic() - began, 2)
+        self._took(self._seconds)
         try:
             await self._serve_with(engine, prompter)
         finally:
@@ -345,7 +347,7 @@ class Model:
             estimate=self._hold.estimate if self._hold else self.offer.estimate,
             devices=self._hold.devices if self._hold else (),
             reserved_bytes=self._hold.estimate.bytes_each if self._hold else 0,
-            load_seconds=self.offer.load_seconds,
+            load_seconds=self._seconds,
             why=self._why,
             loads=self._loads,
         )

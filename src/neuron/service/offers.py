@@ -59,13 +59,11 @@ class Offers:
         """An order names a model: from now on it is known. Raises ``FleetError`` for a source
         without a usable name."""
         if not source and profile is not None:
-            source = profile.source
+            source = _listed_source(profile)
         known = self._offers.get(model)
         if not source:
             source = known.source if known else model
-        if store.model_id(source) != model:
-            source = f"{model}={source}"
-            store.model_id(source)
+        source = _named_so(model, source)
         self._sources[model] = source
         self._set(model, source, profile or self._catalogue.get(model) or Profile(model))
 
@@ -82,10 +80,12 @@ class Offers:
         cached, found = await asyncio.to_thread(self._found)
         sources = {**cached, **found, **self._sources}
         for model, profile in self._catalogue.items():
-            if profile.source and (not profile.nodes or self._config.name in profile.nodes):
-                sources[model] = f"{model}={profile.source}"
-            elif not profile.nodes or self._config.name in profile.nodes:
-                sources.setdefault(model, model)
+            if not profile.nodes or self._config.name in profile.nodes:
+                listed = _listed_source(profile) or sources.get(model, model)
+                try:
+                    sources[model] = _named_so(model, listed)
+                except FleetError as error:
+                    log.warning("not offered: %s", error)
         if not sources:
             sources = {store.DEMO_ID: store.DEMO_ID}
         for model in set(self._offers) - set(sources) - set(loaded):
@@ -122,7 +122,7 @@ class Offers:
 
     def took(self, model: str, seconds: float) -> None:
         """A load of it took so long."""
-        self._offers[model] = self._offers[model]._replace(load_seconds=round(seconds, 2))
+        self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
 
     def _set(self, model: str, source: str, profile: Profile) -> None:
         known = self._offers.get(model)
@@ -139,6 +139,21 @@ class Offers:
         ]
         cached = hub.cached_models() if self._config.offer_hub_cache else []
         return _named(cached), _named(folders)
+
+
+def _listed_source(profile: Profile) -> str:
+    """Where a profile says the files are; empty when it does not."""
+    if not profile.revision:
+        return profile.source
+    return f"{profile.source or profile.id}@{profile.revision}"
+
+
+def _named_so(model: str, source: str) -> str:
+    """*source* such that the model has this name. Raises ``FleetError`` for an unusable one."""
+    if store.model_id(source) == model:
+        return source
+    store.model_id(f"{model}={source}")
+    return f"{model}={source}"
 
 
 def _named(sources: Iterable[str]) -> dict[str, str]:
