@@ -26,7 +26,7 @@ log = logging.getLogger("api")
 def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     """The API of one gateway."""
     models = Models(gateway)
-    admin = Admin(gateway.control)
+    admin = Admin(gateway.placing.control)
     fleet = FleetView(gateway)
     status = _Status(gateway, metrics_url)
     return Starlette(

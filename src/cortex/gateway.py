@@ -7,45 +7,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 from cortex.catalogue import Catalogue
-from cortex.control import Control
-from cortex.demand import Demands
 from cortex.dispatch import Dispatcher
-from cortex.evictor import Strategy
 from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
 from cortex.history import History
-from cortex.lease import Lease
 from cortex.metrics import Metrics
-from cortex.mirror import Mirror
-from cortex.patience import PLACE_SECONDS
-from cortex.placer import Placer
-from cortex.prospects import Prospects
-from cortex.standing import Standing
-from cortex.survey import Survey
+from cortex.placing import Options, Placing
 from cortex.wants import Wants
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvBucket, KvView
-from protocol.bus.view import Listener
 from protocol.catalogue import Profile
-from protocol.fleet import GatewayHeartbeat
+from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 
 HEARTBEAT_SECONDS = 0.5
-
-
-class Options(NamedTuple):
-    """What may differ between gateways; it should not between those of one fleet."""
-
-    strategy: Strategy = Strategy.LRU
-    """Who goes first when memory is needed."""
-    defrag_after_cycles: int = 0
-    """Loads on a node after which its older engines are started anew; 0 = never."""
-    place_seconds: float = PLACE_SECONDS
-    """How long a request waits for a place for its model."""
-    admitted: frozenset[str] = frozenset()
-    """Only these nodes are used; empty = all."""
+_SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
 USUAL = Options()
@@ -68,27 +45,22 @@ class Gateway:
         self.fleet = Fleet(admitted=options.admitted)
         self.history = History()
         self.metrics = Metrics(self.history)
-        self.strategy = options.strategy
         self.catalogue = Catalogue()
-        self.standing = Standing()
-        self.demands = Demands()
-        self.survey = Survey(self.fleet, self.catalogue, self.demands, self.standing)
-        self.control = Control(
+        self.placing = Placing(
             bus,
+            self.id,
             self.instance,
             fleet=self.fleet,
             catalogue=self.catalogue,
-            standing=self.standing,
-            survey=self.survey,
-            strategy=options.strategy,
+            options=options,
+            on_change=self._lease_changed,
         )
-        self._could = Prospects(self.survey, self.fleet, self.catalogue)
         self.dispatcher = Dispatcher(
             bus,
             self.fleet,
             self.catalogue,
             self.id,
-            could=self._could.of,
+            could=self.placing.prospects.of,
             on_wanted=self._wanted,
             place_seconds=options.place_seconds,
         )
@@ -97,48 +69,23 @@ class Gateway:
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
-        wanted, placement, eviction = (
-            KvBucket(bus, name) for name in (keys.WANTED, keys.PLACEMENT, keys.EVICTION)
-        )
         self._wants = Wants(
-            wanted, self.id, self.instance, self.dispatcher.wanted, options.place_seconds
-        )
-        self.lease = Lease(bus, self.id, self.instance, on_change=self._placer_changed)
-        self._views = [
-            KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed)),
-            placements := KvView(bus, keys.PLACEMENT, self._then_place(self.standing.key_changed)),
-            evictions := KvView(bus, keys.EVICTION, lambda key, value: None),
-        ]
-        self.placer = Placer(
-            bus,
+            KvBucket(bus, keys.WANTED),
+            self.id,
             self.instance,
-            epoch=lambda: self.lease.epoch,
-            fleet=self.fleet,
-            catalogue=self.catalogue,
-            demands=self.demands,
-            survey=self.survey,
-            placements=Mirror(placement, placements, lambda key: key.startswith("node.")),
-            evictions=Mirror(eviction, evictions, lambda key: True),
-            strategy=options.strategy,
-            defrag_after=options.defrag_after_cycles,
+            self.dispatcher.wanted,
+            options.place_seconds,
         )
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_gauges()
 
-    def _placer_changed(self) -> None:
-        self._pulse_wanted.set()  # neurons learn of the new epoch before any order of the old one
-        self.placer.wake()
+    def _lease_changed(self) -> None:
+        """Neurons learn of a new epoch before any order of the old one comes."""
+        self._pulse_wanted.set()
 
     def _wanted(self) -> None:
         self._wants.wake()
-
-    def _then_place(self, listener: Listener) -> Listener:
-        def changed(key: str, value: bytes | None) -> None:
-            listener(key, value)
-            self.placer.wake()
-
-        return changed
 
     @property
     def why_not_ready(self) -> str:
@@ -147,8 +94,9 @@ class Gateway:
             return "no connection to NATS"
         if not self._view.filled.is_set():
             return "still reading the fleet's state"
-        if not any(self.fleet.ready(model) for model in self.fleet.models()):
-            return "no model is ready yet"
+        records = (r for node in self.fleet.alive() for r in self.fleet.records_of(node))
+        if not any(r.state in _SERVABLE and not r.error for r in records):
+            return "no model is ready yet, or could be loaded when it is wanted"
         return ""
 
     async def run(self) -> None:
@@ -160,11 +108,8 @@ class Gateway:
             tasks.create_task(self._view.run(), name="view")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
-            for view in self._views:
-                tasks.create_task(view.run(), name="view of placement")
             tasks.create_task(self._wants.run(), name="wants")
-            tasks.create_task(self.lease.run(), name="lease")
-            tasks.create_task(self.placer.run(), name="placer")
+            tasks.create_task(self.placing.run(), name="placing")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
@@ -228,7 +173,7 @@ class Gateway:
         while True:
             self._pulse_wanted.clear()
             if self.bus.is_connected:
-                beat = GatewayHeartbeat(self.id, self.instance, self.lease.epoch)
+                beat = GatewayHeartbeat(self.id, self.instance, self.placing.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
@@ -276,5 +221,5 @@ async def running_gateway(
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await gateway.lease.release()
+                    await gateway.placing.lease.release()
             task.cancel()

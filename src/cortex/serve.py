@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 from cortex import models_file
 from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
-from cortex.gateway import Gateway, Options, running_gateway
+from cortex.gateway import Gateway, running_gateway
+from cortex.placing import Options
 from protocol.bus import Bus
 from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.settings import SettingsError, read_token

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from cortex.gateway import Options
+from cortex.placing import Options
 from neuron.engine.messages import Start
 from protocol import keys
 from protocol.bus import KvView

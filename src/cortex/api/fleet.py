@@ -128,15 +128,15 @@ class FleetView:
             await asyncio.sleep(EVENT_SECONDS)
 
     def _shown(self) -> FleetShown:
-        gateway = self._gateway
-        views = {view.name: view for view in gateway.survey.look().nodes}
-        lease = gateway.lease
+        gateway, placing = self._gateway, self._gateway.placing
+        views = {view.name: view for view in placing.survey.look().nodes}
+        lease = placing.lease
         return FleetShown(
             gateway=gateway.id,
             placer=lease.holder.gateway if lease.holder else "",
             epoch=lease.epoch.revision if lease.epoch else 0,
-            waiting={m: d.waiting for m, d in sorted(gateway.demands.by_model().items())},
-            pins={m: sorted(nodes) for m, nodes in sorted(gateway.standing.pins.items())},
+            waiting={m: d.waiting for m, d in sorted(placing.demands.by_model().items())},
+            pins={m: sorted(nodes) for m, nodes in sorted(placing.standing.pins.items())},
             nodes=[self._node(views[name]) for name in sorted(views)],
         )
 
@@ -165,7 +165,7 @@ class FleetView:
                 )
                 for record in records
             ],
-            eviction=[Turn(*turn) for turn in turns(view.residents, gateway.strategy)],
+            eviction=[Turn(*turn) for turn in turns(view.residents, gateway.placing.strategy)],
         )
 
 
