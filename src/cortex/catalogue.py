@@ -25,6 +25,8 @@ class Catalogue:
         self._records: dict[str, CatalogueRecord] = {}
         self._aliases: dict[str, str] = {}
         self._patterns: list[str] = []
+        self.version = 0
+        """Another one after every change."""
 
     def key_changed(self, key: str, value: bytes | None) -> None:
         """A key of ``cortex_catalogue`` was written, or is gone (None)."""
@@ -37,6 +39,7 @@ class Catalogue:
         except (InvalidName, codec.UnreadableMessage) as error:
             log.warning("ignored %s in %s: %s", key, keys.CATALOGUE, error)
             return
+        self.version += 1
         self._aliases = {
             alias: model
             for model, record in sorted(self._records.items())

@@ -246,7 +246,7 @@ class Dispatcher:
             raise FleetError.of(decision.error)
         if model not in self._lines:
             self._lines[model] = Line(model)
-            self._set_room(model)
+        self._set_room(model)
         return self._lines[model].join(tenant, priority, estimated_tokens(request))
 
     async def _begin(self, stream: Stream, place: Place) -> None:
@@ -366,8 +366,9 @@ class Dispatcher:
     def update_room(self, live_gateways: int) -> None:
         """The fleet changed: what can be handed over now?"""
         self._live_gateways = live_gateways
-        for model in self._lines:
-            self._set_room(model)
+        for model, line in self._lines.items():
+            if line.waiting:
+                self._set_room(model)
 
     def _set_room(self, model: str) -> None:
         if self._fleet.ready(model):

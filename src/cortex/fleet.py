@@ -38,6 +38,9 @@ SETTLED_SECONDS = 3.0
 Clock = Callable[[], float]
 
 
+_NO_LOAD = ModelLoad()
+
+
 class Placed(NamedTuple):
     """One model on one living node."""
 
@@ -72,7 +75,10 @@ class Fleet:
         self._began = clock()
         self._served: dict[str, tuple[str, float]] = {}  # by whom and when a model was last served
         self._nodes: dict[str, Node] = {}
+        self._having: dict[str, dict[str, Node]] = {}  # by model, the nodes with a record of it
         self._changed = asyncio.Event()
+        self.version = 0
+        """Another one after every change of a record, or of who is there."""
 
     # -- events in -----------------------------------------------------------------------------
 
@@ -89,11 +95,14 @@ class Fleet:
                 node.live = codec.read_node_live(value) if value else None
             elif value:
                 node.models[model] = codec.read_model_record(value)
+                self._having.setdefault(model, {})[name] = node
             else:
                 node.models.pop(model, None)
+                self._having.get(model, {}).pop(name, None)
         except (InvalidName, codec.UnreadableMessage) as error:
             log.warning("ignored %s in %s: %s", key, keys.NODES, error)
             return
+        self.version += 1
         self._notify()
 
     def heard(self, heartbeat: NodeHeartbeat) -> None:
@@ -104,6 +113,7 @@ class Fleet:
         now = self._clock()
         if node.heartbeat is None or node.heartbeat.instance != heartbeat.instance:
             node.began_at = now
+            self.version += 1
         node.heartbeat = heartbeat
         node.heard_at = now
         for model in heartbeat.models:
@@ -142,7 +152,11 @@ class Fleet:
 
     def models(self) -> list[str]:
         """Every model that a living node has or could load, sorted."""
-        return sorted({r.model for node in self.alive() for r in self.records_of(node)})
+        return sorted(
+            model
+            for model, nodes in self._having.items()
+            if any(self._record(node, model) for node in nodes.values())
+        )
 
     @property
     def is_new(self) -> bool:
@@ -169,7 +183,7 @@ class Fleet:
 
     def records(self, model: str) -> list[ModelRecord]:
         """What living nodes say of a model, loaded or not."""
-        return [record for node in self.alive() if (record := self._record(node, model))]
+        return [record for _, record in self._of(model)]
 
     def records_of(self, node: Node) -> list[ModelRecord]:
         """Its models, loaded or not, without the records of an earlier life."""
@@ -179,11 +193,9 @@ class Fleet:
     def placed(self, model: str) -> list[Placed]:
         """Where a model is, or is on its way, on living nodes only."""
         return [
-            Placed(record, node.heartbeat.models.get(model, ModelLoad()))
-            for node in self.alive()
-            if node.heartbeat
-            and (record := self._record(node, model))
-            and record.state is not ModelState.ABSENT
+            Placed(record, node.heartbeat.models.get(model, _NO_LOAD))
+            for node, record in self._of(model)
+            if node.heartbeat and record.state is not ModelState.ABSENT
         ]
 
     def ready(self, model: str) -> list[Placed]:
@@ -213,8 +225,17 @@ class Fleet:
                 return node.name
         return None
 
+    def _of(self, model: str) -> Iterator[tuple[Node, ModelRecord]]:
+        """Living nodes with what they say of a model."""
+        return (
+            (node, record)
+            for node in self._having.get(model, {}).values()
+            if (record := self._record(node, model))
+        )
+
     def _record(self, node: Node, model: str) -> ModelRecord | None:
+        """What a living node says in its present life."""
         record = node.models.get(model)
-        if record is None or node.heartbeat is None:
+        if record is None or node.heartbeat is None or not self.is_alive(node):
             return None
         return record if record.instance == node.heartbeat.instance else None

@@ -22,6 +22,8 @@ from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 
 HEARTBEAT_SECONDS = 0.5
+IDLE_SECONDS = 0.02
+"""Changes of the fleet are looked at together while nobody waits for one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
@@ -158,16 +160,21 @@ class Gateway:
 
     async def _follow_fleet(self) -> None:
         """Lets the waiting lines advance and gives ready models their lanes."""
+        provisioned = -1
         while True:
             now = time.monotonic()
             for gateway, heard_at in list(self._gateways.items()):
                 if gateway != self.id and now - heard_at > HEARTBEAT_TIMEOUT_SECONDS:
                     del self._gateways[gateway]
             self.dispatcher.update_room(len(self._gateways))
-            for model in self.fleet.models():
-                if self.fleet.ready(model):
-                    await self.dispatcher.provision(model)
+            if self.fleet.version != provisioned:
+                provisioned = self.fleet.version
+                for model in self.fleet.models():
+                    if self.fleet.ready(model) and not await self.dispatcher.provision(model):
+                        provisioned = -1
             await self.fleet.wait_for_change(1.0)
+            if not self.dispatcher.waiting:
+                await asyncio.sleep(IDLE_SECONDS)  # heartbeats of a large fleet come in hundreds
 
     async def _pulse(self) -> None:
         while True:

@@ -31,7 +31,7 @@ log = logging.getLogger("placer")
 
 LOOK_SECONDS = 0.1
 """Between two looks while something is wanted."""
-IDLE_LOOK_SECONDS = 1.0
+IDLE_LOOK_SECONDS = 2.0
 WRITE_SECONDS = 0.5
 """Between two looks at whether what people read has changed."""
 ANSWER_SECONDS = 2.0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cortex.catalogue import Catalogue
 from cortex.fleet import Fleet
-from cortex.placement import Answer, could_be_had
+from cortex.placement import Answer, NodeView, could_be_had
 from cortex.survey import Survey
 
 KEEP_SECONDS = 0.1
@@ -27,6 +27,7 @@ class Prospects:
         self._catalogue = catalogue
         self._clock = clock
         self._answers: dict[str, Answer | None] = {}
+        self._nodes: tuple[NodeView, ...] | None = None
         self._made = float("-inf")
 
     def of(self, model: str) -> Answer | None:
@@ -34,6 +35,7 @@ class Prospects:
         now = self._clock()
         if now - self._made > KEEP_SECONDS:
             self._answers.clear()
+            self._nodes = None
             self._made = now
         if model not in self._answers:
             self._answers[model] = self._answer(model)
@@ -42,4 +44,6 @@ class Prospects:
     def _answer(self, model: str) -> Answer | None:
         if not self._fleet.records(model) and model not in self._catalogue.models:
             return None
-        return could_be_had(self._survey.need(model), self._survey.look().nodes)
+        if self._nodes is None:
+            self._nodes = self._survey.look().nodes
+        return could_be_had(self._survey.need(model), self._nodes)

@@ -6,7 +6,7 @@ which order is under way. It decides nothing.
 """
 
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -62,6 +62,12 @@ class Survey:
         self._ready_since: dict[Key, float] = {}
         self._loads: deque[tuple[float, str, float]] = deque()
         self._missing_since: dict[Key, float] = {}
+        self._known: set[str] = set()  # nodes that were alive at the last look
+        self._recent: defaultdict[str, float] = defaultdict(
+            float
+        )  # seconds of loads lately, by node
+        self._ready: Counter[str] = Counter()  # replicas, as of the last look
+        self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
 
     def need(self, model: str) -> Need:
         """What a model asks of a node."""
@@ -78,6 +84,9 @@ class Survey:
         """*refused*: what the caller knows to be no use now."""
         self._remember()
         demands = self._demands.by_model()
+        models = self._fleet.models()
+        self._ready = Counter({model: len(self._fleet.ready(model)) for model in models})
+        self._asked = frozenset((*models, *self._catalogue.models, *self._standing.pins, *demands))
         nodes = tuple(self._node(node, demands, refused or {}) for node in self._fleet.alive())
         taken = frozenset(
             node.name
@@ -103,7 +112,6 @@ class Survey:
         loads = {r.model: beat.models.get(r.model, ModelLoad()) for r in held}
         slots = sum(r.slots for r in held)
         busy = sum(load.running + load.queued for load in loads.values())
-        now = self._clock()
         return NodeView(
             node.name,
             tuple(self._devices(node, held)),
@@ -115,20 +123,17 @@ class Survey:
                     r.model: r.error.message for r in records if r.error and r.state not in _HOLDING
                 },
                 **{model: why for (name, model), why in refused.items() if name == node.name},
-                **self._unknown_to(records, demands),
+                **self._unknown_to(records),
             },
             busyness=busy / slots if slots else 0.0,
             is_draining=beat.draining or self._standing.is_drained(node.name),
-            recent_load_seconds=sum(
-                took for at, name, took in self._loads if name == node.name and now - at < 60
-            ),
+            recent_load_seconds=self._recent[node.name],
         )
 
-    def _unknown_to(self, records: list[ModelRecord], demands: dict[str, Demand]) -> dict[str, str]:
+    def _unknown_to(self, records: list[ModelRecord]) -> dict[str, str]:
         """Models that this node does not offer."""
-        asked = {*self._fleet.models(), *self._catalogue.models, *self._standing.pins, *demands}
         known = {record.model for record in records}
-        return dict.fromkeys(asked - known, "it has neither the files nor a source of them")
+        return dict.fromkeys(self._asked - known, "it has neither the files nor a source of them")
 
     def _devices(self, node: Node, held: list[ModelRecord]) -> Iterator[DeviceView]:
         usage = node.live.usage if node.live else ()
@@ -143,7 +148,7 @@ class Survey:
     ) -> Resident:
         model, node = record.model, record.node
         profile = self._catalogue.profile(model)
-        ready = len(self._fleet.ready(model))
+        ready = self._ready[model]
         limits = [profile.idle_seconds] if profile.idle_seconds else []
         if ready > max(1, profile.min_replicas):
             limits.append(EXTRA_IDLE_SECONDS)
@@ -169,19 +174,25 @@ class Survey:
 
     def _remember(self) -> None:
         """Notes what has become ready, and what it took."""
-        now, ready = self._clock(), set()
+        now, ready, alive = self._clock(), set(), set()
         for node in self._fleet.alive():
+            alive.add(node.name)
             for record in self._fleet.records_of(node):
                 key = (node.name, record.model)
                 if record.state is ModelState.READY:
                     ready.add(key)
                     if key not in self._ready_since:
                         self._ready_since[key] = now
-                        self._loads.append((now, node.name, record.load_seconds))
+                        if node.name in self._known:  # else it may have been there for long
+                            self._loads.append((now, node.name, record.load_seconds))
+        self._known = alive
         for key in set(self._ready_since) - ready:
             del self._ready_since[key]
         while self._loads and now - self._loads[0][0] > RECENT_SECONDS:
             self._loads.popleft()
+        self._recent = defaultdict(float)
+        for _, name, took in self._loads:
+            self._recent[name] += took
 
     # -- wants ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from cortex.api.access import refused_unless_from_here
 from cortex.api.errors import plain_envelope
+from cortex.api.kept import Kept
 from cortex.evictor import turns
 from cortex.gateway import Gateway
 from cortex.placement import NodeView
@@ -76,12 +77,16 @@ class FleetView:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._kept = Kept(self._made, lambda: gateway.fleet.version)
+
+    def _made(self) -> bytes:
+        return msgspec.json.encode(self._shown())
 
     async def fleet(self, request: Request) -> Response:
         """``GET /fleet``."""
         if refusal := refused_unless_from_here(request):
             return refusal
-        return Response(msgspec.json.encode(self._shown()), media_type="application/json")
+        return Response(self._kept(), media_type="application/json")
 
     async def request(self, request: Request) -> Response:
         """``GET /requests/{id}``: how a request fared at this gateway."""

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cortex.api.errors import envelope, http_of
+from cortex.api.kept import Kept
 from cortex.gateway import Gateway
 from cortex.router import Refuse
 from protocol.fleet import ModelState, Progress
@@ -60,15 +61,19 @@ class Models:
         self._catalogue = gateway.catalogue
         self._decide = gateway.dispatcher.decide
         self._created = int(gateway.started_at)
+        self._list = Kept(self._listed, lambda: (self._fleet.version, self._catalogue.version))
 
     async def list_all(self, request: Request) -> Response:
         """``GET /v1/models``: all that nodes have or the catalogue lists, under each of their
         names."""
+        return Response(self._list(), media_type="application/json")
+
+    def _listed(self) -> bytes:
         ids = {*self._fleet.models(), *self._catalogue.models}
         names = {**self._catalogue.names, **{model: model for model in ids}}
         data = [self._describe(name, model) for name, model in sorted(names.items())]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return _json(ModelList(data, first, last))
+        return msgspec.json.encode(ModelList(data, first, last))
 
     async def get(self, request: Request) -> Response:
         """``GET /v1/models/{id}``, by any name."""
