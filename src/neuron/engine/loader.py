@@ -162,6 +162,7 @@ def fill_model(
             reported = time.monotonic()
             on_progress(Loading(LoadStage.READING, done, total))
 
+    on_progress(Loading(LoadStage.READING, 0, total))
     for part in model.parts():
         model.place(part)
         load_weights([(by_name[name], slot) for name, slot in part.slots().items()], on_bytes)
