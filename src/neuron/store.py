@@ -101,6 +101,16 @@ def folders_in(place: Path) -> list[Path]:
         return []
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files whose tensors an engine reads. Raises :class:`FleetError` for a folder that lacks
+    one, or cannot be read."""
+    try:
+        names = _file_names(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return [folder / name for name in _weights(folder, names)]
+
+
 def revision_digest(folder: Path) -> str:
     """Names the content of a model folder: equal on nodes whose files are equal.
 

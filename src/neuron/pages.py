@@ -1,0 +1,170 @@
+"""The pages of files, mapped and locked in memory piece by piece; the only module that calls libc.
+
+Owns the mappings and what the kernel's refusals mean to people. Nobody ever reads through these
+mappings: a file that is cut off on disk costs an error here, not a SIGBUS. Must not know models
+or budgets.
+
+Reference: mmap(2), madvise(2), mlock(2).
+"""
+
+import ctypes
+import errno
+import functools
+import mmap
+import os
+import resource
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PIECE_BYTES = 64 << 20
+"""What one call locks. While it runs, whoever in this process asks the kernel for memory may have
+to wait for it; of cached pages it takes a few milliseconds."""
+MIB = 1 << 20
+
+_PAGE = mmap.PAGESIZE
+_MLOCK_ONFAULT = 1
+_FAILED = ctypes.c_void_p(-1).value
+_NORESERVE = 0x4000
+
+
+class PagesError(Exception):
+    """Raised when pages cannot be mapped or locked; the message is one line for people."""
+
+
+class Piece(NamedTuple):
+    """A part of a mapped file."""
+
+    path: Path
+    address: int
+    nbytes: int
+    """A multiple of the page size."""
+
+
+class _Version(NamedTuple):
+    """Equal for a file that nobody has changed or replaced."""
+
+    device: int
+    inode: int
+    nbytes: int
+    changed_ns: int
+
+
+class Pages:
+    """The pages of some files. All calls must come from one thread at a time."""
+
+    def __init__(self) -> None:
+        self.versions: tuple[_Version, ...] = ()
+        """Equal to another's when both have mapped the same bytes."""
+        self._mappings: list[Piece] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of all mapped pages, whole pages counted."""
+        return sum(mapping.nbytes for mapping in self._mappings)
+
+    def map(self, paths: Iterable[Path]) -> None:
+        """Maps the files, which takes no memory yet. Raises :class:`PagesError`."""
+        for path in paths:
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    self._map(path, descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                why = f"{path} cannot be read: {error.strerror}"
+                raise PagesError(why) from error
+
+    def _map(self, path: Path, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self.versions += (
+            _Version(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+        )
+        if status.st_size:  # the kernel maps no empty files
+            nbytes = -(-status.st_size // _PAGE) * _PAGE
+            self._mappings.append(Piece(path, _mmap(nbytes, mmap.MAP_SHARED, descriptor), nbytes))
+
+    def pieces(self) -> Iterator[Piece]:
+        """What to lock, call by call."""
+        for path, address, nbytes in self._mappings:
+            for start in range(0, nbytes, PIECE_BYTES):
+                yield Piece(path, address + start, min(PIECE_BYTES, nbytes - start))
+
+    def lock(self, piece: Piece) -> None:
+        """Reads what is not in memory of *piece*, and keeps it there. Raises :class:`PagesError`.
+
+        After a failure some of it may be locked; :meth:`close` gives that back too.
+        """
+        # The faults of mlock itself read little at a time; this asks for all of it at once.
+        _libc().madvise(piece.address, piece.nbytes, mmap.MADV_WILLNEED)
+        if _libc().mlock(piece.address, piece.nbytes):
+            raise PagesError(_refusal(ctypes.get_errno(), piece))
+
+    def close(self) -> None:
+        """Unlocks and forgets everything; the kernel may take the pages when it needs room."""
+        for _, address, nbytes in self.pieces():
+            _munmap(address, nbytes)
+        self._mappings.clear()
+
+
+def may_lock(nbytes: int) -> bool:
+    """Whether this process may lock so much more.
+
+    Asks the kernel by locking empty memory, none of which is filled: that is right in containers
+    too, where capabilities may mean nothing.
+    """
+    nbytes = -(-nbytes // _PAGE) * _PAGE
+    try:
+        address = _mmap(nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+    except OSError:
+        return False
+    try:
+        return not _libc().mlock2(address, nbytes, _MLOCK_ONFAULT)
+    finally:
+        _munmap(address, nbytes)
+
+
+def lock_limit() -> str:
+    """The limit on locked memory, for people."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY:
+        return "without limit"
+    return f"{limit / MIB:.0f} MiB"
+
+
+def _refusal(code: int, piece: Piece) -> str:
+    if code == errno.EAGAIN:
+        return f"the system has no memory for the pages of {piece.path.name} now"
+    if not may_lock(piece.nbytes):
+        return f"this process may lock {lock_limit()} of memory in all (RLIMIT_MEMLOCK)"
+    if code == errno.ENOMEM:
+        return f"{piece.path} cannot be read whole: it was cut off, or its disk fails"
+    return f"the pages of {piece.path.name} cannot be locked: {os.strerror(code)}"
+
+
+def _mmap(nbytes: int, flags: int, descriptor: int) -> int:
+    address: int | None = _libc().mmap(None, nbytes, mmap.PROT_READ, flags, descriptor, 0)
+    if address is None or address == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return address
+
+
+def _munmap(address: int, nbytes: int) -> None:
+    failed = _libc().munmap(address, nbytes)
+    assert not failed, os.strerror(ctypes.get_errno())
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Calls through it let other threads run."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
+    libc.mmap.restype = pointer
+    libc.munmap.argtypes = [pointer, size]
+    libc.madvise.argtypes = [pointer, size, number]
+    libc.mlock.argtypes = [pointer, size]
+    libc.mlock2.argtypes = [pointer, size, ctypes.c_uint]
+    return libc
