@@ -3,8 +3,8 @@
 A node is *feasible* when the model may run there and enough of its devices are large enough. It
 *fits* when their free memory, with what may be evicted, suffices. Of all nodes where it fits, the
 one is taken that has the files (a download takes minutes, an eviction seconds), then evicts the
-fewest models, then is left with the least free memory (large devices stay free for large models),
-then is the least busy.
+fewest models, then has its weights in host memory, then is left with the least free memory (large
+devices stay free for large models), then is the least busy.
 
 Every device of a model takes the same share of it (``Need.bytes_each``).
 """
@@ -84,6 +84,8 @@ class NodeView(NamedTuple):
     residents: tuple[Resident, ...] = ()
     files: frozenset[str] = frozenset()
     """Models whose files lie there."""
+    warm: frozenset[str] = frozenset()
+    """Models whose weights are kept in its host memory."""
     sizes: Mapping[str, int] = {}
     """What models would take there, on each device."""
     refused: Mapping[str, str] = {}
@@ -106,12 +108,13 @@ class Fit(NamedTuple):
     """Free afterwards on these devices together."""
     has_files: bool
     busyness: float
+    is_warm: bool = False
 
     @property
-    def rank(self) -> tuple[bool, int, int, float, str]:
+    def rank(self) -> tuple[bool, int, bool, int, float, str]:
         """The smallest is the best."""
-        order = not self.has_files, len(self.victims), self.left_bytes, self.busyness
-        return (*order, self.node)
+        first = not self.has_files, len(self.victims), not self.is_warm
+        return (*first, self.left_bytes, self.busyness, self.node)
 
 
 class Misfit(NamedTuple):
@@ -158,15 +161,21 @@ def may_displace(need: Need, resident: Resident) -> bool:
 def could_be_had(need: Need, nodes: Sequence[NodeView]) -> Answer:
     """The answer of a time when nothing is in use, loads or drains any more: without a fit, waiting
     is no use."""
-    settled = [
-        node._replace(
-            residents=tuple(
-                r._replace(is_ready=True) for r in node.residents if r.model != need.model
-            )
-        )
-        for node in nodes
-    ]
+    settled = [_settled(node, need.model) for node in nodes]
     return place(need, settled, list, lambda _, resident: may_displace(need, resident))
+
+
+def _settled(node: NodeView, model: str) -> NodeView:
+    """With everybody ready, and without *model* itself, which can only be on its way out."""
+    gone = [resident for resident in node.residents if resident.model == model]
+    devices = tuple(
+        device._replace(
+            free_bytes=device.free_bytes + sum(r.bytes_each for r in gone if i in r.devices)
+        )
+        for i, device in enumerate(node.devices)
+    )
+    kept = (r._replace(is_ready=True) for r in node.residents if r.model != model)
+    return node._replace(devices=devices, residents=tuple(kept))
 
 
 def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | Misfit:
@@ -218,7 +227,8 @@ def _with_devices(
             _credit(missing, victim, -victim.bytes_each)
     left = -sum(missing.values())
     has_files = need.model in node.files
-    return Fit(node.name, devices, tuple(victims), left, has_files, node.busyness)
+    is_warm = need.model in node.warm
+    return Fit(node.name, devices, tuple(victims), left, has_files, node.busyness, is_warm)
 
 
 def _credit(missing: dict[int, int], resident: Resident, size: int) -> None:

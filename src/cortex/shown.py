@@ -83,7 +83,7 @@ def show(fleet: Json, model: str) -> list[str]:
         facts = {
             "why": record.get("why"),
             "error": record.get("error", {}).get("message"),
-            "files": "here" if record.get("has_files") else "not here",
+            "files": _files(record),
             "context": record.get("context_limit"),
             "slots": record.get("slots"),
             "last load": f"{record['load_seconds']} s" if record.get("load_seconds") else None,
@@ -152,6 +152,12 @@ def models_of(fleet: Json) -> Iterator[tuple[Json, Json]]:
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _files(record: Json) -> str:
+    if record.get("is_warm"):
+        return "here, and kept in host memory"
+    return "here" if record.get("has_files") else "not here"
 
 
 def _state(record: Json) -> str:

@@ -117,6 +117,7 @@ class Survey:
             tuple(self._devices(node, held)),
             tuple(self._resident(r, loads[r.model], demands, beat.loads) for r in held),
             files=frozenset(r.model for r in records if r.has_files),
+            warm=frozenset(r.model for r in records if r.is_warm),
             sizes={r.model: r.estimate.bytes_each for r in records if r.estimate},
             refused={
                 **{

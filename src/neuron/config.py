@@ -48,6 +48,9 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``auto``, ``cpu`` or ``cuda:N``."""
     memory_mb: int = 0
     """What models may take of each device, all together; 0 = nine tenths of it."""
+    host_cache_mb: int = 0
+    """Host memory for the weights of models that are not loaded, so that they come back without
+    waiting for a disk; 0 = none. It is locked: RLIMIT_MEMLOCK must allow it."""
     dtype: str = "auto"
     exact: Exact = Exact.AUTO
     slots: int = 8
@@ -75,7 +78,7 @@ def resolve(config: NeuronConfig) -> NeuronConfig:
         raise SettingsError(f"name: {error}.") from None
     if config.slots < 1:
         raise SettingsError(f"slots = {config.slots}: at least 1 sequence must be able to run.")
-    for key in ("memory_mb", "kv_cache_mb", "max_context", "threads"):
+    for key in ("memory_mb", "host_cache_mb", "kv_cache_mb", "max_context", "threads"):
         if getattr(config, key) < 0:
             raise SettingsError(f"{key} = {getattr(config, key)}: not below 0.")
     return msgspec.structs.replace(config, name=name)

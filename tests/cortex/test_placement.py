@@ -14,6 +14,7 @@ from cortex.placement import (
     Need,
     NodeView,
     Resident,
+    could_be_had,
     may_displace,
     place,
 )
@@ -209,3 +210,15 @@ def _check(fit: Fit, free: list[int], size: int, movable: list[Resident]) -> Non
     for victim in fit.victims:
         spared = tuple(v for v in fit.victims if v is not victim)
         assert min(left(spared)) < 0, "one too many"
+
+
+def test_what_comes_or_goes_is_worth_waiting_for() -> None:
+    leaving = resident("new", 8, is_ready=False)
+    assert could_be_had(need(8), [node("n", 12, residents=(leaving,))]).fits
+    loading = resident("other", 8, is_ready=False)
+    assert could_be_had(need(8), [node("n", 12, residents=(loading,))]).fits
+    busy = resident("other", 8, running=3)
+    assert could_be_had(need(8), [node("n", 12, residents=(busy,))]).fits
+    for kept in ({"is_pinned": True}, {"residency": 200}, {"is_last": True}):
+        stays = resident("other", 8, **kept)
+        assert not could_be_had(need(8), [node("n", 12, residents=(stays,))]).fits

@@ -80,10 +80,11 @@ class Ledger:
 
 
 def with_budgets(
-    devices: Sequence[Device], wanted: str, memory_mb: int, share: float
+    devices: Sequence[Device], wanted: str, memory_mb: int, share: float, host_cache_bytes: int = 0
 ) -> tuple[Device, ...]:
     """*devices* with what models may take of each. *wanted*: ``auto`` (all GPUs, else the CPU),
-    ``cpu`` or ``cuda:N``; *memory_mb* of each, or *share* of it when that is 0."""
+    ``cpu`` or ``cuda:N``; *memory_mb* of each, or *share* of it when that is 0. *host_cache_bytes*
+    of the host's memory are spoken for."""
     has_gpu = any(device.kind is DeviceKind.CUDA for device in devices)
 
     def budget(device: Device) -> int:
@@ -92,6 +93,7 @@ def with_budgets(
         if wanted != name and not (wanted == "auto" and is_usual):
             return 0
         asked = memory_mb << 20
-        return min(asked or int(share * device.memory_bytes), device.memory_bytes)
+        there = device.memory_bytes - (host_cache_bytes if device.kind is DeviceKind.CPU else 0)
+        return max(0, min(asked or int(share * device.memory_bytes), there))
 
     return tuple(msgspec.structs.replace(d, budget_bytes=budget(d)) for d in devices)

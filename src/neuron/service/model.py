@@ -151,6 +151,8 @@ class Model:
         self._seconds = offer.load_seconds
         self._loads = 0
         self._recycling = False
+        self.was_loaded = False
+        """Its weights have been read."""
         self._hold: Hold | None = None
         self._worker: Worker | None = None
         self._engine: Engine | None = None
@@ -248,6 +250,7 @@ class Model:
         start = self._settings.start(folder, self.offer.profile, hold)
         engine = await self._start_engine(start, on_progress=self._on_load)
         self._engine = engine
+        self.was_loaded = True
         self._seconds = round(time.monotonic() - began, 2)
         self._took(self._seconds)
         try:

@@ -10,13 +10,14 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from neuron import store
 from neuron.service.ledger import Ledger
 from neuron.service.model import Hold, Model, NoRoom, Reserve
 from neuron.service.offers import Offer, Offers
 from neuron.service.shown import Shown
+from neuron.warm import Warm
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import Estimate, ModelState, Progress
 from protocol.leader import Epoch
@@ -68,6 +69,7 @@ class Models:
         shown: Shown,
         make_model: MakeModel,
         measure: Callable[[], Awaitable[None]],
+        warm: Warm,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -75,6 +77,7 @@ class Models:
         self._shown = shown
         self._make_model = make_model
         self._measure = measure
+        self._warm = warm
         self._stays: dict[str, _Stay] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._pulls: dict[str, asyncio.Task[None]] = {}
@@ -82,6 +85,7 @@ class Models:
         self._look_wanted = asyncio.Event()
         self._newest: Epoch | None = None
         self._tasks = asyncio.TaskGroup()
+        self._is_running = False
         self._failures: Counter[str] = Counter()
         self.is_draining = False
         self.loads = 0
@@ -93,18 +97,25 @@ class Models:
     async def run(self, default_models: tuple[str, ...]) -> None:
         """Until cancelled. Loads *default_models*, and looks around for others."""
         async with self._tasks:
-            for source in default_models:
-                model = store.model_id(source)
-                self._offers.add(model, source, None)
-                order = LoadOrder(model, why="a default model of the node")
-                self._begin(order, is_kept=True)
-            while True:
-                self._look_wanted.clear()
-                await self._offers.look([*self._stays, *self._pulls])
-                self._show_offers()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await self._look_wanted.wait()
+            self._is_running = True
+            try:
+                for source in default_models:
+                    model = store.model_id(source)
+                    self._offers.add(model, source, None)
+                    order = LoadOrder(model, why="a default model of the node")
+                    self._begin(order, is_kept=True)
+                await self._look_around()
+            finally:
+                self._is_running = False  # nothing more is to be begun
+
+    async def _look_around(self) -> NoReturn:
+        while True:
+            self._look_wanted.clear()
+            await self._offers.look([*self._stays, *self._pulls])
+            self._show_offers()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._look_wanted.wait()
 
     def look_again(self) -> None:
         """The catalogue has changed."""
@@ -200,6 +211,7 @@ class Models:
         )
         task = self._spawn(model.run(), f"model {model.id}")
         self._stays[model.id] = _Stay(model, task)
+        self._warm.touch(model.id)
         task.add_done_callback(lambda task: self._ended(model))
 
     def _ended(self, model: Model) -> None:
@@ -210,6 +222,23 @@ class Models:
         if stay is not None and stay.model is model:
             del self._stays[model.id]
             self._show_offer(model.id)
+            if model.was_loaded and self._warm.budget_bytes and self._is_running:
+                self._spawn(self._keep_warm(model.id), f"keep {model.id} warm")
+
+    async def _keep_warm(self, model: str) -> None:
+        """Its pages are mostly in the page cache still; the next load would push them out."""
+        offer = self._offers.get(model)
+        if offer is None:
+            return
+        try:
+            folder = await asyncio.to_thread(store.local_folder, offer.source)
+        except FleetError as gone:
+            log.warning("%s is not kept in host memory: %s", model, gone)
+            return
+        if folder is not None and model not in self._stays:
+            if why := await self._warm.keep(model, folder):
+                log.warning("%s is not kept in host memory: %s", model, why)
+            self._show_offers()
 
     def _count_load(self) -> int:
         self.loads += 1
@@ -218,6 +247,7 @@ class Models:
     def _took(self, model: str, seconds: float) -> None:
         del self._failures[model]
         self._offers.took(model, seconds)
+        self._warm.drop(model)
 
     def _take_down(self, model: str, seconds: float | None) -> asyncio.Task[None]:
         if model not in self._leaving:

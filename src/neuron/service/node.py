@@ -25,6 +25,7 @@ from neuron.service.model import EngineSettings, Model
 from neuron.service.models import Models
 from neuron.service.offers import Offers
 from neuron.service.shown import Shown
+from neuron.warm import Warm
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
 from protocol.bus.micro import serve_verbs
@@ -73,15 +74,20 @@ class Node:
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
         self._devices = with_budgets(
-            self._hardware.discover(), config.device, config.memory_mb, MEMORY_SHARE
+            self._hardware.discover(),
+            config.device,
+            config.memory_mb,
+            MEMORY_SHARE,
+            config.host_cache_mb << 20,
         )
+        self._warm = Warm(config.host_cache_mb << 20)
         self._ledger = Ledger(self._devices)
         self._live = NodeLive(self.name, self.instance)
         if start_engine is None:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
         self._beat_wanted = asyncio.Event()
-        self._shown = Shown(self._identity, self._announcer)
+        self._shown = Shown(self._identity, self._announcer, lambda model: model in self._warm.held)
         self._offers = Offers(config, self._devices)
         self._default_models = _told_apart(config.default_models)
         self.models = Models(
@@ -100,6 +106,7 @@ class Node:
                 beat=self._beat_wanted.set,
             ),
             measure=self._measure,
+            warm=self._warm,
         )
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
@@ -150,6 +157,7 @@ class Node:
             async with asyncio.timeout(1.0):
                 await self._announcer.flush()
         self._hardware.close()
+        await self._warm.close()
 
     # -- what it says --------------------------------------------------------------------------
 
@@ -208,6 +216,9 @@ class Node:
             for device in held.devices:
                 is_cpu = self._devices[device].kind is DeviceKind.CPU
                 own[device] += private_bytes(pids.get(model, 0)) if is_cpu else held.bytes_each
+        for device, found in enumerate(self._devices):
+            if found.kind is DeviceKind.CPU:
+                own[device] += sum(self._warm.held.values())
         usage = tuple(
             msgspec.structs.replace(
                 now, others_bytes=max(0, found.memory_bytes - now.memory_free_bytes - own[i])

@@ -1,6 +1,6 @@
 """What this node shows of its models: one record each, written when it has changed."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from neuron.service.announcer import Announcer
 from neuron.service.job import Identity
@@ -13,7 +13,11 @@ from protocol.fleet import ModelRecord, ModelState, Progress
 class Shown:
     """The records of models."""
 
-    def __init__(self, identity: Identity, announcer: Announcer) -> None:
+    def __init__(
+        self, identity: Identity, announcer: Announcer, is_warm: Callable[[str], bool]
+    ) -> None:
+        """*is_warm*: whether a model's weights are kept in host memory."""
+        self._is_warm = is_warm
         self._identity = identity
         self._announcer = announcer
         self._records: dict[str, ModelRecord] = {}
@@ -51,6 +55,7 @@ class Shown:
                 has_files=offer.has_files,
                 estimate=offer.estimate,
                 load_seconds=offer.load_seconds,
+                is_warm=self._is_warm(offer.model),
             )
         )
 
