@@ -70,7 +70,12 @@ async def serve(options: argparse.Namespace) -> None:
             )
             script.kills = lambda _: note.check("step")
             bus = await Bus.connect(options.nats, name=name)
-            config = NeuronConfig(name=name, default_models=("cortex-demo",), slots=options.slots)
+            config = NeuronConfig(
+                name=name,
+                default_models=() if options.empty else ("cortex-demo",),
+                slots=options.slots,
+                memory_mb=options.memory_mb,
+            )
             node = Node(bus, config, script.start)
             nodes.append((node, bus, tasks.create_task(node.run(), name=name)))
         await stop.wait()
@@ -93,6 +98,8 @@ def main() -> None:
     parser.add_argument("--prefill-steps", type=int, default=2)
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--context", type=int, default=8192)
+    parser.add_argument("--memory-mb", type=int, default=0)
+    parser.add_argument("--empty", type=int, default=0, help="1 = loads nothing at its start")
     parser.add_argument("--note", type=Path, default=Path("none"))
     loop.run(serve(parser.parse_args()))
 
