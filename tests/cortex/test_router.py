@@ -1,9 +1,12 @@
 """Routing decisions, and the sentences that people get."""
 
+import msgspec
+
 from cortex.fleet import Placed
-from cortex.router import Refuse, Run, Wait, decide
+from cortex.placement import Answer, Fit, Misfit, Resident
+from cortex.router import Load, Refuse, Run, Wait, decide
 from protocol.errors import ErrorCode, WireError
-from protocol.fleet import ModelLoad, ModelRecord, ModelState
+from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
 
 
 def placed(state: ModelState, node: str = "n1", error: WireError | None = None) -> Placed:
@@ -67,3 +70,44 @@ def test_a_new_gateway_does_not_know_yet_what_it_does_not_know() -> None:
     decision = decide("m", [], [], is_new=True)
     assert isinstance(decision, Refuse)
     assert decision.may_change
+
+
+FIT = Fit("n2", (0,), (), 0, has_files=True, busyness=0.0)
+
+
+def test_what_could_be_loaded_is_wanted() -> None:
+    could = Answer((FIT,), ())
+    assert decide("m", [], ["m"], could=could) == Load("to be loaded on n2")
+    assert isinstance(decide("m", [placed(ModelState.DRAINING)], ["m"], could=could), Load)
+    assert isinstance(decide("m", [placed(ModelState.FAILED)], ["m"], could=could), Load), (
+        "another node may do better"
+    )
+    assert decide("m", [placed(ModelState.READY)], ["m"], could=could) == Run()
+    victims = (Resident("x", (0,), 1), Resident("y", (0,), 1))
+    full = Answer((FIT._replace(victims=victims),), ())
+    assert decide("m", [], ["m"], could=full) == Load("to be loaded on n2 in the place of x, y")
+
+
+def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
+    why = "it takes 1 device of 90.0 GiB, and 0 of this node's are that large"
+    could = Answer((), (Misfit("n1", why, is_for_ever=True),))
+    decision = decide("m", [], ["m"], could=could)
+    assert isinstance(decision, Refuse)
+    assert decision.error.code is ErrorCode.MODEL_NOT_FOUND
+    assert f"n1: {why}." in decision.error.message
+    assert "would help" in decision.error.message
+
+
+def test_what_is_in_the_way_for_now_is_said() -> None:
+    could = Answer((), (Misfit("n1", "pinned: x"), Misfit("n2", "too small", is_for_ever=True)))
+    decision = decide("m", [], ["m"], could=could)
+    assert isinstance(decision, Refuse)
+    assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert decision.error.message == "m cannot be loaded now. n1: pinned: x; n2: too small."
+    assert decision.error.retry_after_seconds > 0
+
+
+def test_how_far_a_load_is() -> None:
+    record = placed(ModelState.LOADING).record
+    reading = msgspec.structs.replace(record, progress=Progress("reading", 2, 5))
+    assert decide("m", [Placed(reading, ModelLoad())], ["m"]) == Wait("loading on n1: reading 40%")
