@@ -5,26 +5,34 @@ not know what a complete model folder is: the caller's check says so.
 """
 
 import asyncio
+import contextlib
 import errno
+import functools
+import hashlib
+import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from protocol.errors import ErrorCode, FleetError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+LEFT_FREE_BYTES = 1_000_000_000
+"""Of a disk that models are fetched to."""
 REPORT_SECONDS = 0.3
 """Between two reports of a download's progress."""
 
 OnProgress = Callable[[int, int], None]
 """Bytes done and bytes in all, as far as the downloader knows by now."""
-Download = Callable[..., str]
+Download = Callable[..., Any]
 """``huggingface_hub.snapshot_download`` or what stands in for it."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
 _UNWANTED = (
     # another format's copy of the weights, and those of variants in folders (onnx/, original/)
@@ -48,27 +56,68 @@ def fetch(
     # takes half a second, which a node with local folders does not have to wait for
     from huggingface_hub import snapshot_download
 
-    def snapshot(*, local_files_only: bool) -> Path:
-        folder = (download or snapshot_download)(
-            repo,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_UNWANTED),
-            tqdm_class=transfer.bar_class(),
-        )
-        check(Path(folder))
-        return Path(folder)
-
+    snapshot = functools.partial(
+        download or snapshot_download,
+        repo,
+        revision=revision,
+        allow_patterns=list(_WANTED),
+        ignore_patterns=list(_UNWANTED),
+        tqdm_class=transfer.bar_class(),
+    )
     try:
         try:
-            return snapshot(local_files_only=True)
+            folder = Path(snapshot(local_files_only=True))
+            check(folder)
         except (FileNotFoundError, FleetError):  # not in the cache, or not all of it
-            return snapshot(local_files_only=False)
+            files = []
+            with contextlib.suppress(Exception):  # the download itself says what is wrong
+                files = snapshot(local_files_only=False, dry_run=True)
+            _check_room(repo, files)
+            folder = Path(snapshot(local_files_only=False))
+            _check_sums(repo, folder)
+            check(folder)
+        return folder
     except FleetError:
         raise
     except Exception as error:
         raise _explain(error, repo, revision, transfer) from error
+
+
+def _check_room(repo: str, files: Any) -> None:
+    """Raises :class:`FleetError` when the disk has not the room for what is to be fetched."""
+    missing = sum(file.file_size or 0 for file in files if file.will_download)
+    if not missing:
+        return
+    place = Path(next(file.local_path for file in files if file.will_download))
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if missing + LEFT_FREE_BYTES > free:
+        raise FleetError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"{repo} cannot be fetched: it takes {missing / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            f"are free at {place}, of which {LEFT_FREE_BYTES / 1e9:.0f} GB are left to others. "
+            "Make room, or set HF_HOME to a folder on a larger disk.",
+        )
+
+
+def _check_sums(repo: str, folder: Path) -> None:
+    """The cache names large files by their SHA-256. Raises :class:`FleetError` for
+    one that is something else, after removing it, so that the next try fetches it again."""
+    for path in sorted(folder.rglob("*")):
+        content = path.resolve()
+        if not _SHA256.fullmatch(content.name) or not path.is_file():
+            continue
+        with content.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != content.name:
+            path.unlink()
+            content.unlink()
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"{repo} cannot be fetched: {path.name} has arrived damaged (SHA-256 {digest[:12]}…"
+                f" instead of {content.name[:12]}…). It is fetched again with the next try.",
+            )
 
 
 def cached(repo: str, revision: str | None, check: Callable[[Path], None]) -> Path | None:

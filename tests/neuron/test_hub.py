@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import functools
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+import neuron.hub
 from neuron import store
 from neuron.hub import Download
 from protocol.errors import ErrorCode
@@ -28,6 +30,9 @@ class Hub:
         self.files = dict(FILES)
         self.refuse: tuple[int, dict[str, str]] | None = None
         self.asked: list[str] = []
+        self.fetched: list[str] = []
+        self.damaged = ""
+        """This file arrives with other bytes than the Hub says."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +43,7 @@ class Hub:
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
+                    hub.fetched.append(self.path)
                     self.wfile.write(body)
 
             do_HEAD = do_GET
@@ -61,8 +67,13 @@ class Hub:
             tree = {"id": "org/name", "sha": COMMIT}
         else:
             name = path.partition(f"/resolve/{COMMIT}/")[2]
+            content = self.files[name]
             etag = f"{list(self.files).index(name):040x}"
-            return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, self.files[name]
+            if name.endswith(".safetensors"):  # a large file
+                etag = hashlib.sha256(content).hexdigest()
+            if name == self.damaged:
+                content = content[:-1] + b"?"
+            return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, content
         return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
 
 
@@ -114,6 +125,26 @@ async def test_a_model_is_fetched_once(hub: Hub, download: Download) -> None:
     assert (folder / "model.safetensors").exists()
 
 
+async def test_a_file_that_arrives_damaged_is_fetched_again(hub: Hub, download: Download) -> None:
+    hub.damaged = "model.safetensors"
+    error = await failure("org/name", download)
+    assert error.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert "model.safetensors has arrived damaged (SHA-256 " in str(error)
+    hub.damaged = ""
+    folder = await store.resolve("org/name", ignore_progress, download=download)
+    assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+
+
+async def test_a_disk_without_room_is_said_before_the_download(
+    hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neuron.hub, "LEFT_FREE_BYTES", 1 << 60)
+    error = await failure("org/name", download)
+    assert error.error.code is ErrorCode.MODEL_UNAVAILABLE
+    assert " GB are free at " in str(error)
+    assert not any("/resolve/" in path and "safetensors" in path for path in hub.fetched)
+
+
 @pytest.mark.parametrize(
     ("status", "header", "code", "advice"),
     [
@@ -151,7 +182,9 @@ async def test_a_repository_that_is_no_model(hub: Hub, download: Download) -> No
 
 
 async def test_half_a_snapshot_is_completed(tmp_path: Path) -> None:
-    def download(*_: object, local_files_only: bool, **__: object) -> str:
+    def download(*_: object, local_files_only: bool, dry_run: bool = False, **__: object) -> Any:
+        if dry_run:
+            return []
         return str(write(tmp_path / "m", tokenizer__json=None if local_files_only else b"{}"))
 
     assert await store.resolve("org/name", ignore_progress, download=download) == tmp_path / "m"
@@ -160,9 +193,13 @@ async def test_half_a_snapshot_is_completed(tmp_path: Path) -> None:
 def uncached(fetch: Callable[[Any], str]) -> Download:
     """A downloader with an empty cache."""
 
-    def download(*_: object, local_files_only: bool, tqdm_class: Any, **__: object) -> str:
+    def download(
+        *_: object, local_files_only: bool, tqdm_class: Any, dry_run: bool = False, **__: object
+    ) -> Any:
         if local_files_only:
             raise FileNotFoundError
+        if dry_run:
+            return []
         return fetch(tqdm_class)
 
     return download
