@@ -4,10 +4,12 @@ import msgspec
 
 
 class Epoch(msgspec.Struct, frozen=True, order=True):
-    """A term of the placer. A later one is greater."""
+    """A term of the placer. A later one is greater: by the revision within one bucket, else by when
+    the bucket was made, which only the server's own clock says."""
 
     bucket: str
-    """When the lease's bucket was made, as the server spells it: a new server counts anew."""
+    """When the lease's bucket was made, as the server spells it, its fraction padded to nine digits
+    so that it sorts: a server that has forgotten everything counts its revisions anew."""
     revision: int
     """Of the lease, when it was taken."""
 

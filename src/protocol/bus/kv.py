@@ -75,7 +75,8 @@ class KvBucket:
         self, key: str, value: bytes, *, after: int, ttl_seconds: int = 0
     ) -> int | None:
         """Stores a value if the key's last one is that of sequence *after* (0 = it has none), and
-        returns its sequence; 0 when somebody else was quicker, None when JetStream does not answer.
+        returns its sequence; 0 when somebody else was quicker, None when JetStream gives no answer
+        or refuses, which is logged.
         """
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
         if ttl_seconds:
@@ -96,9 +97,13 @@ class KvBucket:
         if answer is None:
             return None
         found = json.loads(answer)
-        if "error" in found:
-            return 0 if found["error"].get("err_code") == _WRONG_SEQUENCE else None
-        return int(found["seq"])
+        error = found.get("error")
+        if error is None:
+            return int(found["seq"])
+        if error.get("err_code") == _WRONG_SEQUENCE:
+            return 0
+        log.warning("cannot write %s in %s: %s", key, self.name, error.get("description"))
+        return None
 
     async def read(self, key: str) -> Stored | None:
         """What is stored now, as the stream's leader knows it; None when it does not answer."""
