@@ -19,10 +19,17 @@ from protocol.leader import Epoch, Leader
 log = logging.getLogger("placer")
 
 MARGIN_SECONDS = 0.25
+"""For what is on its way when the lease ends."""
 RENEW_SECONDS = keys.LEASE_SECONDS / 4
-"""Three renewals may get lost."""
-LOOK_SECONDS = 1.0
-"""How often a gateway looks whether the lease is free, should it have missed its end."""
+"""Two renewals may get lost."""
+LOOK_SECONDS = 0.4
+"""How often a gateway looks whether the lease is free, should it have missed its end: less than
+what a takeover may take beyond the TTL."""
+
+
+def seconds_since_boot() -> float:
+    """Monotonic, and goes on while the machine is suspended, which ``time.monotonic`` does not."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
@@ -35,10 +42,10 @@ class Lease:
         instance: str,
         *,
         on_change: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
         self._bus = bus
-        self._own = Leader(instance, gateway)
+        self._record = codec.encode(Leader(instance, gateway))
         self._on_change = on_change
         self._clock = clock
         self._bucket = KvBucket(bus, keys.LEADER)
@@ -46,6 +53,11 @@ class Lease:
         self._epoch: Epoch | None = None
         self._until = float("-inf")
         self._sequence = 0
+        self._told: Epoch | None = None
+        self._end: asyncio.TimerHandle | None = None
+        self._reconnects = bus.reconnects
+        self._is_leaving = False
+        self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
         self.holder: Leader | None = None
         """Who has it, as far as is known."""
@@ -53,80 +65,130 @@ class Lease:
     @property
     def epoch(self) -> Epoch | None:
         """The present term, as long as it is surely this gateway's."""
-        return self._epoch if self._clock() < self._until else None
+        is_held = not self._is_leaving and self._clock() < self._until
+        return self._epoch if is_held else None
 
     async def run(self) -> None:
         """Until cancelled: holds the lease, or waits for it to become free."""
-        watching = asyncio.create_task(self._view.run(), name="view of the lease")
+
+        async def reconnected() -> None:
+            self._woken.set()
+
+        forget_renewal = self._bus.on_reconnect(reconnected)
         try:
-            while True:
-                self._woken.clear()
-                await (self._renew() if self._epoch else self._take())
-                pause = RENEW_SECONDS if self._epoch else LOOK_SECONDS
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._woken.wait()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._view.run(), name="view of the lease")
+                tasks.create_task(self._contend(), name="contender for the lease")
         finally:
-            watching.cancel()
+            forget_renewal()
+            if self._end:
+                self._end.cancel()
 
     async def release(self) -> None:
-        """Another one may have it at once."""
-        if self._epoch:
-            sequence = self._sequence
-            self._lose("it was given back")
-            await self._bucket.delete_if(keys.PLACER, after=sequence)
+        """Another one may have it at once; this gateway does not want it again."""
+        self._is_leaving = True
+        self._tell("it was given back")
+        async with self._turn:  # a renewal on its way would outlive the removal
+            stored = await self._bucket.read(keys.PLACER)
+            if stored is not None and stored.value == self._record:
+                await self._bucket.delete_if(keys.PLACER, after=stored.sequence)
+
+    async def _contend(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            began = now()
+            self._woken.clear()
+            async with self._turn:
+                # In an outage a request would be kept, and sent when it means something else.
+                if self._bus.is_connected and not self._is_leaving:
+                    await (self._renew() if self._epoch else self._take())
+            # What waited in vain for an answer has waited long enough.
+            again = began + (RENEW_SECONDS if self._epoch else LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, again - now())):
+                    await self._woken.wait()
 
     async def _take(self) -> None:
-        began = self._clock()
+        reconnects = self._bus.reconnects
         stored = await self._bucket.read(keys.PLACER)
-        if stored is None or not self._is_free(stored.value):
+        # A record of this very gateway is left over from a request without an answer.
+        if stored is None or stored.value not in (None, self._record):
             return
         created = await self._bucket.created()
         if created is None:
             return
         sequence = await self._put(after=stored.sequence)
         if sequence:
-            self._held(began, sequence)
+            self._reconnects = reconnects
             self._epoch = Epoch(created, sequence)
-            log.info("this gateway places now, epoch %d", sequence)
-            self._on_change()
+            self._tell()
 
     async def _renew(self) -> None:
         """One that has run out by this clock may still be this gateway's: then nobody had it in
         between, and the term goes on."""
-        began = self._clock()
+        if not await self._is_same_bucket():
+            return
         sequence = await self._put(after=self._sequence)
         if sequence == 0:
             # Another one has it, or the answer to the last renewal got lost.
             stored = await self._bucket.read(keys.PLACER)
-            if stored is not None and stored.value == codec.encode(self._own):
-                self._sequence = stored.sequence
+            if stored is not None and stored.value == self._record:
                 sequence = await self._put(after=stored.sequence)
-        if sequence:
-            self._held(began, sequence)
-        elif sequence == 0:
+        if sequence == 0:
             self._lose("another gateway has it")
+        self._tell()
+
+    async def _is_same_bucket(self) -> bool:
+        """False when it was made anew, or nobody answers.
+
+        It counts from 1 again, and another gateway's record may have come to the number that this
+        one knows. That takes an absence: its own, or the server's.
+        """
+        reconnects = self._bus.reconnects
+        if self.epoch and reconnects == self._reconnects:
+            return True
+        created = await self._bucket.created()
+        if created is None or self._epoch is None:
+            return False
+        if created != self._epoch.bucket:
+            self._lose("NATS has forgotten it")
+            return False
+        self._reconnects = reconnects
+        return True
 
     async def _put(self, *, after: int) -> int | None:
-        value = codec.encode(self._own)
-        return await self._bucket.put_if(
-            keys.PLACER, value, after=after, ttl_seconds=keys.LEASE_SECONDS
+        began = self._clock()  # the server counts from later
+        sequence = await self._bucket.put_if(
+            keys.PLACER, self._record, after=after, ttl_seconds=keys.LEASE_SECONDS
         )
-
-    def _held(self, began: float, sequence: int) -> None:
-        self._sequence = sequence
-        self._until = began + keys.LEASE_SECONDS - MARGIN_SECONDS
+        if sequence:
+            self._sequence = sequence
+            self._until = began + keys.LEASE_SECONDS - MARGIN_SECONDS
+            self._tell_at_the_end()
+        return sequence
 
     def _lose(self, why: str) -> None:
-        log.info("this gateway places no more: %s", why)
         self._epoch = None
-        self._until = float("-inf")
         self._woken.set()
-        self._on_change()
+        self._tell(why)
 
-    def _is_free(self, value: bytes | None) -> bool:
-        """A record of this very gateway is left over from a renewal without an answer."""
-        return value is None or value == codec.encode(self._own)
+    def _tell_at_the_end(self) -> None:
+        """What is on screens must not wait for an answer that does not come."""
+        if self._end:
+            self._end.cancel()
+        left = max(0.0, self._until - self._clock()) + 0.01
+        self._end = asyncio.get_running_loop().call_later(left, self._tell, "it has run out")
+
+    def _tell(self, why: str = "it has run out") -> None:
+        epoch = self.epoch
+        if epoch == self._told:
+            return
+        self._told = epoch
+        if epoch:
+            log.info("this gateway places now, epoch %d", epoch.revision)
+        else:
+            log.info("this gateway places no more: %s", why)
+        self._on_change()
 
     def _changed(self, key: str, value: bytes | None) -> None:
         if key != keys.PLACER:
