@@ -23,7 +23,6 @@ from protocol.placement import Drain, Pin
 
 ANSWER_SECONDS = 2.0
 """For a node, to take an order."""
-DRAIN_SECONDS = 30.0
 _COMING = (ModelState.FETCHING, ModelState.LOADING, ModelState.READY)
 
 
@@ -102,7 +101,7 @@ class Control:
             raise FleetError(ErrorCode.MODEL_UNAVAILABLE, _why_not(planned))
         profile = self._catalogue.listed(planned.model)
         victims = tuple(
-            Victim(victim.model, self._drain_seconds(victim.model)) for victim in fit.victims
+            Victim(victim.model, self._survey.drain_seconds(victim.model)) for victim in fit.victims
         )
         said = LoadOrder(planned.model, "", profile, fit.devices, victims, why="an operator")
         await self._order(fit.node, "load", codec.encode(said))
@@ -254,9 +253,6 @@ class Control:
             return names[0]
         have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
         raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
-
-    def _drain_seconds(self, model: str) -> float:
-        return DRAIN_SECONDS if len(self._fleet.ready(model)) > 1 else 0.0
 
     async def _order(self, node: str, verb: str, data: bytes) -> None:
         subject = subjects.node_verb(node, verb)

@@ -238,11 +238,10 @@ def _credit(missing: dict[int, int], resident: Resident, size: int) -> None:
 
 
 def _too_small(need: Need, node: NodeView, floor: int, large: int) -> str:
-    sizes = ", ".join(gib(device.total_bytes) for device in node.devices) or "none"
-    return (
-        f"it takes {need.devices} device{'s' * (need.devices > 1)} of {gib(floor)}, and {large} of "
-        f"this node's are that large (they have {sizes})"
-    )
+    sizes = [size_text(device.total_bytes) for device in node.devices if device.total_bytes]
+    wanted = f"{need.devices} device{'s' * (need.devices > 1)} of {size_text(floor)}"
+    have = ", ".join(sizes) or "none"
+    return f"it takes {wanted}, and {large} here are that large (models may have {have})"
 
 
 def _too_full(
@@ -257,14 +256,14 @@ def _too_full(
     best = sorted(devices, key=reach)[-need.devices]
     names = {resident.model for resident in movable}
     held = ", ".join(
-        f"{r.model} {gib(r.bytes_each)}"
+        f"{r.model} {size_text(r.bytes_each)}"
         for r in node.residents
         if best in r.devices and r.model not in names
     )
     rest = f"; {held} cannot go now" if held else ""
-    return f"it takes {gib(need.bytes_each)} and {gib(reach(best))} can be had{rest}"
+    return f"it takes {size_text(need.bytes_each)} and {size_text(reach(best))} can be had{rest}"
 
 
-def gib(size: int) -> str:
-    """For people."""
-    return f"{size / GIB:.1f} GiB"
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / GIB:.1f} GiB" if abs(size) >= GIB else f"{size >> 20} MiB"

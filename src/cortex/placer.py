@@ -40,8 +40,6 @@ SEEN_SECONDS = 3.0
 """An order whose effect is not seen in the records by then had none."""
 COOLING_SECONDS = 3.0
 """A node that could not obey is not asked for the same model again for so long."""
-DRAIN_SECONDS = 30.0
-"""Streams of a model that goes, and runs elsewhere too, go on there after so long."""
 
 
 class _Sent(NamedTuple):
@@ -138,7 +136,7 @@ class Placer:
             profile.source if profile else "",
             profile,
             load.devices,
-            tuple(Victim(model, self._drain_seconds(model)) for model in load.victims),
+            tuple(Victim(model, self._survey.drain_seconds(model)) for model in load.victims),
             epoch,
             load.why,
         )
@@ -160,7 +158,9 @@ class Placer:
             "epoch %d: %s leaves %s: %s", epoch.revision, unload.model, unload.node, unload.why
         )
         self.evictions_ordered += 1
-        order = UnloadOrder(unload.model, self._drain_seconds(unload.model), epoch, unload.why)
+        order = UnloadOrder(
+            unload.model, self._survey.drain_seconds(unload.model), epoch, unload.why
+        )
         await self._order(unload.node, "unload", codec.encode(order), unload.model)
 
     async def _pull(self, pull: planner.Pull, epoch: Epoch) -> None:
@@ -218,10 +218,6 @@ class Placer:
         if verb == "load":
             self._cool(node, model, why)
         return False
-
-    def _drain_seconds(self, model: str) -> float:
-        """Streams may be moved only where somebody else has the model."""
-        return DRAIN_SECONDS if len(self._fleet.ready(model)) > 1 else 0.0
 
     # -- what becomes of them ------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cortex.operator import aligned, state_text
+from cortex.placement import size_text
 
 Json = dict[str, Any]
 _IDLE = ("absent",)
@@ -42,7 +43,7 @@ def ps(fleet: Json) -> list[str]:
                 record["model"],
                 node["node"],
                 _state(record),
-                size(record.get("reserved_bytes", 0) * max(1, len(record.get("devices", ())))),
+                size_text(record.get("reserved_bytes", 0) * max(1, len(record.get("devices", ())))),
                 slots,
                 idle,
                 "pinned" if model["is_pinned"] else record.get("why", ""),
@@ -62,9 +63,9 @@ def nodes(fleet: Json) -> list[str]:
                 (
                     node["node"] if number == 0 else "",
                     device["name"],
-                    size(device["budget"]),
-                    size(device["reserved"]),
-                    size(device["others"]),
+                    size_text(device["budget"]),
+                    size_text(device["reserved"]),
+                    size_text(device["others"]),
                     ", ".join(loaded) if number == 0 else "",
                     "drained" if node["is_draining"] and number == 0 else "",
                 )
@@ -110,7 +111,7 @@ def plan(planned: Json) -> list[str]:
         goes = f"; {', '.join(fit['victims'])} would go{order}" if fit["victims"] else ""
         files = "" if fit["has_files"] else "; its files would be fetched first"
         lines.append(
-            f"  {verb} {fit['node']}{goes}; {size(fit['left_bytes'])} would be left{files}"
+            f"  {verb} {fit['node']}{goes}; {size_text(fit['left_bytes'])} would be left{files}"
         )
     lines += [f"  not on {misfit['node']}: {misfit['why']}" for misfit in planned["misfits"]]
     return lines
@@ -147,11 +148,6 @@ def event(record: Json) -> str:
 def models_of(fleet: Json) -> Iterator[tuple[Json, Json]]:
     """Every model with its node."""
     return ((node, model) for node in fleet["nodes"] for model in node["models"])
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _files(record: Json) -> str:

@@ -16,11 +16,11 @@ from cortex.fleet import Fleet, Node
 from cortex.placement import DeviceView, Need, NodeView, Resident
 from cortex.planner import Want
 from cortex.standing import Standing
-from protocol.catalogue import Profile
 from protocol.fleet import ModelLoad, ModelRecord, ModelState
 
 RECENT_SECONDS = 60.0
 """What was loaded in it counts as lately."""
+DRAIN_SECONDS = 30.0
 EXTRA_IDLE_SECONDS = 300.0
 """A replica beyond the first goes when it has been idle for so long."""
 USUAL_LOAD_SECONDS = 5.0
@@ -76,7 +76,7 @@ class Survey:
             model,
             devices=profile.min_devices,
             min_device_bytes=profile.min_device_vram_mb << 20,
-            residency=self._residency(profile),
+            residency=profile.residency,
             nodes=frozenset(profile.nodes),
         )
 
@@ -94,6 +94,11 @@ class Survey:
             if any(r.state is ModelState.LOADING for r in self._fleet.records_of(node))
         )
         return Picture(nodes, tuple(self._wants(nodes, demands)), taken)
+
+    def drain_seconds(self, model: str) -> float:
+        """How long streams may stay on a replica that goes, until they move: only where somebody
+        else has the model; 0 = for as long as they take."""
+        return DRAIN_SECONDS if len(self._fleet.ready(model)) > 1 else 0.0
 
     def is_coming(self, model: str) -> bool:
         """Whether some node loads or fetches it."""
@@ -158,7 +163,7 @@ class Survey:
             model,
             record.devices,
             record.reserved_bytes,
-            self._residency(profile),
+            profile.residency,
             is_pinned=node in profile.pinned_on or node in self._standing.pinned_on(model),
             is_ready=record.state is ModelState.READY,
             running=load.running + load.queued,
@@ -169,9 +174,6 @@ class Survey:
             loads_since=loads - record.loads,
             is_last=ready <= profile.min_replicas,
         )
-
-    def _residency(self, profile: Profile) -> int:
-        return profile.residency
 
     def _remember(self) -> None:
         """Notes what has become ready, and what it took."""

@@ -108,7 +108,7 @@ def test_why_not() -> None:
     assert [(m.node, m.why, m.is_for_ever) for m in answer.misfits] == [
         (
             "a",
-            "it takes 1 device of 10.0 GiB, and 0 of this node's are that large (they have "
+            "it takes 1 device of 10.0 GiB, and 0 here are that large (models may have "
             "8.0 GiB, 8.0 GiB)",
             True,
         ),
