@@ -29,11 +29,13 @@ class Prospects:
         self._answers: dict[str, Answer | None] = {}
         self._nodes: tuple[NodeView, ...] | None = None
         self._made = float("-inf")
+        self._version: object = None
 
     def of(self, model: str) -> Answer | None:
         """None for a model that nobody knows."""
-        now = self._clock()
-        if now - self._made > KEEP_SECONDS:
+        now, version = self._clock(), self._survey.version
+        if now - self._made > KEEP_SECONDS or version != self._version:
+            self._version = version
             self._answers.clear()
             self._nodes = None
             self._made = now

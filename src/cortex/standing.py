@@ -16,9 +16,12 @@ class Standing:
         self._pins: dict[str, frozenset[str]] = {}
         self._drained: set[str] = set()
         self._placements: dict[str, Placement] = {}
+        self.version = 0
+        """Another one after every change."""
 
     def key_changed(self, key: str, value: bytes | None) -> None:
         """A key of ``cortex_placement`` was written, or is gone (None)."""
+        self.version += 1
         kind, _, rest = key.partition(".")
         try:
             if kind == "pin":

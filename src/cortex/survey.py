@@ -69,6 +69,11 @@ class Survey:
         self._ready: Counter[str] = Counter()  # replicas, as of the last look
         self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
 
+    @property
+    def version(self) -> object:
+        """Another one after every change but those of loads and ages."""
+        return self._fleet.version, self._catalogue.version, self._standing.version
+
     def need(self, model: str) -> Need:
         """What a model asks of a node."""
         profile = self._catalogue.profile(model)

@@ -53,7 +53,7 @@ async def test_many_requests_are_one_load(nats: NatsServer) -> None:
     script = Script(answer, load_seconds=0.5, slots=8)
     async with running_fleet(nats, profiles("a")) as fleet:
         await fleet.add_node(script.start, models=(), memory_mb=100, slots=8)
-        await until(lambda: states(fleet))
+        await until(lambda: "a" in states(fleet))
         answers = await asyncio.gather(*(fleet.chat(model="a", max_tokens=5) for _ in range(64)))
         assert [said.status_code for said in answers] == [200] * 64
         assert len(script.engines) == 1

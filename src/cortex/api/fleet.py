@@ -77,7 +77,7 @@ class FleetView:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._kept = Kept(self._made, lambda: gateway.fleet.version)
+        self._kept = Kept(self._made, lambda: gateway.placing.survey.version)
 
     def _made(self) -> bytes:
         return msgspec.json.encode(self._shown())
