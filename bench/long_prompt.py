@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from neuron.engine.engine import Engine
-from neuron.engine.loader import CHUNK_TOKENS, load_engine
+from neuron.engine.loader import load_engine
 from neuron.engine.messages import Add, Sample, Start, Step
+from neuron.engine.scheduler import CHUNK_TOKENS
 from neuron.layers.paging import BLOCK_TOKENS
 from tests.support.tiny_models import write_checkpoint
 

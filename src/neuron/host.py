@@ -122,12 +122,17 @@ def _pages(name: str) -> int:
 
 
 def private_bytes(pid: int, proc: Path = PROC) -> int:
-    """Memory that a process shares with nobody; 0 when there is none with this id."""
+    """Memory that a process has written and shares with nobody, in RAM or swapped out; 0 when there
+    is none with this id.
+
+    Pages that it only reads from files are not counted: they are page cache, which goes when others
+    need it, and whether they are "private" changes with every process that maps the same file.
+    """
     if not pid:
         return 0
     fields = _fields(proc / str(pid) / "smaps_rollup")
-    private = (fields.get(key, "").partition(" ")[0] for key in ("Private_Clean", "Private_Dirty"))
-    return sum((_decimal(text) or 0) * 1024 for text in private)
+    sizes = (fields.get(key, "").partition(" ")[0] for key in ("Private_Dirty", "Swap"))
+    return sum((_decimal(text) or 0) * 1024 for text in sizes)
 
 
 def cpu_flags(cpuinfo: Path = PROC / "cpuinfo") -> list[str]:

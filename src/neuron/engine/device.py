@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from neuron.host import computes_bfloat16
+from neuron import dtypes
 from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -19,9 +19,6 @@ _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
 }
 
 
@@ -46,22 +43,8 @@ def open_device(name: str) -> torch.device:
 
 
 def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in. *asked* is ``Start.dtype``; *checkpoint* the weights' own.
-
-    ``auto`` keeps the checkpoint's dtype, but computes in float32 on a CPU that would only
-    emulate it. Raises :class:`LoadError` UNSUPPORTED for a name that is no dtype here.
-    """
-    name = checkpoint if asked == "auto" else asked
-    dtype = _DTYPES.get(name)
-    if dtype is None:
-        raise LoadError(
-            LoadCode.UNSUPPORTED,
-            f"dtype {name!r} is not supported. Use auto, float32, bfloat16 or float16.",
-        )
-    if asked == "auto" and device.type == "cpu":
-        native = dtype is torch.bfloat16 and computes_bfloat16()
-        return dtype if native else torch.float32
-    return dtype
+    """The dtype to compute in, as :func:`neuron.dtypes.chosen` says; raises as it does."""
+    return _DTYPES[dtypes.chosen(asked, checkpoint, cpu=device.type == "cpu")]
 
 
 def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:

@@ -19,19 +19,21 @@ from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
 from neuron.engine.padding import quickest_rows
 from neuron.engine.probe import KernelPath, choose_path
 from neuron.engine.runner import PoisonedLogits, Runner
-from neuron.engine.scheduler import Chunk, Limits, Plan
+from neuron.engine.scheduler import CHUNK_TOKENS, STEP_TOKENS, Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
 from neuron.layers.cache import KVCache
 from neuron.layers.linear import Kernel, LinearPlan
-from neuron.models.checkpoint import TensorEntry, read_checkpoint
+from neuron.models.checkpoint import (
+    TensorEntry,
+    canonical,
+    most_common_dtype,
+    read_checkpoint,
+)
 from neuron.models.config import ModelConfig, load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadCode, LoadError
-from neuron.models.weights import DTYPES, canonical, load_weights, match_slots
+from neuron.models.weights import DTYPES, load_weights, match_slots
 
-STEP_TOKENS = {"cpu": 256, "cuda": 4096}
-CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
-"""Prefill beside running streams: about what doubles the time of a decode step."""
 PROGRESS_SECONDS = 0.25
 WARM_UP_TOKENS = 32
 
@@ -48,7 +50,7 @@ def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     entries = read_checkpoint(folder)
     tokenizer = load_tokenizer(folder)
     device = open_device(start.device)
-    stored = config.dtype or _most_common(entries.values())
+    stored = config.dtype or most_common_dtype(entries.values())
     dtype = choose_dtype(start.dtype, stored, device)
     model, path = _plan_model(start, config, entries.values(), dtype, device)
     weight_bytes = model.resident_bytes(path.linear)
@@ -138,7 +140,7 @@ def _plan_model(
     )
     if path.linear.kernel is Kernel.PACKED:
         # The head is kept in another layout anyway, so the embedding can stay as it is stored.
-        stored = DTYPES[_most_common(entries)]
+        stored = DTYPES[most_common_dtype(entries)]
         model = Decoder(config, dtype, stored, device)
     return model, path
 
@@ -230,11 +232,3 @@ def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
         ) from error
     finally:
         pool.give_back(sequence.blocks)
-
-
-def _most_common(entries: Iterable[TensorEntry]) -> str:
-    """The stored dtype that holds most bytes."""
-    totals: dict[str, int] = {}
-    for entry in entries:
-        totals[entry.dtype] = totals.get(entry.dtype, 0) + entry.nbytes
-    return max(totals, key=totals.__getitem__, default="F32")

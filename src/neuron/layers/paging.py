@@ -5,6 +5,8 @@ BLOCK_TOKENS = 16
 TILE_BLOCKS = 16
 """Blocks of one tile: the unit that CPU attention reads in place if it lies together."""
 TILE_TOKENS = BLOCK_TOKENS * TILE_BLOCKS
+GROUP_TILES = 8
+"""Tiles whose partial results are held at once."""
 
 
 def blocks_for(tokens: int) -> int:

@@ -15,7 +15,7 @@ problem:
 - how large the first tile is depends on the query's own position alone: queries among the first
   64 or 128 positions get a smaller one;
 - queries come in multiples of :data:`ROWS`, since matrix products round differently below that;
-- tiles are merged in order of position, group by group of :data:`GROUP` at fixed positions, with
+- tiles are merged in order of position, group by group (``GROUP_TILES``) at fixed positions, with
   running sums whose order does not depend on how many there are. A hidden tile adds exact zeros.
 
 That the kernel's own rounding depends on nothing else is checked at load (``engine/probe.py``).
@@ -31,12 +31,10 @@ import torch
 from torch.nn import functional
 
 from neuron.layers.attention import AttentionRow, AttentionStep, Pages, Window
-from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS, TILE_TOKENS
+from neuron.layers.paging import BLOCK_TOKENS, GROUP_TILES, TILE_BLOCKS, TILE_TOKENS
 
 ROWS = 4
 """Queries of a problem come in multiples of this."""
-GROUP = 8
-"""Tiles whose partial results are held at once."""
 SHORT_TOKENS = (64, 128)
 """Sizes of the only tile of queries before these positions."""
 HIDDEN = -1e9
@@ -182,7 +180,7 @@ def _groups(
         yield list(itertools.chain.from_iterable(_loose(run, row, masks) for run in runs))
         return
     while first < end:
-        last = min(end, (first // GROUP + 1) * GROUP)
+        last = min(end, (first // GROUP_TILES + 1) * GROUP_TILES)
         runs = _runs(row.blocks, first, last)
         yield list(itertools.chain.from_iterable(_pieces(run, row, masks) for run in runs))
         first = last

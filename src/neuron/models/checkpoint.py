@@ -1,7 +1,7 @@
 """A checkpoint's safetensors files, as known from their headers alone; no torch.
 
-Owns finding the files, parsing and validating headers and adding up sizes, so that a load can be
-refused before a single weight is read. Must not know what the tensors mean.
+Owns finding the files, parsing and validating headers, tensors' names and adding up sizes, so that
+a load can be refused before a single weight is read. Must not know what the tensors mean.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header
 with name → dtype, shape, data_offsets, then the data).
@@ -24,6 +24,9 @@ MAX_HEADER_BYTES = 100_000_000
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """The stored dtypes that can be loaded, with their bytes a number."""
 
+WRAPPERS = ("language_model.model.", "language_model.", "model.language_model.", "model.")
+"""What may stand before a text model's tensors, each before its own beginnings."""
+
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 
 
@@ -45,6 +48,26 @@ class TensorEntry(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         return self.elements * ITEM_BYTES[self.dtype]
+
+
+def canonical(name: str) -> str:
+    """A tensor's name without the modules around the text model.
+
+    Exporters write ``model.`` or leave it out; models with a vision tower have had their text part
+    under ``language_model.model.`` and, since transformers 4.52, ``model.language_model.``.
+    """
+    for prefix in WRAPPERS:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def most_common_dtype(entries: Iterable[TensorEntry]) -> str:
+    """The stored dtype that holds most bytes."""
+    totals: dict[str, int] = {}
+    for entry in entries:
+        totals[entry.dtype] = totals.get(entry.dtype, 0) + entry.nbytes
+    return max(totals, key=totals.__getitem__, default="F32")
 
 
 class _HeaderEntry(msgspec.Struct):

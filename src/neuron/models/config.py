@@ -51,6 +51,13 @@ class ModelConfig(msgspec.Struct, frozen=True):
         """Bytes of KV cache that one token needs over all layers, *itemsize* bytes a number."""
         return 2 * self.layers * self.kv_heads * self.head_dim * itemsize
 
+    def ignores(self, name: str) -> bool:
+        """Whether a checkpoint may hold tensor *name*, in ``checkpoint.canonical`` form, although
+        the model does not read it."""
+        tied_head = self.tied and name == "lm_head.weight"
+        left_out = name.startswith(self.left_out)
+        return tied_head or left_out or name.endswith("rotary_emb.inv_freq")
+
 
 class _Kind(msgspec.Struct):
     architectures: list[str] | None = None

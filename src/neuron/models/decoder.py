@@ -93,7 +93,7 @@ class Part:
 
     module: nn.Module
     slots: Callable[[], dict[str, torch.Tensor]]
-    """Checkpoint name, in ``weights.canonical`` form → the (slice of a) parameter it fills."""
+    """Checkpoint name, in ``checkpoint.canonical`` form → the (slice of a) parameter it fills."""
     holds_head: bool = False
 
 
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         return weights
 
     def slots(self) -> dict[str, torch.Tensor]:
-        """Checkpoint name, in ``weights.canonical`` form → the (slice of a) parameter it fills."""
+        """Checkpoint name, in ``canonical`` form → the (slice of a) parameter that it fills."""
         return {name: slot for part in self.parts() for name, slot in part.slots().items()}
 
     def parts(self) -> list[Part]:
@@ -230,6 +230,4 @@ class Decoder(nn.Module):
 
     def ignores(self, name: str) -> bool:
         """Whether a checkpoint may hold tensor *name* although the model does not read it."""
-        tied_head = self.config.tied and name == "lm_head.weight"
-        left_out = name.startswith(self.config.left_out)
-        return tied_head or left_out or name.endswith("rotary_emb.inv_freq")
+        return self.config.ignores(name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.models.checkpoint import TensorEntry
+from neuron.models.checkpoint import TensorEntry, canonical
 from neuron.models.errors import LoadCode, LoadError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -21,22 +21,7 @@ READERS = 4
 """Parallel reads; a cold disk gives about three times the bytes of a single reader."""
 PIECE_BYTES = 8 << 20
 """What one reader reads at once; also the size of its buffer where numbers are converted."""
-WRAPPERS = ("language_model.model.", "language_model.", "model.language_model.", "model.")
-"""What may stand before a text model's tensors, each before its own beginnings."""
-
 OnBytes = Callable[[int], None]
-
-
-def canonical(name: str) -> str:
-    """A tensor's name without the modules around the text model.
-
-    Exporters write ``model.`` or leave it out; models with a vision tower have had their text part
-    under ``language_model.model.`` and, since transformers 4.52, ``model.language_model.``.
-    """
-    for prefix in WRAPPERS:
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
 
 
 def match_slots(
@@ -46,7 +31,7 @@ def match_slots(
 ) -> list[tuple[TensorEntry, torch.Tensor]]:
     """Pairs every slot with its tensor in the checkpoint, in file order.
 
-    Names are compared in :func:`canonical` form; *ignored* tells which tensors of a checkpoint
+    Names are compared in ``canonical`` form; *ignored* tells which tensors of a checkpoint
     may be left alone. Raises :class:`LoadError` CORRUPT for missing, doubled or unexpected tensors
     and for wrong shapes.
     """

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron import host
 from neuron.engine.device import choose_dtype, default_threads
 from neuron.host import cpu_flags
 from neuron.models.errors import LoadError
@@ -34,7 +33,7 @@ def test_dtype(
     expected: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "cpu_flags", lambda: flags)
+    monkeypatch.setattr("neuron.host.cpu_flags", lambda: flags)
     assert choose_dtype(asked, stored, on) == expected
 
 

@@ -9,10 +9,10 @@ import torch
 
 from neuron.layers.attention import AttentionRow, ReferenceStep, attend
 from neuron.layers.cache import KVCache
-from neuron.layers.paging import TILE_TOKENS
-from neuron.layers.tiles import GROUP, TiledStep
+from neuron.layers.paging import GROUP_TILES, TILE_TOKENS
+from neuron.layers.tiles import TiledStep
 
-LENGTH = 2 * GROUP * TILE_TOKENS + 300
+LENGTH = 2 * GROUP_TILES * TILE_TOKENS + 300
 """Beyond two groups of tiles."""
 
 

@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from neuron.layers.linear import Kernel
-from neuron.models.checkpoint import INDEX, SINGLE, read_checkpoint
+from neuron.models.checkpoint import INDEX, SINGLE, canonical, read_checkpoint
 from neuron.models.errors import LoadCode, LoadError
-from neuron.models.weights import canonical
 from tests.support.rigs import plain_model
 from tests.support.tiny_models import FAMILIES, write_checkpoint
 
