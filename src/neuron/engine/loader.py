@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from neuron.engine import memory
+from neuron.engine import heap, memory
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
@@ -42,6 +42,11 @@ OnProgress = Callable[[Loading], None]
 
 def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     """Loads the model that *start* names. Raises :class:`LoadError`."""
+    with heap.tidy():
+        return _load(start, on_progress)
+
+
+def _load(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     began = time.monotonic()
     _check_start(start)
     on_progress(Loading(LoadStage.CHECKING, 0, 0))
