@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 
+from neuron.engine import heap
 from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.messages import Fatal
 from protocol.parent import die_with_parent
@@ -22,6 +23,8 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
     die_with_parent(os.getppid())
+    for variable in heap.KERNELS_VARIABLES:
+        os.environ.setdefault(variable, str(heap.KERNELS_KEPT))
     channel = EngineEnd(socket.socket(fileno=arguments.fd))
     try:
         # Late, because it imports torch: until here a dying parent is noticed within milliseconds.

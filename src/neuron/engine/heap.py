@@ -1,13 +1,21 @@
-"""Where the C library puts what torch asks for: one heap, or a mapping for each piece.
+"""What an engine's process keeps of the memory that it has used: as little as costs no time.
 
-Owns two thresholds of glibc's allocator (mallopt(3)). Left alone, glibc takes ever larger pieces
-from its heap, and a load, which lays out one matrix after the other and drops the original, leaves
-holes of 100 MiB and more there that nobody fills again. Does nothing where there is no glibc.
+Owns two thresholds of glibc's allocator (mallopt(3)) and the number of compiled kernels; no torch.
+Left alone, glibc takes ever larger pieces from its heap, and a load, which lays out one matrix
+after the other and drops the original, leaves holes of 100 MiB and more there that nobody fills
+again. Does nothing where there is no glibc.
 """
 
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
+
+KERNELS_KEPT = 64
+"""oneDNN compiles a kernel for each shape of matrix and number of rows, in half a millisecond. A
+step needs four to ten, of half a MiB each; an engine that serves steps of all sizes would fill the
+1,024 places that there are otherwise."""
+KERNELS_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""The places of oneDNN's cache, and of the one that torch has around it; read at the first use."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h."""
