@@ -69,7 +69,6 @@ def _load(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
     pool = BlockPool(cache.blocks)
     runner = Runner(model, cache, path)
     _warm_up(runner, pool, budget.context_limit)
-    memory.give_back_free_pages()
     engine = Engine(
         runner,
         tokenizer,

@@ -4,7 +4,6 @@ Owns the arithmetic and its explanation; the numbers of CUDA devices come from t
 host from ``neuron.host``.
 """
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +39,6 @@ def free_bytes(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     return Host().memory_free_bytes()
-
-
-def give_back_free_pages() -> None:
-    """What a load leaves between the weights: the C library would keep it for later allocations, up
-    to a quarter of the model."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's only
-    if trim is not None:
-        trim(0)
 
 
 def check_weights_fit(weight_bytes: int, free: int, device: str) -> None:

@@ -18,10 +18,15 @@ from protocol.fleet import Device, Estimate
 
 
 def appraise(
-    folder: Path | None, profile: Profile, config: NeuronConfig, devices: Sequence[Device]
+    folder: Path | None,
+    profile: Profile,
+    config: NeuronConfig,
+    devices: Sequence[Device],
+    took: int = 0,
 ) -> Estimate | None:
-    """None when it is not known without the files. Raises ``LoadError`` for a model that no engine
-    here can run. Runs in a thread."""
+    """None when it is not known without the files. *took*: what it has been seen to take beside its
+    KV cache; 0 = not loaded yet. Raises ``LoadError`` for a model that no engine here can run. Runs
+    in a thread."""
     if profile.min_devices > 1:
         raise LoadError(
             LoadCode.UNSUPPORTED,
@@ -37,19 +42,27 @@ def appraise(
         raise LoadError(LoadCode.UNSUPPORTED, "This node has no device for models (device).")
     kv_mb = profile.kv_cache_mb or config.kv_cache_mb
     settings = Settings(
-        dtype=config.dtype if profile.dtype == "auto" else profile.dtype,
+        kind=largest.kind,
         slots=profile.slots or config.slots,
-        context=profile.limit.context or config.max_context or None,
+        dtype=config.dtype if profile.dtype == "auto" else profile.dtype,
+        max_context=profile.limit.context or config.max_context or None,
         kv_bytes=kv_mb << 20 if kv_mb else None,
     )
-    found = estimate(
-        load_config(folder),
-        read_checkpoint(folder).values(),
-        largest.kind,
-        settings,
-        said or largest.budget_bytes,
+    available = said or largest.budget_bytes
+    model, entries = load_config(folder), list(read_checkpoint(folder).values())
+    found = estimate(model, entries, settings, available=available)
+    if took > found.total_bytes - found.kv_bytes:
+        found = estimate(model, entries, settings, available=available, measured_bytes=took)
+    shown = Estimate(
+        bytes_each=found.total_bytes,
+        weight_bytes=found.weight_bytes,
+        kv_bytes=found.kv_bytes,
+        kv_tokens=found.kv_tokens,
+        overhead_bytes=found.overhead_bytes,
+        is_measured=took > 0,
+        lines=found.lines(),
     )
-    return _as_said(said, found) if said else found
+    return _as_said(said, shown) if said else shown
 
 
 def _as_said(said: int, found: Estimate | None = None) -> Estimate:

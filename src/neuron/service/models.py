@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from neuron import store
+from neuron.estimate import size_text
 from neuron.service.ledger import Ledger
 from neuron.service.model import Hold, Model, NoRoom, Reserve
 from neuron.service.offers import Offer, Offers
@@ -311,12 +312,12 @@ class Models:
     def _no_room(self, model: str, order: LoadOrder, estimate: Estimate) -> NoRoom:
         room = self._ledger.most_room()
         held = ", ".join(
-            f"{name} {_gib(held.bytes_each)}" for name, held in self._ledger.all_held().items()
+            f"{name} {size_text(held.bytes_each)}" for name, held in self._ledger.all_held().items()
         )
         return NoRoom(
-            f"{model} takes {_gib(estimate.bytes_each)} on {self._node}, and {_gib(room)} are free"
-            f" ({held or 'no model is loaded'}). Unload a model, or give models more memory "
-            "(memory_mb).",
+            f"{model} takes {size_text(estimate.bytes_each)} on {self._node}, and "
+            f"{size_text(room)} are free ({held or 'no model is loaded'}). Unload a model, or give "
+            "models more memory (memory_mb).",
             is_shown=order.epoch is None,
         )
 
@@ -361,7 +362,3 @@ class Models:
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if abs(size) >= 2**30 else f"{size / 2**20:.0f} MiB"

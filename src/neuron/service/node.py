@@ -14,6 +14,7 @@ from neuron import __version__, store
 from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.discovery import Hardware
 from neuron.engine.client import EngineProcess
+from neuron.estimate import beside_kv
 from neuron.host import private_bytes
 from neuron.service.announcer import Announcer
 from neuron.service.engine import StartEngine
@@ -33,6 +34,7 @@ from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import (
     Describe,
     DeviceKind,
+    DeviceUsage,
     NodeHeartbeat,
     NodeInfo,
     NodeLive,
@@ -195,7 +197,6 @@ class Node:
 
     async def _refresh_live(self) -> None:
         while True:
-            # NVML can hang for seconds, so it is asked in a thread.
             await self._measure()
             self._announcer.set(
                 keys.node_live(self.name),
@@ -205,34 +206,36 @@ class Node:
             await asyncio.sleep(keys.LIVE_EVERY_SECONDS)
 
     async def _measure(self) -> None:
-        """What others take of the devices, for the books and for the fleet."""
+        """What others take of the devices, for the books and for the fleet; and what engines really
+        take, for the next estimate."""
         pids = {model.id: model.pid for model in self.models}
-        self._live = await asyncio.to_thread(self._measured, pids)
-        self._ledger.others_take([usage.others_bytes for usage in self._live.usage])
+        usage, sizes = await asyncio.to_thread(self._look_at_memory, pids)
+        draining = self.models.is_draining
+        self._live = NodeLive(self.name, self.instance, usage, draining=draining)
+        self._ledger.others_take([device.others_bytes for device in usage])
+        for model, size in sizes.items():
+            offer = self._offers.get(model)
+            if size and offer is not None and offer.estimate is not None:
+                self._offers.takes(model, beside_kv(size, offer.estimate.kv_bytes))
 
-    def _measured(self, pids: dict[str, int]) -> NodeLive:
-        own = dict.fromkeys(range(len(self._devices)), 0)
+    def _look_at_memory(
+        self, pids: dict[str, int]
+    ) -> tuple[tuple[DeviceUsage, ...], dict[str, int]]:
+        """In a thread: NVML can hang for seconds. On a GPU an engine is taken at its word."""
+        sizes = {model: private_bytes(pid) for model, pid in pids.items()}
+        own = [0] * len(self._devices)
         for model, held in self._ledger.all_held().items():
             for device in held.devices:
                 is_cpu = self._devices[device].kind is DeviceKind.CPU
-                own[device] += private_bytes(pids.get(model, 0)) if is_cpu else held.bytes_each
-        for device, found in enumerate(self._devices):
+                own[device] += sizes.get(model, 0) if is_cpu else held.bytes_each
+        usage = []
+        now = self._hardware.usage(self._devices)
+        for device, (found, there) in enumerate(zip(self._devices, now, strict=True)):
             if found.kind is DeviceKind.CPU:
                 own[device] += sum(self._warm.held.values())
-        usage = tuple(
-            msgspec.structs.replace(
-                now, others_bytes=max(0, found.memory_bytes - now.memory_free_bytes - own[i])
-            )
-            for i, (found, now) in enumerate(
-                zip(self._devices, self._hardware.usage(self._devices), strict=True)
-            )
-        )
-        return NodeLive(
-            self.name,
-            self.instance,
-            usage,
-            draining=self.models.is_draining,
-        )
+            others = found.memory_bytes - there.memory_free_bytes - own[device]
+            usage.append(msgspec.structs.replace(there, others_bytes=max(0, others)))
+        return tuple(usage), sizes
 
     async def _serve_verbs(self) -> None:
         async def describe(_: bytes) -> bytes:

@@ -47,6 +47,7 @@ class Offers:
         self._offers: dict[str, Offer] = {}
         self._sources = {store.model_id(source): source for source in config.default_models}
         self._catalogue: dict[str, Profile] = {}
+        self._seen: dict[tuple[str, Profile], int] = {}  # bytes beside the KV cache
 
     def __iter__(self) -> Iterator[Offer]:
         return iter(list(self._offers.values()))
@@ -105,7 +106,12 @@ class Offers:
         try:
             folder = await asyncio.to_thread(store.local_folder, offer.source)
             estimate = await asyncio.to_thread(
-                appraise, folder, offer.profile, self._config, self._devices
+                appraise,
+                folder,
+                offer.profile,
+                self._config,
+                self._devices,
+                self._seen.get((offer.source, offer.profile), 0),
             )
         except (FleetError, LoadError) as failure:
             code = ErrorCode.MODEL_UNAVAILABLE
@@ -123,6 +129,12 @@ class Offers:
     def took(self, model: str, seconds: float) -> None:
         """A load of it took so long."""
         self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
+
+    def takes(self, model: str, nbytes: int) -> None:
+        """Its process has been seen to take so much beside its KV cache: the most counts."""
+        if offer := self._offers.get(model):
+            key = (offer.source, offer.profile)
+            self._seen[key] = max(nbytes, self._seen.get(key, 0))
 
     def _set(self, model: str, source: str, profile: Profile) -> None:
         known = self._offers.get(model)
