@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import openai
 import pytest
 
 from neuron.engine.client import EngineLoadError
@@ -281,3 +282,16 @@ async def _nothing_stored(fleet: TestFleet) -> bool:
 
 def _states(fleet: TestFleet) -> list[str]:
     return [str(p.record.state) for p in fleet.gateway.fleet.placed(MODEL)]
+
+
+async def test_a_pause_in_a_stream_is_nothing_to_the_openai_sdk(nats: NatsServer) -> None:
+    """Keep-alives come between events that have an id."""
+    script = Script(lambda _: ("one", " two"), step_seconds=2.3)
+    async with scripted_fleet(nats, script) as fleet:
+        client = openai.AsyncOpenAI(base_url=f"{fleet.url}/v1", api_key="none", max_retries=0)
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hi"}], stream=True
+        )
+        texts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        await client.close()
+    assert "".join(texts) == "one two"

@@ -26,8 +26,12 @@ _encode = msgspec.json.encode
 
 
 def keep_alive(waits_for: str) -> bytes:
-    """An SSE comment, which says what the request waits for."""
-    return f": {waits_for or 'keep-alive'}\n\n".encode()
+    """An SSE comment, which says what the request waits for.
+
+    No empty line ends it: openai-python would take that for the end of another event, as the last
+    one's id still stands.
+    """
+    return f": {waits_for or 'keep-alive'}\n".encode()
 
 
 class ChunkWriter:

@@ -28,6 +28,9 @@ log = logging.getLogger("neuron")
 
 KEEP_ALIVE_SECONDS = 0.5
 
+IDLE_SECONDS = 0.05
+"""Between two jobs of a busy model there may be a gap."""
+
 
 class Worker:
     """Serves one model from READY until its engine is gone."""
@@ -43,7 +46,7 @@ class Worker:
         revision: str,
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_idle* is called when the last job has ended."""
+        """*on_idle* is called when the last job has ended and none has come."""
         self._on_idle = on_idle
         self._model = model
         self._identity = identity
@@ -202,9 +205,13 @@ class Worker:
             self._idle_since = time.monotonic()
             self._puller.wake()
             if not self._active:
-                self._on_idle()
+                asyncio.get_running_loop().call_later(IDLE_SECONDS, self._say_idle)
 
         task.add_done_callback(done)
+
+    def _say_idle(self) -> None:
+        if not self._active:
+            self._on_idle()
 
     def _send(self, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending)
