@@ -26,7 +26,7 @@ log = logging.getLogger("api")
 def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     """The API of one gateway."""
     models = Models(gateway)
-    admin = Admin(gateway.placing.control)
+    admin = Admin(gateway)
     fleet = FleetView(gateway)
     status = _Status(gateway, metrics_url)
     return Starlette(
@@ -48,6 +48,9 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             Route("/models/pull", admin.pull, methods=["POST"]),
             Route("/models/pin", admin.pin, methods=["POST"]),
             Route("/models/unpin", admin.unpin, methods=["POST"]),
+            Route("/models/add", admin.add, methods=["POST"]),
+            Route("/models/remove", admin.remove, methods=["POST"]),
+            Route("/reload", admin.reload, methods=["POST"]),
             Route("/nodes/{node}/drain", admin.drain, methods=["POST"]),
             Route("/nodes/{node}/undrain", admin.undrain, methods=["POST"]),
             Route("/fleet", fleet.fleet, methods=["GET"]),

@@ -63,6 +63,15 @@ class Catalogue:
         record = self._records.get(model)
         return record.profile if record else None
 
+    def origin(self, model: str) -> Origin | None:
+        """Who keeps its profile; None when it has none."""
+        record = self._records.get(model)
+        return record.origin if record else None
+
+    def owner(self, alias: str) -> str:
+        """The model that has this alias, word for word; empty when none has."""
+        return self._aliases.get(alias, "")
+
     def profile(self, model: str) -> Profile:
         """What is said about *model*; all defaults when nothing is."""
         return self.listed(model) or Profile(model)

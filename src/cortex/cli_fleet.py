@@ -37,6 +37,9 @@ def add_to(group: click.Group) -> None:
         unpin,
         drain,
         undrain,
+        add,
+        remove,
+        read_again,
         why,
         watch,
     ):
@@ -223,6 +226,63 @@ def undrain(node: str, url: str) -> None:
     """Use a drained node again."""
     _asked(lambda: Operator(url).tell(f"/nodes/{node}/undrain"))
     click.echo(f"{node}: in use")
+
+
+@click.command()
+@click.argument("model")
+@_url
+@click.option("--source", default="", help="A folder on the nodes, or a Hugging Face id.")
+@click.option("--alias", "aliases", multiple=True, help="Another name. May be repeated.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As in models.toml.")
+def add(
+    model: str, url: str, source: str, aliases: tuple[str, ...], pairs: tuple[str, ...]
+) -> None:
+    """Put a model into the catalogue; it stays there over restarts.
+
+    \b
+    Examples:
+      cortex add Qwen/Qwen3-8B --alias fast
+      cortex add mine --source /srv/models/mine --set slots=16 --set limit.output=4096
+    """
+    profile: dict[str, Any] = {"id": model}
+    profile |= {"source": source} if source else {}
+    profile |= {"aliases": aliases} if aliases else {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            _fail(f"--set {pair}: KEY=VALUE is wanted, such as slots=16")
+        *tables, last = key.split(".")
+        place = profile
+        for name in tables:
+            place = place.setdefault(name, {})
+        place[last] = _value(text)
+    _asked(lambda: Operator(url).tell("/models/add", **profile))
+    click.echo(f"{model}: in the catalogue")
+
+
+def _value(text: str) -> Any:
+    """As JSON has it, else a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@click.command()
+@click.argument("model")
+@_url
+def remove(model: str, url: str) -> None:
+    """Take a model out of the catalogue that was added with 'add'."""
+    _asked(lambda: Operator(url).tell("/models/remove", model=model))
+    click.echo(f"{model}: no longer in the catalogue")
+
+
+@click.command("reload")
+@_url
+def read_again(url: str) -> None:
+    """Have the gateway read models.toml again."""
+    _asked(lambda: Operator(url).tell("/reload"))
+    click.echo("models.toml: read")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What operators can tell the fleet through any gateway: load, unload, pull, pin, drain.
+"""What operators can tell the fleet through any gateway: load, unload, pull, pin, drain, add.
 
 Loads, unloads and pulls are orders to a node, checked by the same placement as the placer's own;
 pins and drained nodes are wishes that stand in KV, and the placer carries them out. Raises
@@ -16,6 +16,7 @@ from cortex.standing import Standing
 from cortex.survey import Survey
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, KvBucket
+from protocol.catalogue import CatalogueRecord, Origin, Profile
 from protocol.errors import ErrorCode, FleetError
 from protocol.fleet import ModelState
 from protocol.orders import LoadOrder, PullOrder, UnloadOrder, Victim
@@ -161,6 +162,47 @@ class Control:
             said = PullOrder(model, source, profile)
             await self._order(one, "pull", codec.encode(said))
         return model, nodes
+
+    # -- the catalogue -------------------------------------------------------------------------
+
+    async def add(self, profile: Profile) -> None:
+        """From now on the catalogue has this profile, also after restarts. Names that lead
+        elsewhere already are refused."""
+        self._check_is_not_of_the_file(profile.id)
+        for alias in profile.aliases:
+            there = self._catalogue.owner(alias)
+            if there not in ("", profile.id) or alias in self._catalogue.models:
+                raise FleetError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"aliases: {alias!r} is a name of {there or alias}.",
+                    param="aliases",
+                )
+        record = CatalogueRecord(self._instance, profile, Origin.OPERATOR)
+        key = keys.catalogue(profile.id)
+        if not await KvBucket(self._bus, keys.CATALOGUE).put(key, codec.encode(record)):
+            raise _not_written()
+
+    async def remove(self, model: str) -> None:
+        """The catalogue has it no more; what is loaded stays."""
+        self._check_is_not_of_the_file(model)
+        if model not in self._catalogue.models:
+            have = ", ".join(self._catalogue.models) or "none"
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"The catalogue has no model {model!r}. It has: {have}.",
+                param="model",
+            )
+        if not await KvBucket(self._bus, keys.CATALOGUE).delete(keys.catalogue(model)):
+            raise _not_written()
+
+    def _check_is_not_of_the_file(self, model: str) -> None:
+        if self._catalogue.origin(model) is Origin.FILE:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"{model} is in models.toml, and would be as it says there again. Change the file, "
+                "and have it read with 'cortex reload' or SIGHUP.",
+                param="model",
+            )
 
     # -- wishes that stand ---------------------------------------------------------------------
 

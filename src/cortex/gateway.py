@@ -6,7 +6,7 @@ This is the one place that wires them; ``app`` puts the API on top, ``serve`` ru
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from cortex.catalogue import Catalogue
 from cortex.dispatch import Dispatcher
@@ -20,6 +20,7 @@ from protocol.bus import Bus, BusMessage, KvBucket, KvView
 from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
+from protocol.settings import SettingsError
 
 HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02
@@ -68,6 +69,8 @@ class Gateway:
         )
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
+        self.read_again: Callable[[], None] = _nothing_to_read
+        """Reads ``models.toml`` again; raises ``SettingsError``."""
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
@@ -211,6 +214,10 @@ class Gateway:
 
     def _in_flight(self) -> float:
         return self.dispatcher.in_flight
+
+
+def _nothing_to_read() -> None:
+    raise SettingsError("This gateway reads no models.toml.")
 
 
 @contextlib.asynccontextmanager

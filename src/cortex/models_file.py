@@ -57,6 +57,16 @@ def load(path: Path | None) -> tuple[Profile, ...] | None:
     return tuple(profiles.values())
 
 
+def read_one(body: bytes) -> Profile:
+    """A profile as JSON, with the keys of ``[[models]]``. Raises ``SettingsError``."""
+    try:
+        profile = msgspec.json.decode(body, type=_Profile)
+    except msgspec.MsgspecError as error:
+        raise SettingsError(f"{error}.") from None
+    _check(profile, repr(profile.id))
+    return profile
+
+
 def _check(profile: Profile, where: str) -> None:
     """What the types do not say."""
     try:

@@ -58,7 +58,8 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
     )
     try:
         async with running_gateway(bus, profiles, options_of(config)) as gateway:
-            loop.add_signal_handler(signal.SIGHUP, _read_models_again, gateway, models_path)
+            gateway.read_again = lambda: _read_models(gateway, models_path)
+            loop.add_signal_handler(signal.SIGHUP, _read_if_usable, gateway)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
             app = make_app(gateway, metrics_url)
             if not is_loopback(listener):
@@ -93,10 +94,14 @@ def options_of(config: GatewayConfig) -> Options:
     )
 
 
-def _read_models_again(gateway: Gateway, path: Path | None) -> None:
+def _read_models(gateway: Gateway, path: Path | None) -> None:
+    gateway.reload(models_file.load(path))
+    log.info("read the catalogue again")
+
+
+def _read_if_usable(gateway: Gateway) -> None:
     try:
-        gateway.reload(models_file.load(path))
-        log.info("read the catalogue again")
+        gateway.read_again()
     except SettingsError as error:
         log.error("kept the catalogue as it was: %s", error)
 

@@ -149,3 +149,31 @@ async def test_the_commands_print_what_people_read(nats: NatsServer) -> None:
         )
         await until(lambda: states(fleet)["a"] == "absent")
         assert "drained  n1" in await cortex("status")
+
+
+async def test_the_catalogue_grows_at_run_time_and_is_kept(nats: NatsServer) -> None:
+    script = Script(answer)
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: "a" in states(fleet))
+        more = {"id": "b", "source": "cortex-demo", "vram_mb": 60, "aliases": ["fast"]}
+        assert (await tell(fleet, "/models/add", **more)).status_code == 202
+        await until(lambda: "b" in states(fleet))
+        assert (await fleet.chat(model="fast", max_tokens=2)).status_code == 200
+        for body, says in (
+            ({**more, "id": "c"}, "aliases: 'fast' is a name of b."),
+            ({**more, "id": "a", "aliases": []}, "a is in models.toml"),
+            ({**more, "slots": -1}, "'b': slots = -1: not below 0."),
+            ({**more, "slot": 1}, "unknown field `slot`"),
+            ({"source": "x"}, "missing required field `id`"),
+        ):
+            refused = await tell(fleet, "/models/add", **body)
+            assert refused.status_code == 400, body
+            assert says in error(refused)
+        assert "reads no models.toml" in error(await tell(fleet, "/reload"))
+        assert "has no model 'c'" in error(await tell(fleet, "/models/remove", model="c"))
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await until(lambda: "b" in fleet.gateway.catalogue.models)
+        assert (await tell(fleet, "/models/remove", model="b")).status_code == 202
+        await until(lambda: "b" not in fleet.gateway.catalogue.models)
+        assert fleet.gateway.catalogue.models == ["a"]

@@ -10,10 +10,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cortex import models_file
 from cortex.api.access import refused_unless_from_here
 from cortex.api.errors import envelope, http_of
-from cortex.control import Control, Planned
-from protocol.errors import ErrorCode, FleetError
+from cortex.control import Planned
+from cortex.gateway import Gateway
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.settings import SettingsError
 
 T = TypeVar("T")
 Answer = dict[str, object]
@@ -47,6 +50,10 @@ class _Pin(msgspec.Struct, forbid_unknown_fields=True):
     """Empty = where it is."""
 
 
+class _Name(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
@@ -54,8 +61,9 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 class Admin:
     """The endpoints; each answers as soon as an order is taken or a wish is stored."""
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._control = gateway.placing.control
 
     async def load(self, request: Request) -> Response:
         """Has a model loaded, or says what that would do."""
@@ -110,6 +118,34 @@ class Admin:
 
         return await _answered(request, _Model, work)
 
+    async def add(self, request: Request) -> Response:
+        """Puts a profile into the catalogue: the keys of ``[[models]]`` as JSON."""
+
+        async def work(body: msgspec.Raw) -> Answer:
+            profile = models_file.read_one(bytes(body))
+            await self._control.add(profile)
+            return {"status": "added", "model": profile.id}
+
+        return await _answered(request, msgspec.Raw, work)
+
+    async def remove(self, request: Request) -> Response:
+        """Takes one out that was added so."""
+
+        async def work(asked: _Name) -> Answer:
+            await self._control.remove(asked.model)
+            return {"status": "removed", "model": asked.model}
+
+        return await _answered(request, _Name, work)
+
+    async def reload(self, request: Request) -> Response:
+        """Reads models.toml again."""
+
+        async def work(_: _Nothing) -> Answer:
+            self._gateway.read_again()
+            return {"status": "read"}
+
+        return await _answered(request, _Nothing, work)
+
     async def drain(self, request: Request) -> Response:
         """Has a node emptied."""
 
@@ -161,9 +197,12 @@ async def _answered(
             message = "Content-Type: it has to be application/json."
             raise FleetError(ErrorCode.INVALID_REQUEST, message)
         done = await work(_decoded(await request.body(), kind))
-    except FleetError as error:
-        status = http_of(error.error).status
-        return Response(envelope(error.error), status, media_type="application/json")
+    except SettingsError as wrong:
+        error = WireError(ErrorCode.INVALID_REQUEST, str(wrong))
+        return Response(envelope(error), 400, media_type="application/json")
+    except FleetError as failure:
+        status = http_of(failure.error).status
+        return Response(envelope(failure.error), status, media_type="application/json")
     return Response(msgspec.json.encode(done), 202, media_type="application/json")
 
 
