@@ -127,7 +127,7 @@ class Worker:
             if entry.running is not None:
                 error = WireError(
                     ErrorCode.STREAM_LOST,
-                    f"Node {self._identity.node} is shutting down.",
+                    f"Node {self._identity.node} gives up {self._model}.",
                     retry_after_seconds=1,
                 )
                 await entry.running.fail(error, retryable=True)
