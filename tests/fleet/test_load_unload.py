@@ -63,6 +63,7 @@ async def test_an_unload_lets_streams_finish(nats: NatsServer) -> None:
         playing = asyncio.create_task(play(client, fleet.url, tape, seed=1, max_tokens=100))
         await until(lambda: tape.text)
         assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
+        await until(lambda: not fleet.gateway.fleet.ready(MODEL))
         again = await tell(fleet, "load", model=MODEL)
         assert again.status_code == 503
         assert "comes or goes there" in says(again)[1]
