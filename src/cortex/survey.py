@@ -63,9 +63,7 @@ class Survey:
         self._loads: deque[tuple[float, str, float]] = deque()
         self._missing_since: dict[Key, float] = {}
         self._known: set[str] = set()  # nodes that were alive at the last look
-        self._recent: defaultdict[str, float] = defaultdict(
-            float
-        )  # seconds of loads lately, by node
+        self._recent: dict[str, float] = defaultdict(float)  # seconds of loads lately, by node
         self._ready: Counter[str] = Counter()  # replicas, as of the last look
         self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
 

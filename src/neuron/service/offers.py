@@ -96,7 +96,7 @@ class Offers:
             offer = await self.appraise(model)
             is_asked_for = model in found or model in self._sources or model in self._catalogue
             if not is_asked_for and (offer.error or not offer.has_files):
-                del self._offers[model]  # a cache holds all kinds of things
+                self._offers.pop(model, None)  # a cache holds all kinds of things
 
     async def appraise(self, model: str) -> Offer:
         """Looks at a model's files, and at what it would take."""
