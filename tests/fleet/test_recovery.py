@@ -164,9 +164,9 @@ async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
         proxy_to(nats.url) as two,
         running_fleet(nats) as fleet,
     ):
-        for name, proxy in (("n1", one), ("n2", two)):
-            await fleet.add_node(script.start, name=name, url=proxy.url)
-        await fleet.ready(nodes=2)
+        for number, proxy in enumerate((one, two), 1):
+            await fleet.add_node(script.start, name=f"n{number}", url=proxy.url)
+            await fleet.ready(nodes=number)
         for run in range(RUNS):
             async with playing(fleet, seed=run, max_tokens=1200) as tape:
                 lonely = script.engines.index(engine_of(script))

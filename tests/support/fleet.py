@@ -145,7 +145,7 @@ async def scripted_fleet(
     async with running_fleet(nats) as fleet:
         for number in range(1, nodes + 1):
             await fleet.add_node(script.start, name=f"n{number}", slots=script.slots)
-        await fleet.ready(nodes=nodes)
+            await fleet.ready(nodes=number)  # so that the script's engines are in the nodes' order
         yield fleet
 
 

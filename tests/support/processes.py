@@ -141,10 +141,11 @@ class ProcessFleet:
 
 async def _serving(client: httpx2.AsyncClient, url: str, nodes: int) -> bool:
     try:
-        models = (await client.get(f"{url}/v1/models")).json()["data"]
+        found = (await client.get(f"{url}/fleet")).json()["nodes"]
     except httpx2.TransportError:
         return False
-    return any(m["id"] == MODEL and len(m.get("nodes", ())) >= nodes for m in models)
+    records = [model["record"] for node in found for model in node["models"]]
+    return sum(r["model"] == MODEL and r["state"] == "ready" for r in records) >= nodes
 
 
 class Tape:

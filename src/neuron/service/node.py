@@ -115,7 +115,14 @@ class Node:
     async def run(self) -> None:
         """Until cancelled. Raises ``SettingsError`` when another neuron has its name, and
         ``ConnectionError`` when NATS is gone for good."""
-        await self._check_name()
+        try:
+            await self._check_name()
+            await self._serve()
+        finally:
+            self._hardware.close()
+            await self._warm.close()
+
+    async def _serve(self) -> None:
         self._announcer.set(keys.node_info(self.name), codec.encode(self._info()))
         await self._bus.subscribe(subjects.all_steers(self.name), self._jobs.steered)
         await self._bus.subscribe(subjects.ALL_FINDS, self._jobs.found)
@@ -158,8 +165,6 @@ class Node:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._announcer.flush()
-        self._hardware.close()
-        await self._warm.close()
 
     # -- what it says --------------------------------------------------------------------------
 
