@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 GIB = 1 << 30
+EXTRA_IDLE_SECONDS = 300.0
+"""A replica beyond those that shall be there goes when it has been idle for so long."""
 
 
 class Need(NamedTuple):
@@ -49,19 +51,34 @@ class Resident(NamedTuple):
     """Requests for this model in all gateways."""
     idle_seconds: float = 0.0
     """Since its last stream ended."""
-    idle_limit_seconds: float = 0.0
+    idle_allowed_seconds: float = 0.0
     """After so long it is unloaded even if nobody needs its memory; 0 = never."""
     ready_seconds: float = 0.0
     """Since it was loaded."""
     loads_since: int = 0
     """How many models the node has loaded since this one's engine was started."""
-    is_last: bool = False
-    """Without this replica there were fewer than the model's minimum."""
+    replicas: int = 1
+    """Of its model, those that are ready; in the whole fleet."""
+    min_replicas: int = 0
+    """So many shall be."""
 
     @property
     def is_busy(self) -> bool:
         """Somebody uses it, or is about to."""
         return self.running + self.waiting > 0
+
+    @property
+    def is_last(self) -> bool:
+        """Without this replica there were fewer than the model's minimum."""
+        return self.replicas <= self.min_replicas
+
+    @property
+    def idle_limit_seconds(self) -> float:
+        """After so long it has been idle for too long; 0 = never."""
+        limits = [self.idle_allowed_seconds] if self.idle_allowed_seconds else []
+        if self.replicas > max(1, self.min_replicas):
+            limits.append(EXTRA_IDLE_SECONDS)
+        return min(limits, default=0.0)
 
     @property
     def is_expired(self) -> bool:

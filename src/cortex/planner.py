@@ -13,7 +13,7 @@ so that the last of them is still in time. A stream that runs is never cut: its 
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from cortex.evictor import Strategy, order
@@ -137,15 +137,11 @@ def plan(
             books[fit.node] = after(books[fit.node], want.need, fit)
             free.discard(fit.node)
             victims = tuple(victim.model for victim in fit.victims)
+            _count_out(books, victims)
             loads.append(Load(model, fit.node, fit.devices, victims, _why(want)))
         elif not any(model in node.files for node in nodes):
             pulls.append(Pull(model, fit.node, _why(want)))
-    unloads = [
-        Unload(resident.model, node.name, why)
-        for node in books.values()
-        for resident in node.residents
-        if (why := _why_unload(node, resident))
-    ]
+    unloads = _unloads(books)
     recycles = [
         recycle
         for name in sorted(free)
@@ -164,6 +160,28 @@ def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
     why = f"{oldest.loads_since} loads on the node since its engine was started"
     due = defrag_after * (oldest.loads_since // defrag_after)
     return Recycle(oldest.model, node.name, due, why)
+
+
+def _unloads(books: dict[str, NodeView]) -> list[Unload]:
+    """Of replicas that have been idle for too long the longest idle goes, and the others are looked
+    at again without it."""
+    unloads = []
+    residents = [(node, r.model, r.idle_seconds) for node in books for r in books[node].residents]
+    for node, model, _ in sorted(residents, key=lambda found: -found[2]):
+        resident = next(r for r in books[node].residents if r.model == model)
+        if why := _why_unload(books[node], resident):
+            unloads.append(Unload(model, node, why))
+            _count_out(books, [model])
+    return unloads
+
+
+def _count_out(books: dict[str, NodeView], models: Collection[str]) -> None:
+    """One replica less of each of *models*, for those that stay."""
+    for name, node in books.items():
+        residents = tuple(
+            r._replace(replicas=r.replicas - 1) if r.model in models else r for r in node.residents
+        )
+        books[name] = node._replace(residents=residents)
 
 
 def _why_unload(node: NodeView, resident: Resident) -> str:

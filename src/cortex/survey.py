@@ -21,8 +21,6 @@ from protocol.fleet import ModelLoad, ModelRecord, ModelState
 RECENT_SECONDS = 60.0
 """What was loaded in it counts as lately."""
 DRAIN_SECONDS = 30.0
-EXTRA_IDLE_SECONDS = 300.0
-"""A replica beyond the first goes when it has been idle for so long."""
 USUAL_LOAD_SECONDS = 5.0
 """Of a model that was never loaded, and what its bytes take besides."""
 BYTES_PER_SECOND = 1e9
@@ -157,10 +155,6 @@ class Survey:
     ) -> Resident:
         model, node = record.model, record.node
         profile = self._catalogue.profile(model)
-        ready = self._ready[model]
-        limits = [profile.idle_seconds] if profile.idle_seconds else []
-        if ready > max(1, profile.min_replicas):
-            limits.append(EXTRA_IDLE_SECONDS)
         waiting = demands[model].waiting if model in demands else 0
         return Resident(
             model,
@@ -172,10 +166,11 @@ class Survey:
             running=load.running + load.queued,
             waiting=waiting,
             idle_seconds=load.idle_seconds,
-            idle_limit_seconds=min(limits, default=0.0),
+            idle_allowed_seconds=profile.idle_seconds,
             ready_seconds=self._clock() - self._ready_since.get((node, model), self._clock()),
             loads_since=loads - record.loads,
-            is_last=ready <= profile.min_replicas,
+            replicas=self._ready[model],
+            min_replicas=profile.min_replicas,
         )
 
     def _remember(self) -> None:

@@ -133,7 +133,7 @@ def test_equal_classes_swap_both_ways_and_higher_ones_are_immune() -> None:
 
 
 def test_what_is_pinned_on_its_way_or_the_last_stays() -> None:
-    for immune in ({"is_pinned": True}, {"is_ready": False}, {"is_last": True}):
+    for immune in ({"is_pinned": True}, {"is_ready": False}, {"min_replicas": 1}):
         assert not may_displace(need(1), resident("old", 1, **immune))
     assert not may_displace(need(1), resident("new", 1)), "a model does not make room for itself"
 
@@ -144,7 +144,7 @@ def test_the_order_says_why() -> None:
         resident("busy", 1, running=2, waiting=1, idle_seconds=0.0),
         resident("high", 1, residency=200, idle_seconds=900.0),
         resident("low", 1, residency=50, idle_seconds=3.0),
-        resident("done", 1, residency=300, idle_seconds=61.0, idle_limit_seconds=60.0),
+        resident("done", 1, residency=300, idle_seconds=61.0, idle_allowed_seconds=60.0),
         resident("new", 1, is_ready=False),
     )
     by_class = [(turn.model, turn.why) for turn in turns(crowd, Strategy.PRIORITY)]
@@ -172,7 +172,7 @@ residents = st.lists(
         is_ready=st.booleans(),
         running=st.integers(0, 2),
         idle_seconds=st.floats(0, 100),
-        is_last=st.booleans(),
+        min_replicas=st.sampled_from([0, 1]),
     ),
     max_size=5,
 )
@@ -219,6 +219,6 @@ def test_what_comes_or_goes_is_worth_waiting_for() -> None:
     assert could_be_had(need(8), [node("n", 12, residents=(loading,))]).fits
     busy = resident("other", 8, running=3)
     assert could_be_had(need(8), [node("n", 12, residents=(busy,))]).fits
-    for kept in ({"is_pinned": True}, {"residency": 200}, {"is_last": True}):
+    for kept in ({"is_pinned": True}, {"residency": 200}, {"min_replicas": 1}):
         stays = resident("other", 8, **kept)
         assert not could_be_had(need(8), [node("n", 12, residents=(stays,))]).fits

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cortex.evictor import Strategy
-from cortex.placement import DeviceView, Need, NodeView, Resident
+from cortex.placement import EXTRA_IDLE_SECONDS, DeviceView, Need, NodeView, Resident
 from cortex.planner import Want, plan
-from tests.support.placement_world import ModelSpec, Request, World
+from tests.support.placement_parts import Event, Happening, ModelSpec, Request
+from tests.support.placement_world import World
 from tests.support.traces import (
     BOUND_SECONDS,
     batched,
@@ -85,11 +86,32 @@ def test_another_replica_only_for_those_who_keep_waiting_and_never_for_a_busy_on
 
 
 def test_what_has_been_idle_for_too_long_is_unloaded() -> None:
-    expired = IDLE._replace(idle_limit_seconds=60.0, idle_seconds=100.0)
+    expired = IDLE._replace(idle_allowed_seconds=60.0, idle_seconds=100.0)
     made = plan([], [one_node(expired)], [], Strategy.LRU)
     assert [(unload.model, unload.why) for unload in made.unloads] == [("old", "idle for 100 s")]
-    for kept in (IDLE, expired._replace(is_pinned=True), expired._replace(is_last=True)):
+    for kept in (IDLE, expired._replace(is_pinned=True), expired._replace(min_replicas=1)):
         assert not plan([], [one_node(kept)], [], Strategy.LRU).unloads
+
+
+def test_replicas_that_go_at_the_same_time_leave_enough() -> None:
+    """Each might go while the other stays."""
+    pair = IDLE._replace(idle_allowed_seconds=60.0, idle_seconds=100.0, replicas=2, min_replicas=1)
+    nodes = [
+        one_node(pair)._replace(name="a"),
+        one_node(pair._replace(idle_seconds=200.0))._replace(name="b"),
+    ]
+    assert [unload.node for unload in plan([], nodes, [], Strategy.LRU).unloads] == ["b"]
+    both = [want("first", 20.0), want("second", 20.0)]
+    made = plan(
+        both,
+        [node._replace(files=frozenset({"first", "second"})) for node in nodes],
+        [],
+        Strategy.LRU,
+    )
+    assert [load.victims for load in made.loads] == [("old",)]
+    extra = IDLE._replace(idle_seconds=EXTRA_IDLE_SECONDS, replicas=3)
+    nodes = [one_node(extra)._replace(name=name) for name in "abc"]
+    assert len(plan([], nodes, [], Strategy.LRU).unloads) == 2, "and one that stays for good"
 
 
 # -- random fleets -----------------------------------------------------------------------------
@@ -99,7 +121,8 @@ MODELS = [f"m{number}" for number in range(12)]
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[World, list[Request]]:
-    """Three memory sizes, one or two devices, twelve models, some pinned; up to forty requests."""
+    """Three memory sizes, one or two devices, twelve models, one of them pinned; up to forty
+    requests; nodes that die and return, and are drained."""
     nodes = {
         f"n{number}": (size,) * draw(st.sampled_from([1, 1, 2]))
         for number, size in enumerate(draw(st.permutations([8, 16, 32])))
@@ -119,10 +142,14 @@ def worlds(draw: st.DrawFn) -> tuple[World, list[Request]]:
             draw(st.sampled_from([1, 4])),
             idle_limit_seconds=draw(st.sampled_from([0.0, 0.0, 10.0])),
             max_replicas=draw(st.sampled_from([1, 1, 3])),
+            files=draw(st.sampled_from([None, None, frozenset(), frozenset({"n1"})])),
+            fails=draw(st.sampled_from([0, 0, 0, 1, 3])),
         )
     pet = draw(st.sampled_from(MODELS))
     smallest = models[pet].need._replace(devices=1, bytes_each=3, nodes=frozenset())
     models[pet] = models[pet]._replace(need=smallest, pinned_on=frozenset({"n0"}))
+    kept = draw(st.sampled_from(MODELS))
+    models[kept] = models[kept]._replace(min_replicas=draw(st.sampled_from([1, 2])), max_replicas=3)
     requests = draw(
         st.lists(
             st.builds(
@@ -135,8 +162,20 @@ def worlds(draw: st.DrawFn) -> tuple[World, list[Request]]:
             max_size=40,
         )
     )
-    strategy = draw(st.sampled_from(list(Strategy)))
-    return World(nodes, models, bound_seconds=20.0, strategy=strategy), requests
+    world = World(
+        nodes,
+        models,
+        bound_seconds=20.0,
+        strategy=draw(st.sampled_from(list(Strategy))),
+        defrag_after=draw(st.sampled_from([0, 2, 5])),
+        events=draw(st.lists(events(), max_size=6)),
+    )
+    return world, requests
+
+
+def events() -> st.SearchStrategy[Event]:
+    times, nodes = st.floats(0, 60), st.sampled_from(["n0", "n1", "n2"])
+    return st.builds(Event, times, nodes, st.sampled_from(list(Happening)))
 
 
 def check_random_worlds(schedules: int) -> None:
@@ -150,6 +189,7 @@ def check_random_worlds(schedules: int) -> None:
         world, requests = made
         world.run(requests)
         assert sorted(ended.request for ended in world.ended) == sorted(requests)
+        world.settle()
 
     holds()
 

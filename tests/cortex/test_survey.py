@@ -7,10 +7,10 @@ import msgspec
 from cortex.catalogue import Catalogue
 from cortex.demand import Demands
 from cortex.fleet import Fleet
-from cortex.placement import DeviceView
+from cortex.placement import EXTRA_IDLE_SECONDS, DeviceView
 from cortex.planner import Want
 from cortex.standing import Standing
-from cortex.survey import EXTRA_IDLE_SECONDS, Picture, Survey
+from cortex.survey import Picture, Survey
 from protocol import codec, keys
 from protocol.catalogue import CatalogueRecord, Profile
 from protocol.errors import ErrorCode, WireError

@@ -1,79 +1,33 @@
-"""A fleet as the planner sees it, in simulated time: nodes drain, load and serve as neurons do.
+"""A fleet as the planner sees it, in simulated time: nodes fetch, load, serve and drain as neurons
+do; they die and come back, loads fail, operators drain nodes.
 
 It keeps its own books of memory and checks them at every step; what the planner is told comes from
 them. No clock, no bus.
 """
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 from cortex.evictor import Strategy
 from cortex.placement import DeviceView, Need, NodeView, Resident
-from cortex.planner import Load, Want, plan
-
-TICK = 0.25
-
-
-class ModelSpec(NamedTuple):
-    """A model of the simulated catalogue."""
-
-    need: Need
-    load_seconds: float = 5.0
-    slots: int = 4
-    pinned_on: frozenset[str] = frozenset()
-    idle_limit_seconds: float = 0.0
-    max_replicas: int = 1
-
-
-class Request(NamedTuple):
-    """Comes at a time, and takes a slot for some seconds."""
-
-    at: float
-    model: str
-    seconds: float = 0.5
-
-
-class Ended(NamedTuple):
-    """How a request ended."""
-
-    request: Request
-    waited: float
-    is_served: bool
-
-
-class Phase(Enum):
-    LOADING = 1
-    READY = 2
-    DRAINING = 3
-
-
-@dataclass
-class Replica:
-    """A model on a node; it holds its memory in every phase."""
-
-    spec: ModelSpec
-    node: str
-    devices: tuple[int, ...]
-    phase: Phase
-    since: float
-    ends: list[float] = field(default_factory=list)
-    """When its running streams end."""
-    idle_since: float = 0.0
-
-    @property
-    def model(self) -> str:
-        return self.spec.need.model
-
-
-@dataclass
-class Order:
-    """A load that makes room first."""
-
-    load: Load
-    victims: deque[Replica]
-    draining: Replica | None = None
+from cortex.planner import Load, Pull, Recycle, Unload, Want, plan
+from tests.support.placement_parts import (
+    COOLING_SECONDS,
+    SETTLE_SECONDS,
+    STANDING_BOUND_SECONDS,
+    STARTING,
+    TICK,
+    Ended,
+    Event,
+    Happening,
+    ModelSpec,
+    Order,
+    Phase,
+    Replica,
+    Request,
+    Stream,
+    Waiting,
+)
 
 
 class World:
@@ -86,87 +40,170 @@ class World:
         *,
         bound_seconds: float = 30.0,
         strategy: Strategy = Strategy.LRU,
+        defrag_after: int = 0,
+        events: Sequence[Event] = (),
     ) -> None:
         self.nodes = nodes
         self.models = models
         self.bound = bound_seconds
         self.strategy = strategy
+        self.defrag_after = defrag_after
+        self.events = deque(sorted(events, key=lambda event: event.at))
         self.now = 0.0
+        self.alive = set(nodes)
+        self.drained: set[str] = set()
+        self.disturbed: set[str] = set()
+        """Nodes that have died or were drained: pins may have left them."""
         self.replicas: list[Replica] = []
         self.orders: dict[str, Order] = {}
-        self.queues: dict[str, deque[Request]] = {name: deque() for name in models}
+        self.files = {
+            name: set(nodes if spec.files is None else spec.files) for name, spec in models.items()
+        }
+        self.fetches: dict[str, tuple[str, float]] = {}
+        """Where a model is fetched, and until when."""
+        self.cooling: dict[tuple[str, str], float] = {}
+        self.failures: Counter[str] = Counter()
+        self.queues: dict[str, deque[Waiting]] = {name: deque() for name in models}
+        self.missing_since: dict[tuple[str, str], float] = {}
         self.ended: list[Ended] = []
         self.loads: Counter[str] = Counter()
+        self.recycles: Counter[str] = Counter()
+        self.node_loads: Counter[str] = Counter()
         self.history: list[tuple[float, str, float]] = []
         """When, where and for how long something was loaded."""
         for spec in models.values():
             for node in spec.pinned_on:
-                self._hold(Replica(spec, node, (0,), Phase.READY, 0.0))
+                self.replicas.append(Replica(spec, node, (0,), Phase.READY, 0.0))
 
     def run(self, requests: list[Request], limit: float = 1e6) -> None:
         """Until every request has ended; raises ``AssertionError`` for a broken rule."""
         coming = deque(sorted(requests))
-        while coming or any(self.queues.values()) or any(r.ends for r in self.replicas):
+        while coming or self.events or self._is_used():
             assert self.now < limit, f"it never ends: {self.queues}"
             while coming and coming[0].at <= self.now:
                 request = coming.popleft()
-                self.queues[request.model].append(request)
-            self._serve()
-            self._refuse()
-            self._plan()
-            self._work()
-            self._check()
-            self.now += TICK
+                self.queues[request.model].append(Waiting(request, self.now))
+            self._step()
 
-    # -- what neurons and gateways do ----------------------------------------------------------
+    def settle(self) -> None:
+        """Time passes after :meth:`run`, until nothing should be under way any more."""
+        rest = self.now + SETTLE_SECONDS
+        while self.now < rest:
+            self._step()
+        assert not self.orders, f"it never ends: {self.orders}"
+        assert not self.fetches, f"it never ends: {self.fetches}"
+        for replica in self.replicas:
+            what = f"{replica.model} on {replica.node}"
+            assert replica.phase is Phase.READY, f"{what} stays {replica.phase}"
+            assert replica.node not in self.drained, f"{what}, which is drained"
+            assert not self._is_expired(replica), f"{what} stays, idle as it is"
+            since = self.node_loads[replica.node] - replica.loads_at
+            assert not 0 < self.defrag_after <= since, f"{what} is never started anew"
+
+    def _is_used(self) -> bool:
+        return any(self.queues.values()) or any(r.streams for r in self.replicas)
+
+    def _step(self) -> None:
+        while self.events and self.events[0].at <= self.now:
+            self._happens(self.events.popleft())
+        self._serve()
+        self._refuse()
+        self._plan()
+        self._work()
+        self._check()
+        self.now += TICK
+
+    # -- what neurons, gateways and people do --------------------------------------------------
+
+    def _happens(self, event: Event) -> None:
+        self.disturbed.add(event.node)
+        match event.what:
+            case Happening.DIES:
+                self._die(event.node)
+            case Happening.RETURNS:
+                self.alive.add(event.node)
+            case Happening.DRAINED:
+                self.drained.add(event.node)
+            case Happening.UNDRAINED:
+                self.drained.discard(event.node)
+
+    def _die(self, node: str) -> None:
+        """Its streams wait again, as new ones."""
+        self.alive.discard(node)
+        self.orders.pop(node, None)
+        self.fetches = {m: fetch for m, fetch in self.fetches.items() if fetch[0] != node}
+        self.node_loads[node] = 0
+        for replica in [r for r in self.replicas if r.node == node]:
+            self.replicas.remove(replica)
+            for stream in replica.streams:
+                self.ended.remove(stream.ended)
+                waiting = Waiting(stream.ended.request, self.now)
+                self.queues[replica.model].append(waiting)
 
     def _ready(self, model: str) -> list[Replica]:
         return [r for r in self.replicas if r.model == model and r.phase is Phase.READY]
 
     def _serve(self) -> None:
         for replica in self.replicas:
-            if replica.ends:
-                replica.ends = [end for end in replica.ends if end > self.now]
-                if not replica.ends:
+            if replica.streams:
+                replica.streams = [s for s in replica.streams if s.until > self.now]
+                if not replica.streams:
                     replica.idle_since = self.now
         for model, queue in self.queues.items():
             for replica in self._ready(model):
-                while queue and len(replica.ends) < replica.spec.slots:
-                    request = queue.popleft()
-                    replica.ends.append(self.now + request.seconds)
-                    self.ended.append(Ended(request, self.now - request.at, is_served=True))
+                while queue and len(replica.streams) < replica.spec.slots:
+                    request, since = queue.popleft()
+                    ended = Ended(request, self.now - since, is_served=True)
+                    replica.streams.append(Stream(self.now + request.seconds, ended))
+                    self.ended.append(ended)
 
     def _refuse(self) -> None:
         for model, queue in self.queues.items():
-            while queue and self.now - queue[0].at > self.bound and not self._ready(model):
-                request = queue.popleft()
-                self.ended.append(Ended(request, self.now - request.at, is_served=False))
+            while queue and self.now - queue[0].since > self.bound and not self._ready(model):
+                request, since = queue.popleft()
+                self.ended.append(Ended(request, self.now - since, is_served=False))
 
     def _work(self) -> None:
         """Nodes go on with their orders."""
+        for model, (node, until) in list(self.fetches.items()):
+            if self.now >= until:
+                del self.fetches[model]
+                self.files[model].add(node)
         for replica in list(self.replicas):
-            if replica.phase is Phase.DRAINING and not replica.ends:
+            if replica.phase is Phase.DRAINING and not replica.streams:
                 self.replicas.remove(replica)
-            elif replica.phase is Phase.LOADING and self.now >= replica.since:
-                replica.phase, replica.since, replica.idle_since = Phase.READY, self.now, self.now
+            elif replica.phase in STARTING and self.now >= replica.since:
+                self._started(replica)
         for node, order in list(self.orders.items()):
-            if order.draining in self.replicas:
-                continue
-            spec = self.models[order.load.model]
-            if self._fits(node, spec.need, order.load.devices):
-                until = self.now + spec.load_seconds
-                self._hold(Replica(spec, node, order.load.devices, Phase.LOADING, until))
-                self.loads[spec.need.model] += 1
-                self.history.append((self.now, node, spec.load_seconds))
-                del self.orders[node]
-            elif order.victims:
-                order.draining = order.victims.popleft()
-                order.draining.phase = Phase.DRAINING
-            else:
-                raise AssertionError(f"{order.load} does not fit after its victims went")
+            if order.draining not in self.replicas:
+                self._go_on(node, order)
 
-    def _hold(self, replica: Replica) -> None:
-        self.replicas.append(replica)
+    def _started(self, replica: Replica) -> None:
+        if replica.phase is Phase.LOADING and self.failures[replica.model] < replica.spec.fails:
+            self.failures[replica.model] += 1
+            self.cooling[replica.node, replica.model] = self.now + COOLING_SECONDS
+            self.replicas.remove(replica)
+            return
+        replica.phase, replica.since, replica.idle_since = Phase.READY, self.now, self.now
+
+    def _go_on(self, node: str, order: Order) -> None:
+        """The load begins when it fits, else the next victim drains."""
+        spec = self.models[order.load.model]
+        if self._fits(node, spec.need, order.load.devices):
+            until = self.now + spec.load_seconds
+            self.node_loads[node] += 1
+            replica = Replica(
+                spec, node, order.load.devices, Phase.LOADING, until, self.node_loads[node]
+            )
+            self.replicas.append(replica)
+            self.loads[spec.need.model] += 1
+            self.history.append((self.now, node, spec.load_seconds))
+            del self.orders[node]
+        elif order.victims:
+            order.draining = order.victims.popleft()
+            order.draining.phase = Phase.DRAINING
+        else:
+            raise AssertionError(f"{order.load} does not fit after its victims went")
 
     def _free(self, node: str, device: int) -> int:
         held = sum(
@@ -177,55 +214,119 @@ class World:
     def _fits(self, node: str, need: Need, devices: tuple[int, ...]) -> bool:
         return all(self._free(node, device) >= need.bytes_each for device in devices)
 
-    # -- what the planner is told, and what it says --------------------------------------------
+    # -- what the planner says -----------------------------------------------------------------
 
     def _plan(self) -> None:
-        wants = [want for model in self.models if (want := self._want(model)) is not None]
-        nodes = [self.view(node) for node in self.nodes]
-        made = plan(wants, nodes, self._taken(), self.strategy)
+        wants = [*self._standing(), *self._asked()]
+        nodes = [self.view(node) for node in self.nodes if node in self.alive]
+        made = plan(wants, nodes, self._taken(), self.strategy, self.defrag_after)
         for load in made.loads:
-            self._order(load)
+            self._load(load)
+        for pull in made.pulls:
+            self._pull(pull)
         for unload in made.unloads:
-            for replica in self._ready(unload.model):
-                if replica.node == unload.node:
-                    assert unload.node not in replica.spec.pinned_on, f"{unload}: it is pinned"
-                    replica.phase = Phase.DRAINING
+            self._unload(unload)
+        for recycle in made.recycles:
+            self._recycle(recycle)
 
-    def _taken(self) -> set[str]:
-        """Nodes that load something, or make room for it."""
-        return set(self.orders) | {r.node for r in self.replicas if r.phase is Phase.LOADING}
-
-    def _want(self, model: str) -> Want | None:
-        queue, spec = self.queues[model], self.models[model]
-        if not queue or self._is_coming(model):
-            return None
-        return Want(
-            spec.need,
-            self.now - queue[0].at,
-            self.bound,
-            spec.load_seconds,
-            replicas=len(self._ready(model)),
-            max_replicas=spec.max_replicas,
-        )
-
-    def _is_coming(self, model: str) -> bool:
-        if any(order.load.model == model for order in self.orders.values()):
-            return True
-        return any(r.model == model and r.phase is Phase.LOADING for r in self.replicas)
-
-    def _order(self, load: Load) -> None:
+    def _load(self, load: Load) -> None:
+        spec = self.models[load.model]
         assert not self._is_coming(load.model), f"{load}: it is on its way"
         assert load.node not in self._taken(), f"{load}: the node loads already"
-        allowed = self.models[load.model].need.nodes
-        assert not allowed or load.node in allowed, f"{load}: it may not run there"
+        assert load.node in self.files[load.model], f"{load}: it has no files"
+        self._may_go_to(load.node, load.model)
         victims = []
         for name in load.victims:
             (replica,) = (r for r in self._ready(name) if r.node == load.node)
-            assert load.node not in replica.spec.pinned_on, f"{load}: {name} is pinned"
-            mine, its = self.models[load.model].need.residency, replica.spec.need.residency
-            assert its <= mine, f"{load}: {name} is of a higher class"
+            self._may_leave(replica)
+            its = replica.spec.need.residency
+            assert its <= spec.need.residency, f"{load}: {name} is of a higher class"
             victims.append(replica)
         self.orders[load.node] = Order(load, deque(victims))
+
+    def _pull(self, pull: Pull) -> None:
+        assert not self._is_coming(pull.model), f"{pull}: it is on its way"
+        assert not self.files[pull.model] & self.alive, f"{pull}: there are files already"
+        self._may_go_to(pull.node, pull.model)
+        until = self.now + self.models[pull.model].fetch_seconds
+        self.fetches[pull.model] = (pull.node, until)
+
+    def _unload(self, unload: Unload) -> None:
+        for replica in self._ready(unload.model):
+            if replica.node == unload.node:
+                is_drained = unload.node in self.drained
+                assert is_drained or self._is_expired(replica), f"{unload}: for nothing"
+                if not is_drained:
+                    self._may_leave(replica)
+                replica.phase = Phase.DRAINING
+
+    def _recycle(self, recycle: Recycle) -> None:
+        assert recycle.node not in self._taken(), f"{recycle}: the node loads something"
+        (replica,) = (r for r in self._ready(recycle.model) if r.node == recycle.node)
+        assert not replica.streams, f"{recycle}: it has streams"
+        since = self.node_loads[recycle.node] - replica.loads_at
+        assert 0 < self.defrag_after <= since, f"{recycle}: too early"
+        replica.loads_at += recycle.loads
+        replica.phase, replica.since = Phase.RECYCLING, self.now + replica.spec.load_seconds
+        self.recycles[recycle.model] += 1
+
+    def _may_go_to(self, node: str, model: str) -> None:
+        allowed = self.models[model].need.nodes
+        assert not allowed or node in allowed, f"{model} may not run on {node}"
+        assert node in self.alive, f"{node} is dead"
+        assert node not in self.drained, f"{node} is drained"
+        assert self.cooling.get((node, model), 0.0) <= self.now, f"{node} refuses {model} now"
+
+    def _may_leave(self, replica: Replica) -> None:
+        model, spec = replica.model, replica.spec
+        assert replica.node not in spec.pinned_on, f"{model} is pinned"
+        assert len(self._ready(model)) > spec.min_replicas, f"{model} falls below its minimum"
+
+    # -- what the planner is told --------------------------------------------------------------
+
+    def _taken(self) -> set[str]:
+        """Nodes that load something, or make room for it."""
+        return set(self.orders) | {r.node for r in self.replicas if r.phase in STARTING}
+
+    def _asked(self) -> Iterator[Want]:
+        for model, spec in self.models.items():
+            queue = self.queues[model]
+            if queue and not self._is_coming(model) and not self._is_standing(model):
+                yield Want(
+                    spec.need,
+                    self.now - queue[0].since,
+                    self.bound,
+                    spec.load_seconds,
+                    replicas=len(self._ready(model)),
+                    max_replicas=spec.max_replicas,
+                )
+
+    def _standing(self) -> Iterator[Want]:
+        """Pins, and minimum replicas, as far as they are not met."""
+        missing = {}
+        for model, spec in self.models.items():
+            if self._is_coming(model):
+                continue
+            have = {r.node for r in self._ready(model)}
+            for node in sorted((spec.pinned_on & self.alive) - self.drained - have):
+                need = spec.need._replace(nodes=frozenset({node}))
+                missing[model, node] = Want(need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
+                break
+            else:
+                if len(have) < spec.min_replicas:
+                    want = Want(spec.need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
+                    missing[model, ""] = want
+        self.missing_since = {key: self.missing_since.get(key, self.now) for key in missing}
+        for key, want in missing.items():
+            yield want._replace(waited_seconds=self.now - self.missing_since[key], why="standing")
+
+    def _is_standing(self, model: str) -> bool:
+        return any(wanted == model for wanted, _ in self.missing_since)
+
+    def _is_coming(self, model: str) -> bool:
+        if model in self.fetches or any(o.load.model == model for o in self.orders.values()):
+            return True
+        return any(r.model == model and r.phase in STARTING for r in self.replicas)
 
     def view(self, node: str) -> NodeView:
         """A node's books: memory of victims that still drain counts as the newcomer's."""
@@ -248,7 +349,13 @@ class World:
             node,
             devices,
             residents,
-            files=frozenset(self.models),
+            files=frozenset(model for model, nodes in self.files.items() if node in nodes),
+            refused={
+                model: "it failed"
+                for (where, model), until in self.cooling.items()
+                if where == node and until > self.now
+            },
+            is_draining=node in self.drained,
             recent_load_seconds=sum(recent),
         )
 
@@ -261,12 +368,25 @@ class World:
             spec.need.residency,
             is_pinned=replica.node in spec.pinned_on,
             is_ready=replica.phase is Phase.READY,
-            running=len(replica.ends),
+            running=len(replica.streams),
             waiting=len(self.queues[replica.model]),
-            idle_seconds=0.0 if replica.ends else self.now - replica.idle_since,
-            idle_limit_seconds=spec.idle_limit_seconds,
+            idle_seconds=self._idle_seconds(replica),
+            idle_allowed_seconds=spec.idle_limit_seconds,
             ready_seconds=self.now - replica.since,
+            loads_since=self.node_loads[replica.node] - replica.loads_at,
+            replicas=len(self._ready(replica.model)),
+            min_replicas=spec.min_replicas,
         )
+
+    def _idle_seconds(self, replica: Replica) -> float:
+        return 0.0 if replica.streams else self.now - replica.idle_since
+
+    def _is_expired(self, replica: Replica) -> bool:
+        """By its idle time, where it may leave."""
+        spec = replica.spec
+        is_kept = replica.node in spec.pinned_on
+        is_kept |= len(self._ready(replica.model)) <= spec.min_replicas
+        return not is_kept and 0 < spec.idle_limit_seconds <= self._idle_seconds(replica)
 
     # -- rules ---------------------------------------------------------------------------------
 
@@ -275,7 +395,8 @@ class World:
             for device in range(len(devices)):
                 assert self._free(node, device) >= 0, f"{node} is overcommitted at {self.now}"
         for name, spec in self.models.items():
-            for node in spec.pinned_on:
-                assert any(r.node == node for r in self._ready(name)), f"{name} left {node}"
-            loading = [r for r in self.replicas if r.model == name and r.phase is Phase.LOADING]
-            assert len(loading) <= 1, f"{name} is loaded twice at a time"
+            here = {r.node for r in self.replicas if r.model == name}
+            left = spec.pinned_on - self.disturbed - here
+            assert not left, f"{name} left {left}"
+        loading = Counter(r.model for r in self.replicas if r.phase is Phase.LOADING)
+        assert loading.total() == len(loading), f"loaded twice at a time: {loading}"

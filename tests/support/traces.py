@@ -5,7 +5,8 @@ import random
 from collections.abc import Sequence
 
 from cortex.placement import Need
-from tests.support.placement_world import ModelSpec, Request, World
+from tests.support.placement_parts import ModelSpec, Request
+from tests.support.placement_world import World
 
 BOUND_SECONDS = 30.0
 GIB = 1 << 30
