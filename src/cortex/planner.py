@@ -13,7 +13,7 @@ so that the last of them is still in time. A stream that runs is never cut: its 
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cortex.evictor import Strategy, order
@@ -208,9 +208,20 @@ def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent
             return False
         if is_urgent and not want.replicas:
             return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
+        if resident.is_busy:
+            return False
         has_gathered = want.waited_seconds >= GATHER * node.recent_load_seconds
-        is_cold = resident.idle_seconds >= COLD * want.load_seconds
-        return not resident.is_busy and (has_gathered or is_cold)
+        return has_gathered or all(map(is_cold, until(resident, node)))
+
+    def until(resident: Resident, node: NodeView) -> Iterator[Resident]:
+        """It and those that go before it: by classes they may have been used more recently."""
+        for other in order((r for r in node.residents if may_displace(want.need, r)), strategy):
+            yield other
+            if other is resident:
+                return
+
+    def is_cold(resident: Resident) -> bool:
+        return resident.is_expired or resident.idle_seconds >= COLD * want.load_seconds
 
     return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
 

@@ -66,6 +66,17 @@ def test_the_more_a_node_has_loaded_the_longer_requests_gather() -> None:
     assert loads(want("new", 24.0), node=flooded) == [("new", "old")], "the bound comes first"
 
 
+def test_by_class_a_higher_one_does_not_go_because_it_is_colder() -> None:
+    low = Resident("low", (0,), 5, 50, idle_seconds=1.0, ready_seconds=100.0)
+    high = Resident("high", (0,), 5, 100, idle_seconds=1000.0, ready_seconds=1000.0)
+    node = one_node(low, high, recent_load_seconds=10.0)
+    small = Want(Need("new", 5), 1.0, 30.0, LOAD_SECONDS)
+    assert plan([small], [node], [], Strategy.PRIORITY).loads == ()
+    for waited, strategy in ((15.0, Strategy.PRIORITY), (1.0, Strategy.LRU)):
+        (load,) = plan([small._replace(waited_seconds=waited)], [node], [], strategy).loads
+        assert load.victims == ("low" if strategy is Strategy.PRIORITY else "high",)
+
+
 def test_those_that_wait_behind_count() -> None:
     """Two loads one after the other have to be in time."""
     first, second = want("first", 17.0), want("second", 16.0)

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 from cortex.evictor import Strategy
-from cortex.placement import DeviceView, Need, NodeView, Resident
+from cortex.placement import DeviceView, NodeView, Resident
 from cortex.planner import Load, Pull, Recycle, Unload, Want, plan
 from tests.support.placement_parts import (
     COOLING_SECONDS,
@@ -66,8 +66,8 @@ class World:
         self.queues: dict[str, deque[Waiting]] = {name: deque() for name in models}
         self.missing_since: dict[tuple[str, str], float] = {}
         self.ended: list[Ended] = []
+        self.running = 0
         self.loads: Counter[str] = Counter()
-        self.recycles: Counter[str] = Counter()
         self.node_loads: Counter[str] = Counter()
         self.history: list[tuple[float, str, float]] = []
         """When, where and for how long something was loaded."""
@@ -78,8 +78,8 @@ class World:
     def run(self, requests: list[Request], limit: float = 1e6) -> None:
         """Until every request has ended; raises ``AssertionError`` for a broken rule."""
         coming = deque(sorted(requests))
-        while coming or self.events or self._is_used():
-            assert self.now < limit, f"it never ends: {self.queues}"
+        while coming or self.events or self.running or any(self.queues.values()):
+            assert self.now < limit, f"they never end: {self.queues}"
             while coming and coming[0].at <= self.now:
                 request = coming.popleft()
                 self.queues[request.model].append(Waiting(request, self.now))
@@ -99,9 +99,6 @@ class World:
             assert not self._is_expired(replica), f"{what} stays, idle as it is"
             since = self.node_loads[replica.node] - replica.loads_at
             assert not 0 < self.defrag_after <= since, f"{what} is never started anew"
-
-    def _is_used(self) -> bool:
-        return any(self.queues.values()) or any(r.streams for r in self.replicas)
 
     def _step(self) -> None:
         while self.events and self.events[0].at <= self.now:
@@ -137,6 +134,7 @@ class World:
             self.replicas.remove(replica)
             for stream in replica.streams:
                 self.ended.remove(stream.ended)
+                self.running -= 1
                 waiting = Waiting(stream.ended.request, self.now)
                 self.queues[replica.model].append(waiting)
 
@@ -146,7 +144,9 @@ class World:
     def _serve(self) -> None:
         for replica in self.replicas:
             if replica.streams:
-                replica.streams = [s for s in replica.streams if s.until > self.now]
+                running = [s for s in replica.streams if s.until > self.now]
+                self.running -= len(replica.streams) - len(running)
+                replica.streams = running
                 if not replica.streams:
                     replica.idle_since = self.now
         for model, queue in self.queues.items():
@@ -156,6 +156,7 @@ class World:
                     ended = Ended(request, self.now - since, is_served=True)
                     replica.streams.append(Stream(self.now + request.seconds, ended))
                     self.ended.append(ended)
+                    self.running += 1
 
     def _refuse(self) -> None:
         for model, queue in self.queues.items():
@@ -189,7 +190,7 @@ class World:
     def _go_on(self, node: str, order: Order) -> None:
         """The load begins when it fits, else the next victim drains."""
         spec = self.models[order.load.model]
-        if self._fits(node, spec.need, order.load.devices):
+        if all(self._free(node, d) >= spec.need.bytes_each for d in order.load.devices):
             until = self.now + spec.load_seconds
             self.node_loads[node] += 1
             replica = Replica(
@@ -210,9 +211,6 @@ class World:
             r.spec.need.bytes_each for r in self.replicas if r.node == node and device in r.devices
         )
         return self.nodes[node][device] - held
-
-    def _fits(self, node: str, need: Need, devices: tuple[int, ...]) -> bool:
-        return all(self._free(node, device) >= need.bytes_each for device in devices)
 
     # -- what the planner says -----------------------------------------------------------------
 
@@ -268,7 +266,6 @@ class World:
         assert 0 < self.defrag_after <= since, f"{recycle}: too early"
         replica.loads_at += recycle.loads
         replica.phase, replica.since = Phase.RECYCLING, self.now + replica.spec.load_seconds
-        self.recycles[recycle.model] += 1
 
     def _may_go_to(self, node: str, model: str) -> None:
         allowed = self.models[model].need.nodes
@@ -398,5 +395,6 @@ class World:
             here = {r.node for r in self.replicas if r.model == name}
             left = spec.pinned_on - self.disturbed - here
             assert not left, f"{name} left {left}"
+        assert sum(len(r.streams) for r in self.replicas) == self.running, "a stream was cut"
         loading = Counter(r.model for r in self.replicas if r.phase is Phase.LOADING)
         assert loading.total() == len(loading), f"loaded twice at a time: {loading}"

@@ -145,7 +145,7 @@ async def _serving(client: httpx2.AsyncClient, url: str, nodes: int) -> bool:
     except httpx2.TransportError:
         return False
     records = [model["record"] for node in found for model in node["models"]]
-    return sum(r["model"] == MODEL and r["state"] == "ready" for r in records) >= nodes
+    return len([r for r in records if (r["model"], r["state"]) == (MODEL, "ready")]) >= nodes
 
 
 class Tape:

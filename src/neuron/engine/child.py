@@ -17,6 +17,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._was_killed = False  # by us
         self._lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._reading = asyncio.create_task(self._read_stderr(), name=f"stderr-{process.pid}")
 
@@ -48,6 +49,7 @@ class Child:
     def kill(self) -> None:
         """Kills the process and everything in its session's group."""
         if self._process.returncode is None:
+            self._was_killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -63,6 +65,8 @@ class Child:
         status = self._process.returncode
         assert status is not None
         how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
+        if -status == signal.SIGKILL and not self._was_killed:
+            how += " (by somebody, or by the kernel for want of memory: see dmesg)"
         last = " | ".join(self.stderr[-3:])
         return f"{how}; last on stderr: {last}" if last else how
 

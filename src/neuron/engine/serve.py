@@ -6,13 +6,12 @@ one; without work the loop sleeps in ``receive``.
 
 from typing import assert_never
 
-import torch
-
 from neuron.engine.channel import EngineEnd
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
 from neuron.engine.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
 from neuron.engine.runner import EngineFault
+from neuron.engine.shortage import shortage
 from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4
@@ -28,10 +27,12 @@ def serve(channel: EngineEnd) -> int:
     except LoadError as error:
         channel.send(LoadFailed(error.code, error.message))
         return LOAD_FAILED
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        if (lacking := shortage(error)) is None:
+            raise
         message = (
-            f"{first.device} ran out of memory during the load: {reason} Unload a model first."
+            f"{first.device} ran out of memory during the load: {lacking}. Unload a model first, "
+            "or give this one less with max_context or slots."
         )
         channel.send(LoadFailed(LoadCode.OUT_OF_MEMORY, message))
         return LOAD_FAILED
@@ -40,7 +41,11 @@ def serve(channel: EngineEnd) -> int:
         return _run(engine, channel, rest)
     except EngineFault as error:
         channel.send(Fatal(str(error)))
-        return FATAL
+    except Exception as error:
+        if (lacking := shortage(error)) is None:
+            raise
+        channel.send(Fatal(f"{first.device} ran out of memory while it computed: {lacking}"))
+    return FATAL
 
 
 def _run(engine: Engine, channel: EngineEnd, commands: list[ToEngine]) -> int:

@@ -1,10 +1,12 @@
 """The loop of an engine process: what it answers, in which order, and how it ends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from neuron.engine import serve as serve_module
 from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.engine import Engine
 from neuron.engine.messages import (
@@ -86,6 +88,66 @@ def test_a_failed_load_is_reported(tmp_path: Path) -> None:
     assert serve(channel) == LOAD_FAILED
     assert isinstance(channel.sent[-1], LoadFailed)
     assert channel.sent[-1].code == "not_found"
+
+
+def all_memory() -> None:
+    """What the allocator of CPUs says for itself."""
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def far_too_much() -> None:
+    """What Python says."""
+    bytearray(1 << 60)
+
+
+def as_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+
+
+SHORTAGES = pytest.mark.parametrize(
+    ("lack", "said"),
+    [
+        (all_memory, "allocate"),
+        (far_too_much, "no memory for an object of Python"),
+        (as_on_a_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+
+
+@SHORTAGES
+def test_a_load_without_memory_is_told_from_others(
+    start: Start, monkeypatch: pytest.MonkeyPatch, lack: Callable[[], None], said: str
+) -> None:
+    monkeypatch.setattr(serve_module, "load_engine", lambda *_: lack())
+    channel = ScriptedEnd([start])
+    assert serve(channel) == LOAD_FAILED
+    (failed,) = channel.sent
+    assert isinstance(failed, LoadFailed)
+    assert failed.code == "out_of_memory"
+    assert said in failed.message
+    assert "\n" not in failed.message
+
+
+@SHORTAGES
+def test_a_step_without_memory_is_fatal_and_says_so(
+    start: Start, monkeypatch: pytest.MonkeyPatch, lack: Callable[[], None], said: str
+) -> None:
+    monkeypatch.setattr(Engine, "step", lambda _: lack())
+    channel = ScriptedEnd([start], [add(1)])
+    assert serve(channel) == FATAL
+    fatal = channel.sent[-1]
+    assert isinstance(fatal, Fatal)
+    assert fatal.message.startswith("cpu ran out of memory while it computed: ")
+    assert said in fatal.message
+
+
+def test_other_errors_are_no_shortage(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(_: Engine) -> Step:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(Engine, "step", step)
+    with pytest.raises(RuntimeError, match="shapes"):
+        serve(ScriptedEnd([start], [add(1)]))
 
 
 def test_a_fault_is_fatal(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,155 @@
+"""How many replicas there are, for how long, and who makes room for whom."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from cortex.evictor import Strategy
+from cortex.placing import Options
+from neuron.engine.client import EngineLoadError
+from neuron.engine.messages import Start
+from protocol import keys
+from protocol.catalogue import Profile
+from protocol.fleet import ModelState
+from tests.fleet.test_placing import bucket, profiles, states
+from tests.support.fleet import TestFleet, running_fleet
+from tests.support.nats import NatsServer
+from tests.support.scripted import Script
+from tests.support.waiting import until
+from tests.support.words import answer
+
+
+def replicas(fleet: TestFleet, model: str = "a") -> int:
+    return len(fleet.gateway.fleet.ready(model))
+
+
+def turns_of(order: dict[str, Any] | None) -> list[str]:
+    """The models of an eviction order while none of them is in use."""
+    turns = order["turns"] if order else []
+    return [] if any(turn["why"] == "in use" for turn in turns) else [t["model"] for t in turns]
+
+
+async def two_nodes(fleet: TestFleet, script: Script, memory_mb: int = 100) -> None:
+    for name in ("n1", "n2"):
+        await fleet.add_node(
+            script.start, name=name, models=(), slots=script.slots, memory_mb=memory_mb
+        )
+    await until(lambda: states(fleet, "n2"))
+
+
+async def test_a_model_whose_requests_keep_waiting_gets_another_replica(nats: NatsServer) -> None:
+    script = Script(answer, slots=1, step_seconds=0.02)
+    async with running_fleet(nats, profiles("a", max_replicas=2)) as fleet:
+        await two_nodes(fleet, script)
+        asked = [
+            asyncio.create_task(fleet.chat(str(n), model="a", max_tokens=200)) for n in range(4)
+        ]
+        await until(lambda: replicas(fleet) == 1)
+        began = time.monotonic()
+        await until(lambda: replicas(fleet) == 2, seconds=20)
+        assert time.monotonic() - began > 2.0, "not before they have waited"
+        assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 4
+        assert len(script.engines) == 2
+
+
+async def test_one_replica_is_enough_without_leave(nats: NatsServer) -> None:
+    script = Script(answer, slots=1, step_seconds=0.02)
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await two_nodes(fleet, script)
+        asked = [fleet.chat(str(n), model="a", max_tokens=100) for n in range(4)]
+        assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 4
+        assert len(script.engines) == 1
+
+
+async def test_a_minimum_is_there_before_anybody_asks_and_comes_back(nats: NatsServer) -> None:
+    script = Script(answer)
+    kept = profiles("a", min_replicas=2, max_replicas=2)
+    async with running_fleet(nats, (*kept, *profiles("b"))) as fleet:
+        await two_nodes(fleet, script)
+        await until(lambda: replicas(fleet) == 2)
+        refused = await fleet.chat(model="b", max_tokens=5)
+        assert refused.status_code == 503, "a minimum is not given up for others"
+        assert "a 60 MiB" in refused.json()["error"]["message"]
+        script.engines[0]._die("it was shot")
+        await until(lambda: replicas(fleet) == 1)
+        await until(lambda: replicas(fleet) == 2)
+
+
+async def test_what_nobody_uses_goes_after_its_time(nats: NatsServer) -> None:
+    script = Script(answer)
+    brief = profiles("a", idle_seconds=1.0)
+    async with running_fleet(nats, (*brief, *profiles("b"))) as fleet:
+        await two_nodes(fleet, script)
+        for model in "ab":
+            assert (await fleet.chat(model=model, max_tokens=2)).status_code == 200
+        await until(lambda: replicas(fleet) == 0, seconds=10)
+        assert replicas(fleet, "b") == 1
+        assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200, "and comes again"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "turns"),
+    [(Strategy.PRIORITY, ["low", "high"]), (Strategy.LRU, ["high", "low"])],
+)
+async def test_by_priority_the_lowest_class_goes_first(
+    nats: NatsServer, strategy: Strategy, turns: list[str]
+) -> None:
+    listed = (*profiles("low", residency_priority=50), *profiles("high", "new"))
+    async with (
+        running_fleet(nats, listed, Options(strategy=strategy)) as fleet,
+        bucket(fleet, keys.EVICTION) as order,
+    ):
+        await fleet.add_node(Script(answer).start, models=(), memory_mb=150)
+        await until(lambda: len(states(fleet)) == 3)
+        for model in ("high", "low"):
+            said = await fleet.chat(model=model, max_tokens=2)
+            assert said.status_code == 200, said.text
+        await until(lambda: turns_of(order("n1")) == turns)
+        assert (await fleet.chat(model="new", max_tokens=2)).status_code == 200
+        assert states(fleet)[turns[0]] == "absent"
+        assert states(fleet)[turns[1]] == "ready"
+
+
+async def test_a_higher_class_makes_no_room(nats: NatsServer) -> None:
+    listed = (*profiles("low", residency_priority=50), *profiles("high"))
+    async with running_fleet(nats, listed) as fleet:
+        await fleet.add_node(Script(answer).start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 2)
+        assert (await fleet.chat(model="high", max_tokens=2)).status_code == 200
+        began = time.monotonic()
+        refused = await fleet.chat(model="low", max_tokens=2)
+        assert refused.status_code == 503
+        assert time.monotonic() - began < 2.0
+        assert "high 60 MiB" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"]
+
+
+async def test_a_model_that_cannot_be_loaded_is_refused_and_others_are_served(
+    nats: NatsServer,
+) -> None:
+    script, broken = Script(answer), Script(answer)
+    broken.load_error = EngineLoadError("out_of_memory", "cpu ran out of memory: 3 of 2 GiB")
+
+    async def start(start: Start, **more: Any) -> Any:
+        return await (broken if start.dtype == "float32" else script).start(start, **more)
+
+    listed = (Profile("bad", source="cortex-demo", vram_mb=30, dtype="float32"), *profiles("good"))
+    async with running_fleet(nats, listed) as fleet:
+        await fleet.add_node(start, models=(), memory_mb=150)
+        await until(lambda: len(states(fleet)) == 2)
+        refused = await fleet.chat(model="bad", max_tokens=2)
+        assert refused.status_code == 503
+        assert "ran out of memory: 3 of 2 GiB" in refused.json()["error"]["message"]
+        assert (await fleet.chat(model="good", max_tokens=2)).status_code == 200
+        pauses = []
+        for _ in range(2):
+            await until(lambda: states(fleet)["bad"] == ModelState.ABSENT)
+            await fleet.chat(model="bad", max_tokens=2)
+            (record,) = fleet.gateway.fleet.records("bad")
+            pauses.append(record.retry_seconds)
+        assert pauses == [2.0, 4.0], "longer and longer"
+        broken.load_error = None
+        await until(lambda: states(fleet)["bad"] == ModelState.ABSENT, seconds=10)
+        assert (await fleet.chat(model="bad", max_tokens=2)).status_code == 200
