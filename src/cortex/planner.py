@@ -166,11 +166,14 @@ def _unloads(books: dict[str, NodeView]) -> list[Unload]:
     """Of replicas that have been idle for too long the longest idle goes, and the others are looked
     at again without it."""
     unloads = []
-    residents = [(node, r.model, r.idle_seconds) for node in books for r in books[node].residents]
-    for node, model, _ in sorted(residents, key=lambda found: -found[2]):
+    found = [(r.idle_seconds, node, r.model) for node in books for r in books[node].residents]
+    for _, node, model in sorted(found, reverse=True):
         resident = next(r for r in books[node].residents if r.model == model)
         if why := _why_unload(books[node], resident):
             unloads.append(Unload(model, node, why))
+            leaving = resident._replace(is_ready=False)
+            residents = tuple(leaving if r is resident else r for r in books[node].residents)
+            books[node] = books[node]._replace(residents=residents)
             _count_out(books, [model])
     return unloads
 

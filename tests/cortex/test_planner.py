@@ -104,6 +104,12 @@ def test_what_has_been_idle_for_too_long_is_unloaded() -> None:
         assert not plan([], [one_node(kept)], [], Strategy.LRU).unloads
 
 
+def test_what_goes_is_not_started_anew() -> None:
+    expired = IDLE._replace(idle_allowed_seconds=60.0, idle_seconds=100.0, loads_since=9)
+    made = plan([], [one_node(expired)], [], Strategy.LRU, defrag_after=5)
+    assert (len(made.unloads), made.recycles) == (1, ())
+
+
 def test_replicas_that_go_at_the_same_time_leave_enough() -> None:
     """Each might go while the other stays."""
     pair = IDLE._replace(idle_allowed_seconds=60.0, idle_seconds=100.0, replicas=2, min_replicas=1)
