@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any
 
 from cortex import router
 from cortex.affinity import Affinity, beginnings
@@ -22,7 +22,7 @@ from cortex.placement import Answer
 from cortex.receiver import Receiver, Stream
 from cortex.take_up import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
 from cortex.waiting import Line, Place
-from cortex.wants import Waiting
+from cortex.wants import Unplaced, Waiting
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
 from protocol.bus.connection import BusOverflow
@@ -45,21 +45,10 @@ LONG_ANSWER = 32_768
 _BYTES_OF_TOKEN = 7
 _LOOK_AGAIN_SECONDS = 0.25
 _RETRY_SECONDS = 0.2
-
-
-ASKED_SECONDS = 1.0
-"""A request that waits for a place asks more often."""
 SHORT_SECONDS = 1.0
 """Waiting beside ready nodes for less is nothing that the placer should know of."""
 
 Could = Callable[[str], Answer | None]
-
-
-class _Asked(NamedTuple):
-    """A model without a place: when it was asked for."""
-
-    first: float
-    last: float
 
 
 class Dispatcher:
@@ -82,7 +71,7 @@ class Dispatcher:
         self._could = could
         self._on_wanted = on_wanted
         self._place_seconds = place_seconds
-        self._asked: dict[str, _Asked] = {}
+        self._unplaced = Unplaced()
         self._fleet = fleet
         self._catalogue = catalogue
         self._gateway = gateway
@@ -110,13 +99,7 @@ class Dispatcher:
 
     def wanted(self) -> dict[str, Waiting]:
         """What waits for models: requests in their lines, and streams that have lost their node."""
-        now = time.monotonic()
-        self._asked = {
-            model: asked
-            for model, asked in self._asked.items()
-            if now - asked.last < ASKED_SECONDS and not self._fleet.ready(model)
-        }
-        found = {model: Waiting(1, now - asked.first) for model, asked in self._asked.items()}
+        found = self._unplaced.waiting(without=self._fleet.ready)
         for model, line in self._lines.items():
             if not line.waiting:
                 continue
@@ -297,12 +280,8 @@ class Dispatcher:
     def _decide_and_want(self, model: str) -> router.Decision:
         """On behalf of a request, which the placer shall know of."""
         decision = self.decide(model)
-        if isinstance(decision, router.Load):
-            now = time.monotonic()
-            known = self._asked.get(model)
-            self._asked[model] = _Asked(known.first if known else now, now)
-            if known is None:
-                self._on_wanted()
+        if isinstance(decision, router.Load) and self._unplaced.asked_for(model):
+            self._on_wanted()
         return decision
 
     def decide(self, model: str) -> router.Decision:

@@ -15,6 +15,8 @@ from protocol.bus import KvBucket
 from protocol.placement import Wanted
 
 LOOK_SECONDS = 0.25
+ASKED_SECONDS = 1.0
+"""Whoever wants a place asks more often."""
 CHANGED_SECONDS = 0.5
 """Between two writings because the numbers have changed."""
 
@@ -25,6 +27,36 @@ class Waiting(NamedTuple):
     waiting: int
     waited_seconds: float
     """The oldest request."""
+
+
+class _Asked(NamedTuple):
+    first: float
+    last: float
+
+
+class Unplaced:
+    """Models of which nobody has a replica, as requests ask for them: a new one again and again
+    until its turn, a stream that has lost its node until it has another."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, _Asked] = {}
+
+    def asked_for(self, model: str) -> bool:
+        """A request wants to be placed. Whether that is news."""
+        now = time.monotonic()
+        known = self._asked.get(model)
+        self._asked[model] = _Asked(known.first if known else now, now)
+        return known is None
+
+    def waiting(self, without: Callable[[str], object]) -> dict[str, Waiting]:
+        """What was asked for a moment ago, *without* models that are ready."""
+        now = time.monotonic()
+        self._asked = {
+            model: asked
+            for model, asked in self._asked.items()
+            if now - asked.last < ASKED_SECONDS and not without(model)
+        }
+        return {model: Waiting(1, now - asked.first) for model, asked in self._asked.items()}
 
 
 class _Written(NamedTuple):
