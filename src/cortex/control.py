@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cortex.catalogue import Catalogue
 from cortex.evictor import Strategy, order
 from cortex.fleet import Fleet
-from cortex.placement import Answer, Fit, Misfit, NodeView, Resident, may_displace, place
+from cortex.placement import Answer, Fit, NodeView, Resident, may_displace, place, reasons
 from cortex.standing import Standing
 from cortex.survey import Survey
 from protocol import codec, keys, subjects
@@ -317,11 +317,4 @@ def _not_written() -> FleetError:
 
 
 def _why_not(planned: Planned) -> str:
-    return f"{planned.model} cannot be loaded. {said(planned.answer.misfits)}"
-
-
-def said(misfits: Sequence[Misfit]) -> str:
-    """Why not, node by node."""
-    if not misfits:
-        return "There is no node."
-    return "; ".join(f"{misfit.node}: {misfit.why}" for misfit in misfits) + "."
+    return f"{planned.model} cannot be loaded. {reasons(planned.answer.misfits)}"

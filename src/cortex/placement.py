@@ -143,6 +143,15 @@ class Misfit(NamedTuple):
     """No eviction could help: the hardware or the profile would have to change."""
 
 
+def reasons(misfits: Sequence[Misfit], at_most: int | None = None) -> str:
+    """Why not, node by node, as a sentence; so many of them, and how many more there are."""
+    if not misfits:
+        return "There is no node."
+    shown = [f"{misfit.node}: {misfit.why.removesuffix('.')}" for misfit in misfits[:at_most]]
+    more = [f"and {len(misfits) - len(shown)} more"] if len(misfits) > len(shown) else []
+    return "; ".join(shown + more) + "."
+
+
 class Answer(NamedTuple):
     """Of :func:`place`."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cortex.fleet import Placed
-from cortex.placement import Answer, Fit, Misfit
+from cortex.placement import Answer, Fit, Misfit, reasons
 from protocol.errors import ErrorCode, WireError
 from protocol.fleet import ModelRecord, ModelState
 
@@ -106,18 +106,17 @@ def _why_not_yet(fit: Fit) -> str:
 
 def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
     """Nothing that the fleet does by itself would help."""
-    shown = "; ".join(f"{misfit.node}: {misfit.why}" for misfit in misfits[:4])
-    more = f"; and {len(misfits) - 4} more" if len(misfits) > 4 else ""
+    why = reasons(misfits, at_most=4)
     if all(misfit.is_for_ever for misfit in misfits):
         return WireError(
             ErrorCode.MODEL_NOT_FOUND,
-            f"No node of this fleet can load {model}. {shown}{more}. A node with more memory, or a "
+            f"No node of this fleet can load {model}. {why} A node with more memory, or a "
             "smaller limit.context or kv_cache_mb in its profile, would help.",
             param="model",
         )
     return WireError(
         ErrorCode.MODEL_UNAVAILABLE,
-        f"{model} cannot be loaded now. {shown}{more}.",
+        f"{model} cannot be loaded now. {why}",
         retry_after_seconds=_RETRY_SECONDS,
     )
 

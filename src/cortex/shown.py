@@ -7,13 +7,13 @@ from cortex.operator import aligned, state_text
 from cortex.placement import size_text
 
 Json = dict[str, Any]
-_IDLE = ("absent",)
+_LOADED = ("loading", "ready", "draining")
 
 
 def status(fleet: Json) -> list[str]:
     """A few lines: who places, what is there, what waits."""
     nodes = fleet["nodes"]
-    loaded = [m for _, m in models_of(fleet) if m["record"]["state"] not in _IDLE]
+    loaded = [m for _, m in models_of(fleet) if m["record"]["state"] in _LOADED]
     running = sum(m["load"].get("running", 0) for m in loaded)
     placer = fleet["placer"] or "nobody yet"
     own = " (this gateway)" if fleet["placer"] == fleet["gateway"] else ""
@@ -34,7 +34,7 @@ def ps(fleet: Json) -> list[str]:
     rows = [("MODEL", "NODE", "STATE", "MEMORY", "RUNNING", "IDLE", "WHY")]
     for node, model in models_of(fleet):
         record, load = model["record"], model["load"]
-        if record["state"] in _IDLE:
+        if record["state"] == "absent":
             continue
         slots = f"{load.get('running', 0)}/{record.get('slots', 0)}"
         idle = "-" if load.get("running") else f"{load.get('idle_seconds', 0):.0f} s"
@@ -56,7 +56,7 @@ def nodes(fleet: Json) -> list[str]:
     """Each device with its memory."""
     rows = [("NODE", "DEVICE", "FOR MODELS", "RESERVED", "OTHERS", "MODELS", "")]
     for node in fleet["nodes"]:
-        loaded = [m["record"]["model"] for m in node["models"] if m["record"]["state"] not in _IDLE]
+        loaded = [m["record"]["model"] for m in node["models"] if m["record"]["state"] in _LOADED]
         used = [d for d in node["devices"] if d.get("budget")]
         for number, device in enumerate(used):
             rows.append(
