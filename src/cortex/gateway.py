@@ -162,7 +162,8 @@ class Gateway:
                 await asyncio.sleep(1.0)
 
     async def _follow_fleet(self) -> None:
-        """Lets the waiting lines advance and gives ready models their lanes."""
+        """Lets the waiting lines advance, and gives models that come their lanes: there before their
+        neurons look into them."""
         provisioned = -1
         while True:
             now = time.monotonic()
@@ -173,7 +174,7 @@ class Gateway:
             if self.fleet.version != provisioned:
                 provisioned = self.fleet.version
                 for model in self.fleet.models():
-                    if self.fleet.ready(model) and not await self.dispatcher.provision(model):
+                    if self.fleet.placed(model) and not await self.dispatcher.provision(model):
                         provisioned = -1
             await self.fleet.wait_for_change(1.0)
             if not self.dispatcher.waiting:
