@@ -167,7 +167,10 @@ def _follow(operator: Operator, model: str, node: str) -> None:
 @_url
 @_node
 @click.option(
-    "--drain-seconds", default=0.0, help="What still runs then goes on elsewhere; 0 = no limit."
+    "--drain-seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="What still runs then goes on elsewhere; 0 = no limit.",
 )
 @click.option("--force", is_flag=True, help="Although it is pinned.")
 def unload(model: str, url: str, node: str, drain_seconds: float, force: bool) -> None:

@@ -144,9 +144,9 @@ class Control:
                 "force; as long as it is pinned, it comes back.",
                 param="force",
             )
-        for name in nodes:
+        for one in nodes:
             said = UnloadOrder(model, drain_seconds, why="an operator")
-            await self._order(name, "unload", codec.encode(said))
+            await self._order(one, "unload", codec.encode(said))
         return model, nodes
 
     async def pull(self, name: str, node: str = "", source: str = "") -> tuple[str, list[str]]:

@@ -162,7 +162,7 @@ class Gateway:
                 await asyncio.sleep(1.0)
 
     async def _follow_fleet(self) -> None:
-        """Lets the waiting lines advance, and gives models that come their lanes: there before their
+        """Lets the waiting lines advance, and gives models that come their lanes, before their
         neurons look into them."""
         provisioned = -1
         while True:

@@ -115,6 +115,7 @@ async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> N
         ),
         ("load", {"model": MODEL, "node": "n3"}, 400, "there is no node 'n3'. There are: n1, n2."),
         ("load", {"modle": "x"}, 400, "unknown field `modle`"),
+        ("unload", {"model": MODEL, "drain_seconds": -1}, 400, "`float` >= 0.0 - at `$.drain_sec"),
         ("load", {}, 400, "missing required field `model`"),
         ("load", {"model": "", "node": "n1", "source": "/"}, 404, "names no model"),
         ("unload", {"model": "x"}, 404, "No node has the model 'x' loaded. Loaded are: cortex-d"),
@@ -122,7 +123,7 @@ async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> N
     ],
 )
 async def test_orders_that_cannot_be_obeyed(
-    nats: NatsServer, verb: str, body: dict[str, str], status: int, says_: str
+    nats: NatsServer, verb: str, body: dict[str, Any], status: int, says_: str
 ) -> None:
     async with scripted_fleet(nats, Script(), nodes=2) as fleet:
         refused = says(await tell(fleet, verb, **body))

@@ -4,7 +4,7 @@ They take JSON and nothing else: a web page of somebody else's cannot send that.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -38,7 +38,7 @@ class _Unload(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     node: str = ""
     """Where; empty = wherever it is."""
-    drain_seconds: float = 0.0
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """What still runs then goes on elsewhere; 0 = no limit."""
     force: bool = False
     """Although it is pinned."""
