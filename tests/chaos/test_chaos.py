@@ -47,6 +47,34 @@ async def test_ten_minutes_of_chaos(nats: NatsServer, tmp_path: Path, seed: int)
     )
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+async def test_chaos_while_models_take_turns(nats: NatsServer, tmp_path: Path) -> None:
+    """Ten models where eight have room; whatever dies, streams that have begun end exactly, and
+    those that wait for a model get it, or are told why not."""
+    names = [f"m{number}" for number in range(10)]
+    file = tmp_path / "models.toml"
+    file.write_text(
+        "".join(f'[[models]]\nid = "{n}"\nsource = "cortex-demo"\nvram_mb = 60\n' for n in names)
+    )
+    seconds = float(os.environ.get("CHAOS_SECONDS", "300"))
+    async with ProcessFleet(nats, tmp_path) as fleet:
+        for _ in range(GATEWAYS):
+            await fleet.add_gateway(models=str(file))
+        for number in range(1, NEURONS + 1):
+            await fleet.add_neuron(
+                f"n{number}", slots=8, step_ms=15, memory_mb=130, empty=1, load_seconds=0.5
+            )
+        chaos = Chaos(fleet, 4, mean_pause=2.2, models=names)
+        await chaos.run(seconds, 10)
+        books = chaos.books
+        sys.stdout.write(_summary(books))
+        assert not books.wrong
+        assert not books.unexplained()
+        assert books.outcomes["exact"] >= 0.98 * books.judged, books.errors
+        await _is_clean(fleet, models=len(names))
+
+
 async def _run(
     nats: NatsServer,
     logs: Path,
@@ -119,7 +147,7 @@ async def _is_as(fleet: ProcessFleet, census: dict[str, int]) -> bool:
     return await _census(fleet) == census
 
 
-async def _is_clean(fleet: ProcessFleet) -> None:
+async def _is_clean(fleet: ProcessFleet, models: int = 1) -> None:
     """No slot, job or consumer is left over."""
     beats: dict[str, int] = {}
 
@@ -135,7 +163,7 @@ async def _is_clean(fleet: ProcessFleet) -> None:
         await until(lambda: _idle(client, fleet), seconds=10, what="idle gateways")
         await until(lambda: _no_jobs(bus), seconds=80, what="an empty stream")
         info = json.loads(await bus.request("$JS.API.STREAM.INFO.JOBS") or b"{}")
-        assert info["state"]["consumer_count"] == 3
+        assert info["state"]["consumer_count"] == 3 * models
     await asyncio.sleep(0)
 
 

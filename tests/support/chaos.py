@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,16 @@ class Books:
 class Chaos:
     """One run."""
 
-    def __init__(self, fleet: ProcessFleet, seed: int, *, mean_pause: float) -> None:
+    def __init__(
+        self,
+        fleet: ProcessFleet,
+        seed: int,
+        *,
+        mean_pause: float,
+        models: Sequence[str] = (MODEL,),
+    ) -> None:
+        """*models*: clients ask for any of them."""
+        self._models = models
         self.books = Books()
         self._fleet = fleet
         self._chance = random.Random(seed)
@@ -171,6 +180,9 @@ class Chaos:
             self.books.outcomes[outcome] += 1
             await asyncio.sleep(chance.uniform(0, 0.3))
 
+    def _body(self, chance: random.Random, seed: int, count: int) -> dict[str, Any]:
+        return {"model": chance.choice(self._models), "seed": seed, "max_tokens": count}
+
     async def _stream(
         self,
         client: httpx2.AsyncClient,
@@ -181,13 +193,16 @@ class Chaos:
     ) -> str:
         tape = Tape()
         urls = chance.sample(self._fleet.urls, len(self._fleet.urls))
+        body = {**self._body(chance, seed, count), "temperature": 1}
         try:
-            await play(client, urls[0], tape, seed=seed, max_tokens=count, temperature=1)
+            await play(client, urls[0], tape, **body)
         except httpx2.TransportError:
             if not tape.job_id:
                 return "no connection"
             self.books.outcomes["came back"] += 1
             await self._come_back(client, urls, tape)
+            if tape.status == 410 and not tape.text:
+                return "had to ask again"  # it waited in a line of the gateway that died
         if tape.done and tape.text == "".join(words(seed, count)):
             self.books.gaps.append(tape.worst_gap)
             return "exact"
@@ -220,12 +235,8 @@ class Chaos:
         count: int,
         began: float,
     ) -> str:
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": "Go on."}],
-            "seed": seed,
-            "max_tokens": count,
-        }
+        body = self._body(chance, seed, count)
+        body["messages"] = [{"role": "user", "content": "Go on."}]
         try:
             url = chance.choice(self._fleet.urls)
             answer = await client.post(f"{url}/v1/chat/completions", json=body)
@@ -246,7 +257,7 @@ class Chaos:
         url = chance.choice(self._fleet.urls)
         try:
             async with asyncio.timeout(chance.uniform(0.01, 1.0)):
-                await play(client, url, Tape(), seed=seed, max_tokens=count)
+                await play(client, url, Tape(), **self._body(chance, seed, count))
         except (TimeoutError, httpx2.TransportError):
             return "left"
         return "left too late"
