@@ -16,6 +16,7 @@ import pytest
 
 from neuron.service.gateways import CUT_OFF_SECONDS
 from protocol.bus import Bus
+from tests.fleet.test_placing import profiles
 from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
@@ -291,6 +292,33 @@ async def test_a_gateway_that_ends_leaves_its_streams_to_others(nats: NatsServer
         assert tape.error is None
         assert tape.text == expected(12), (tape.last_id, tape.status)
         assert tape.done
+
+
+async def test_a_parked_stream_outlives_its_model(nats: NatsServer) -> None:
+    """Nobody is waiting for it at the moment, so its model may go for another one."""
+    script = Script(answer, step_seconds=0.02)
+    async with running_fleet(nats, profiles("a", "b")) as stays, http_client() as client:
+        tape = Tape()
+        await stays.add_node(script.start, models=(), memory_mb=100)
+        async with running_fleet(nats) as ends:
+            await until(lambda: len(ends.gateway.fleet.records("a")) == 1)
+            body = {"model": "a", "seed": 13, "max_tokens": 400}
+            playing_ = asyncio.create_task(play(client, ends.url, tape, **body))
+            await until(lambda: len(tape.text) > 100)
+            ends.gateway.dispatcher.leave()
+        with contextlib.suppress(httpx2.TransportError):
+            await playing_
+        await until(lambda: not engine_is_used(script), what="parked")
+        assert (await stays.chat(model="b", max_tokens=2)).status_code == 200
+        assert not stays.gateway.fleet.ready("a")
+        await play_on(client, stays.url, tape)
+        assert tape.error is None
+        assert tape.text == expected(13, 400)
+        assert tape.done
+
+
+def engine_is_used(script: Script) -> bool:
+    return any(engine.open for engine in script.engines)
 
 
 async def test_a_finished_stream_is_kept_for_a_while(nats: NatsServer) -> None:

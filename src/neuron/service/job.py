@@ -182,6 +182,20 @@ class RunningJob:
 
     async def fail(self, error: WireError, *, retryable: bool) -> None:
         """The last frame of a job that cannot be finished here."""
+        await self._send(self._failed(error, retryable=retryable))
+
+    def give_up(self) -> None:
+        """It was parked, and its model has left meanwhile: whoever asks for it gets the answer so
+        far, and goes on elsewhere."""
+        self.is_parked = False
+        error = WireError(
+            ErrorCode.STREAM_LOST,
+            f"Node {self._identity.node} has {self.job.request.model} no more.",
+            retry_after_seconds=1,
+        )
+        self._failed(error, retryable=True)
+
+    def _failed(self, error: WireError, *, retryable: bool) -> frames.Failed:
         self._last = frames.Failed(
             attempt=self.job.attempt,
             instance=self._identity.instance,
@@ -189,7 +203,7 @@ class RunningJob:
             error=error,
             retryable=retryable,
         )
-        await self._send(self._last)
+        return self._last
 
     async def _on_output(self, output: Output) -> None:
         if self._phase is not Phase.DECODE:

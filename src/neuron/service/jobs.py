@@ -150,21 +150,26 @@ class Jobs:
         client = running.job.client
         if client is None or client.owner != take.owner:
             return None
-        if running.is_parked and not entry.host.go_on(entry):
-            return None
+        self._unpark(entry, running)
         log.info("job %s: %s has taken it up", job_id, take.gateway)
         entry.attempt = take.attempt
         running.hand_over(take.gateway, take.attempt)
         return running.job
+
+    @staticmethod
+    def _unpark(entry: Entry, running: RunningJob) -> None:
+        """Somebody is there for it again."""
+        if running.is_parked and not entry.host.go_on(entry):
+            running.give_up()
 
     async def _resume(self, job_id: str, entry: Entry | None, order: Resume) -> None:
         if entry is not None and entry.attempt == order.attempt:
             running = entry.running
             if running is None:
                 return  # Accepted comes first
-            if not running.is_parked or entry.host.go_on(entry):
-                await running.resume(order.index, entry.host.step_age_seconds)
-                return
+            self._unpark(entry, running)
+            await running.resume(order.index, entry.host.step_age_seconds)
+            return
         is_elsewhere = entry is not None and entry.attempt > order.attempt
         error = WireError(
             ErrorCode.STREAM_LOST,
