@@ -296,7 +296,7 @@ class Dispatcher:
             could=self._could(model),
             lost_node=self._fleet.remembers(model),
             is_listed=model in self._catalogue.models,
-            is_new=self._fleet.is_new,
+            is_unsettled=self._fleet.is_new or self._fleet.misses(model),
         )
 
     # -- hand-over -----------------------------------------------------------------------------

@@ -166,11 +166,14 @@ class Fleet:
     @property
     def misses_somebody(self) -> bool:
         """Whether a node has fallen silent a moment ago and may be back in another."""
-        now = self._clock()
-        return any(
-            now - node.heard_at < REMEMBER_SECONDS and not self.is_alive(node)
-            for node in self._nodes.values()
-        )
+        return any(self._is_missed(node) for node in self._nodes.values())
+
+    def misses(self, model: str) -> bool:
+        """Whether such a node has said that it has the model or could load it."""
+        return any(self._is_missed(node) for node in self._having.get(model, {}).values())
+
+    def _is_missed(self, node: Node) -> bool:
+        return self._clock() - node.heard_at < REMEMBER_SECONDS and not self.is_alive(node)
 
     def remembers(self, model: str) -> str:
         """The node that had a model until a moment ago: it may be back, or restarting; or empty."""

@@ -55,11 +55,12 @@ def decide(
     could: Answer | None = None,
     lost_node: str = "",
     is_listed: bool = False,
-    is_new: bool = False,
+    is_unsettled: bool = False,
 ) -> Decision:
     """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's; *could*:
     where it could be loaded, were nothing in use; *lost_node* had the model until a moment ago;
-    *is_listed*: it has a profile in the catalogue; *is_new*: not everybody may have been heard."""
+    *is_listed*: it has a profile in the catalogue; *is_unsettled*: not everybody has been heard
+    yet, or somebody who could load it is silent."""
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
@@ -78,15 +79,15 @@ def decide(
         )
         return Refuse(error, may_change=True)
     if could is not None and could.misfits and (is_listed or model in known_models):
-        return Refuse(_nowhere(model, could.misfits), may_change=is_new)
+        return Refuse(_nowhere(model, could.misfits), may_change=is_unsettled)
     if is_listed:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
             f"{model} is in the catalogue, and no node is there to load it. Start a neuron.",
             retry_after_seconds=_RETRY_SECONDS,
         )
-        return Refuse(error, may_change=is_new)
-    return Refuse(_unknown(model, known_models), may_change=is_new)
+        return Refuse(error, may_change=is_unsettled)
+    return Refuse(_unknown(model, known_models), may_change=is_unsettled)
 
 
 def _how_far(record: ModelRecord) -> str:

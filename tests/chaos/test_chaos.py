@@ -50,8 +50,8 @@ async def test_ten_minutes_of_chaos(nats: NatsServer, tmp_path: Path, seed: int)
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 async def test_chaos_while_models_take_turns(nats: NatsServer, tmp_path: Path) -> None:
-    """Ten models where eight have room; whatever dies, streams that have begun end exactly, and
-    those that wait for a model get it, or are told why not."""
+    """Ten models where eight have room. Until a model is loaded elsewhere, only the gateway knows
+    the answer so far: more streams than otherwise lose both."""
     names = [f"m{number}" for number in range(10)]
     file = tmp_path / "models.toml"
     file.write_text(
@@ -71,7 +71,7 @@ async def test_chaos_while_models_take_turns(nats: NatsServer, tmp_path: Path) -
         sys.stdout.write(_summary(books))
         assert not books.wrong
         assert not books.unexplained()
-        assert books.outcomes["exact"] >= 0.98 * books.judged, books.errors
+        assert books.outcomes["exact"] >= 0.95 * books.judged, books.errors
         await _is_clean(fleet, models=len(names))
 
 

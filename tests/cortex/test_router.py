@@ -67,7 +67,7 @@ def test_what_was_served_a_moment_ago_is_worth_waiting_for() -> None:
 
 
 def test_a_new_gateway_does_not_know_yet_what_it_does_not_know() -> None:
-    decision = decide("m", [], [], is_new=True)
+    decision = decide("m", [], [], is_unsettled=True)
     assert isinstance(decision, Refuse)
     assert decision.may_change
 

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from cortex.placing import Options
 from neuron.engine.messages import Start
 from protocol import keys
-from protocol.bus import KvView
+from protocol.bus import Bus, KvView
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
 from tests.support.fleet import TestFleet, running_fleet
@@ -134,3 +136,27 @@ async def test_the_order_of_eviction_is_written(nats: NatsServer) -> None:
         await until(lambda: not placement("node.n1.a"))
         first[0]["model"], first[1]["model"] = "b", "c"
         await until(lambda: order("n1")["turns"] == first)
+
+
+async def test_a_node_that_is_silent_for_a_moment_is_waited_for(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the only one that could load the model."""
+    deaf: set[str] = set()
+    publish = Bus.publish
+
+    async def partly(bus: Bus, subject: str, data: bytes, **options: Any) -> None:
+        if bus.name not in deaf:
+            await publish(bus, subject, data, **options)
+
+    monkeypatch.setattr(Bus, "publish", partly)
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(Script(answer).start, models=(), memory_mb=100)
+        await until(lambda: "a" in states(fleet))
+        deaf.add("n1")
+        await until(lambda: not states(fleet))
+        asking = asyncio.create_task(fleet.chat(model="a", max_tokens=2))
+        await asyncio.sleep(0.5)
+        assert not asking.done()
+        deaf.clear()
+        assert (await asking).status_code == 200
