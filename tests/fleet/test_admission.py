@@ -58,18 +58,27 @@ async def test_a_tier_goes_before_or_after_what_waits(nats: NatsServer) -> None:
     ended: list[str] = []
     async with scripted_fleet(nats, script) as fleet:
         dispatcher = fleet.gateway.dispatcher
+        (engine,) = script.engines
 
         async def ask(tier: str) -> None:
             assert (await fleet.chat(max_tokens=20, service_tier=tier)).status_code == 200
             ended.append(tier)
 
+        async def all_known(number: int) -> None:
+            await until(
+                lambda: dispatcher.in_flight + dispatcher.waiting == number,
+                what=f"{number} requests in the line or handed over",
+            )
+
+        engine.paused = True  # nothing ends before all of them have come
         before = [asyncio.create_task(fleet.chat(max_tokens=40)) for _ in range(4)]
+        await all_known(4)
         await until(lambda: dispatcher.waiting >= 1, what="the slot and the hand-over are taken")
         tasks = []
-        for tier in ("flex", "default", "priority"):
-            waiting = dispatcher.waiting
+        for number, tier in enumerate(("flex", "default", "priority"), start=5):
             tasks.append(asyncio.create_task(ask(tier)))
-            await until(lambda n=waiting: dispatcher.waiting == n + 1)  # type: ignore[misc]
+            await all_known(number)
+        engine.paused = False
         await asyncio.gather(*before, *tasks)
     assert ended == ["priority", "default", "flex"]
 
