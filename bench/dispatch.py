@@ -77,7 +77,10 @@ async def by_fleet(folder: Path, slots: int, plan: list[Arrival]) -> list[float]
                 began = time.monotonic()
                 async with fleet.gateway.dispatcher.stream(request, seed=number) as stream:
                     while True:
-                        for event in await stream.inbox.take(60):
+                        stream.inbox.arrived.clear()
+                        async with asyncio.timeout(60):
+                            await stream.inbox.arrived.wait()
+                        for event in stream.inbox.drain():
                             if isinstance(event, Broken):
                                 raise RuntimeError(event.error.message)
                             if isinstance(event, Ended):

@@ -11,11 +11,12 @@ from starlette.routing import Route
 
 from cortex import __version__
 from cortex.api.admin import Admin
-from cortex.api.chat import ChatCompletions
+from cortex.api.dialects import CHAT, DIALECTS, MESSAGES
 from cortex.api.errors import plain_envelope
 from cortex.api.fleet import FleetView
+from cortex.api.generation import Generation, Streams, style_of
 from cortex.api.models import Models
-from cortex.api.streams import Streams
+from cortex.api.texts import Texts
 from cortex.gateway import Gateway
 from cortex.metrics import CONTENT_TYPE
 from protocol.job import PROTOCOL
@@ -28,19 +29,18 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     models = Models(gateway)
     admin = Admin(gateway)
     fleet = FleetView(gateway)
+    texts = Texts(gateway.prompts)
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[
-            Route(
-                "/v1/chat/completions",
-                ChatCompletions(gateway),
-                methods=["POST"],
-            ),
-            Route(
-                "/v1/streams/{job_id}",
-                Streams(gateway.dispatcher, gateway.metrics),
-                methods=["GET"],
-            ),
+            Route("/v1/chat/completions", Generation(gateway, CHAT), methods=["POST"]),
+            Route("/v1/messages", Generation(gateway, MESSAGES), methods=["POST"]),
+            Route("/v1/messages/count_tokens", texts.count_tokens(), methods=["POST"]),
+            Route("/v1/chat/completions/input_tokens", texts.chat_input_tokens(), methods=["POST"]),
+            Route("/tokenize", texts.tokenize(), methods=["POST"]),
+            Route("/detokenize", texts.detokenize(), methods=["POST"]),
+            Route("/apply-template", texts.apply_template(), methods=["POST"]),
+            Route("/v1/streams/{job_id}", Streams(gateway, DIALECTS), methods=["GET"]),
             Route("/v1/models", models.list_all, methods=["GET"]),
             Route("/v1/models/{model:path}", models.get, methods=["GET"]),
             Route("/models/load", admin.load, methods=["POST"]),
@@ -116,19 +116,18 @@ def _json(body: dict[str, object], status: int = 200) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        message = f"{path} does not exist. See GET /v1/models and POST /v1/chat/completions."
-        body = plain_envelope(message, "unknown_url")
-    elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        body = plain_envelope(f"{path} is not served; use {allowed}.", "method_not_allowed")
-    else:
-        body = plain_envelope(str(error.detail), "http_error")
+    allowed = (error.headers or {}).get("Allow", "another method")
+    message, code = {
+        404: (f"{path} does not exist. See GET /v1/models.", "unknown_url"),
+        405: (f"{path} is not served; use {allowed}.", "method_not_allowed"),
+    }.get(error.status_code, (str(error.detail), "http_error"))
+    body = plain_envelope(message, code, style=style_of(request.url.path))
     return Response(body, error.status_code, error.headers, "application/json")
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
     message = "The gateway failed; its log has the details."
-    body = plain_envelope(message, "internal_error", "server_error")
+    style = style_of(request.url.path)
+    body = plain_envelope(message, "internal_error", "server_error", style)
     return Response(body, 500, media_type="application/json")

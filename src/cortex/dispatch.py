@@ -142,38 +142,45 @@ class Dispatcher:
         tenant: str = "",
         client: Client | None = None,
         priority: Priority = Priority.NORMAL,
+        job_id: str = "",
+        choice: int = 0,
+        arrived: asyncio.Event | None = None,
     ) -> AsyncIterator[Stream]:
-        """Admits a request and yields its stream at once; leaving the block cancels it.
+        """Admits a request and yields its stream at once; leaving the block cancels it. Other
+        *choice* numbers give other answers under one seed.
 
         What is known at once raises ``FleetError``: an unknown model, a full line, no bus.
         Everything that goes wrong later arrives in the stream's inbox as ``Broken``.
         """
         self._check_bus()
         job = Job(
-            id=new_job_id(),
+            id=job_id or new_job_id(),
             gateway=self._gateway,
             request=request,
             seed=secrets.randbits(62) if seed is None else seed,
             rendered_at=time.time(),
+            choice=choice,
             priority=priority,
             deadline_ms=int(QUEUE_SECONDS * 1000),
             client=client,
         )
         self._check_size(job)
         place = self._admit(request, tenant, priority)
-        stream = Stream(job)
+        stream = Stream(job, arrived)
         async with self._carried(stream, self._begin(stream, place)):
             yield stream
 
     @contextlib.asynccontextmanager
-    async def take_up(self, job_id: str, owner: str) -> AsyncIterator[Stream]:
+    async def take_up(
+        self, job_id: str, owner: str, arrived: asyncio.Event | None = None
+    ) -> AsyncIterator[Stream]:
         """Goes on with a stream that another gateway, or another connection, has begun: its whole
         answer comes again. Raises ``FleetError`` when nobody has it."""
         self._check_bus()
         with self._receiver.expecting(job_id):
             seconds = LONG_SEARCH_SECONDS if self._fleet.misses_somebody else SEARCH_SECONDS
             taken = await take_up(self._bus, self._gateway, job_id, owner, seconds)
-            stream = Stream(taken.job)
+            stream = Stream(taken.job, arrived)
             async with self._carried(stream, self._continue(stream, taken.node)):
                 yield stream
 
@@ -374,5 +381,6 @@ def estimated_tokens(request: GenerateRequest) -> int:
 
 
 def characters(request: GenerateRequest) -> int:
-    """Of all messages."""
-    return sum(len(message.content) + len(message.reasoning) for message in request.messages)
+    """Of all messages, or of the prompt."""
+    prompt = len(request.prompt) if request.prompt is not None else 0
+    return prompt + sum(len(m.content) + len(m.reasoning) for m in request.messages)

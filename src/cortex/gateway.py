@@ -14,6 +14,7 @@ from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
 from cortex.history import History
 from cortex.metrics import Metrics
 from cortex.placing import Options, Placing
+from cortex.prompts import Prompts
 from cortex.wants import Wants
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvBucket, KvView
@@ -67,6 +68,7 @@ class Gateway:
             on_wanted=self._wanted,
             place_seconds=options.place_seconds,
         )
+        self.prompts = Prompts(bus, self.fleet, self.catalogue, self.dispatcher)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read

@@ -13,33 +13,18 @@ T = TypeVar("T")
 class Inbox(Generic[T]):
     """One reader, any number of writers, one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrived: asyncio.Event | None = None) -> None:
+        """*arrived* is set whenever something has come; one for several inboxes that one reader
+        empties together."""
         self._items: list[T] = []
-        self._arrived = asyncio.Event()
-        self.is_closed = False
+        self.arrived = arrived or asyncio.Event()
 
     def put(self, item: T) -> None:
         """Adds an item; never blocks."""
         self._items.append(item)
-        self._arrived.set()
+        self.arrived.set()
 
-    def close(self) -> None:
-        """The reader shall stop; what is in the inbox does not matter any more."""
-        self.is_closed = True
-        self._arrived.set()
-
-    async def wait(self) -> None:
-        """Until something has arrived or the inbox is closed; takes nothing."""
-        await self._arrived.wait()
-
-    async def take(self, timeout: float) -> list[T]:
-        """All items; empty after *timeout* seconds without one, or when closed."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._arrived.wait()
-        except TimeoutError:
-            pass
+    def drain(self) -> list[T]:
+        """All items there are."""
         items, self._items = self._items, []
-        if not self.is_closed:
-            self._arrived.clear()
         return items

@@ -4,7 +4,7 @@ Names use base units; labels never hold request ids.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -104,11 +104,14 @@ class Metrics:
         """A request was admitted."""
         self._history.began(record)
 
-    def request(self, outcome: Outcome, record: Record | None = None) -> None:
-        """A request ended; without a *record* it was refused at the door."""
+    def request(self, outcome: Outcome, records: Iterable[Record] = ()) -> None:
+        """A request ended, with the *records* of its choices; without any, it was refused at the
+        door."""
         self._requests.labels(outcome).inc()
-        if record is None:
-            return
+        for record in records:
+            self._choice(outcome, record)
+
+    def _choice(self, outcome: Outcome, record: Record) -> None:
         log.info("%s", record.line(outcome))
         self._history.ended(record, outcome)
         model = record.model

@@ -54,10 +54,11 @@ _STOP_EVERY_SECONDS = 0.5
 class Stream:
     """One request's answer as it arrives."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, arrived: asyncio.Event | None = None) -> None:
+        """*arrived* is set whenever its inbox gets something."""
         self.job = job
         """The present attempt."""
-        self.inbox: Inbox[Event] = Inbox()
+        self.inbox: Inbox[Event] = Inbox(arrived)
         self.state = StreamState(job.attempt)
         self.heard_at = float("inf")
         """Monotonic time of the last frame of this attempt; infinity before the first one."""

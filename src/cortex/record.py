@@ -104,7 +104,7 @@ class Record:
         match event:
             case Started(node, prompt_tokens, _):
                 self.node, self.prompt_tokens = node, prompt_tokens
-            case Ended(_, usage, _):
+            case Ended(usage=usage):
                 self.usage = usage
                 self._ended = self._clock()
             case Broken(error):

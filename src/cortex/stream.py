@@ -50,6 +50,8 @@ class Ended(NamedTuple):
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stop_text: str = ""
+    """The stop text that ended it, if one did."""
 
 
 class Broken(NamedTuple):
@@ -193,7 +195,7 @@ class StreamState:
     def _finished(self, frame: frames.Finished) -> Ended:
         self.is_over = True
         usage = msgspec.structs.replace(frame.usage, cached_tokens=self._cached_tokens)
-        return Ended(frame.reason, usage, frame.timings)
+        return Ended(frame.reason, usage, frame.timings, frame.stop_text)
 
     def _refused(self, frame: frames.Failed | frames.Busy) -> Event | Action:
         if isinstance(frame, frames.Busy):

@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from protocol import catalogue, fleet, frames, job, leader, orders, placement
+from protocol import catalogue, fleet, frames, job, leader, orders, placement, render
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -57,3 +57,5 @@ read_drain = Reader[placement.Drain](placement.Drain)
 read_placement = Reader[placement.Placement](placement.Placement)
 read_eviction_order = Reader[placement.EvictionOrder](placement.EvictionOrder)
 read_leader = Reader[leader.Leader](leader.Leader)
+read_render = Reader[render.Render](render.Render)
+read_rendered = Reader[render.Rendered](render.Rendered)

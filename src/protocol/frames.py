@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from protocol.errors import WireError
-from protocol.generate import FinishReason, Timings, Usage
+from protocol.generate import FinishReason, Timings, TokenLogprobs, Usage
 
 
 class Frame(
@@ -43,10 +43,12 @@ class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
     """The gateway acknowledges the delivery here, so a job whose Accepted got lost comes back."""
 
 
-class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text", gc=False):
+class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text", omit_defaults=True, gc=False):
     """A piece of the visible answer."""
 
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the tokens that end within it, if asked for."""
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag_field="kind", tag="reasoning", gc=False):

@@ -65,17 +65,57 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     """Never end at the model's own end tokens (for benchmarks)."""
+    presence_penalty: float | None = None
+    """Subtracted from the logit of every token that the answer holds already."""
+    frequency_penalty: float | None = None
+    """Subtracted once for each time that the answer holds the token."""
+    repetition_penalty: float | None = None
+    """Divides a positive logit, multiplies another one, of every token of prompt and answer."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and what is added to its logit."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these can be chosen; empty = all."""
+    logprobs: int | None = None
+    """Log-probabilities of the answer's tokens, and of so many best ones each; None = off."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One prompt and how to continue it."""
+    """One prompt and how to continue it: a conversation, a text, or tokens."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     sampling: Sampling = Sampling()
     template_options: dict[str, bool | int | float | str | None] = {}
     """Extra variables of the chat template, such as ``enable_thinking``."""
+    prompt: str | tuple[int, ...] | None = None
+    """Instead of messages: the prompt itself, which no template touches."""
+    echo: bool = False
+    """The answer begins with the prompt's text."""
+    continues_last: bool = False
+    """The last message is the beginning of the answer."""
+    one_call: bool = False
+    """The answer ends with its first tool call."""
+    call: str | None = None
+    """The tool that the answer must begin with a call of; empty = of any, None = it need not."""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A token and the natural logarithm of its probability."""
+
+    token: bytes
+    """Its text; a part of a character where the vocabulary cuts one."""
+    logprob: float | None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the answer, and those that were likeliest in its place."""
+
+    token: bytes
+    logprob: float | None
+    """None for a prompt's first token, before which there is nothing."""
+    top: tuple[TokenLogprob, ...] = ()
+    """Descending."""
 
 
 class FinishReason(StrEnum):

@@ -29,6 +29,10 @@ class Client(msgspec.Struct, frozen=True, omit_defaults=True):
     include_usage: bool = False
     model: str = ""
     """The name that the client asked for; empty = the model's id."""
+    choices: int = 1
+    """How many jobs the answer is made of; this one's id tells the others'."""
+    echo: msgspec.Raw = msgspec.Raw(b"null")
+    """What else the dialect needs to write its events, as JSON."""
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,6 +9,8 @@ import re
 import secrets
 from functools import lru_cache
 
+MAX_SIBLINGS = 128
+"""Choices of one answer."""
 MAX_MODEL_ID_BYTES = 200
 """Longer model ids are refused: consumer names have a limit of 255 bytes with the codec's escapes
 for ordinary names."""
@@ -77,6 +79,16 @@ def host_id_from(text: str) -> str:
 def new_job_id() -> str:
     """A fresh 128-bit job id: 32 hex digits, so it is one token everywhere."""
     return secrets.token_hex(16)
+
+
+def sibling_job_id(job_id: str, number: int) -> str:
+    """The id of the job that computes another choice of the same answer; 0 is the job itself.
+
+    Whoever knows the first knows them all: a client names one when it comes back.
+    """
+    if not 0 <= number < MAX_SIBLINGS:
+        raise ValueError(f"an answer has at most {MAX_SIBLINGS} choices, this is number {number}")
+    return f"{job_id[:-2]}{int(job_id[-2:], 16) ^ number:02x}"
 
 
 def new_instance_id() -> str:

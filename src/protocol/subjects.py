@@ -7,7 +7,8 @@
 ``cortex.steer.<node>.<job>``             gateway → neuron: cancel, resume
 ``cortex.find.<job>``                     request/reply: which neuron has a job
 ``cortex.take.<node>.<job>``              request/reply: another gateway goes on with a job
-``cortex.node.<node>.<verb>``             request/reply to one neuron: describe
+``cortex.node.<node>.<verb>``             request/reply to one neuron: describe,
+                                          load, unload, pull, recycle, render
 ``cortex.heartbeat.node.<node>``          neuron, 2 Hz: liveness and load
 ``cortex.heartbeat.gateway.<gateway>``    gateway, 2 Hz: liveness
 ``cortex.kv.<bucket>.<key>``              server → all: RePublish of every KV write

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from cortex.api.cursor import START, Cursor, parse_event_id, unseen
-from cortex.api.openai_render import ChunkWriter
+from cortex.api.chat.render import ChunkWriter
+from cortex.api.cursor import START, Cursor, Place, event_id, parse_event_id
+from cortex.api.writer import Head
 from cortex.stream import Ended, Parts
 from protocol.frames import Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Timings, Usage
@@ -22,19 +23,33 @@ EVENTS = [
 END = Ended(FinishReason.STOP, Usage(3, 6), Timings())
 
 
-@pytest.mark.parametrize("cursor", [Cursor(0), Cursor(17), Cursor(5, 2)])
-def test_ids_read_back(cursor: Cursor) -> None:
-    line = cursor.event_id("ab").decode()
+@pytest.mark.parametrize(
+    "place",
+    [
+        (Cursor(0),),
+        (Cursor(17),),
+        (Cursor(5, 2),),
+        (Cursor(-1, 1),),
+        (Cursor(5, 2), START, Cursor(0)),
+    ],
+)
+def test_ids_read_back(place: Place) -> None:
+    line = event_id("ab", place).decode()
     assert line.endswith("\n")
-    assert parse_event_id(line.removeprefix("id: ")) == ("ab", cursor)
+    assert parse_event_id(line.removeprefix("id: ")) == ("ab", place)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ab", "ab:", ":5", "ab:x", "ab:-1", "ab:1.y", "ab:9" + "9" * 20]
+    "text",
+    ["", "ab", "ab:", ":5", "ab:x", "ab:-1", "ab:1.y", "ab:9" + "9" * 20, "ab:1,", "ab:-2.1"],
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no event id"):
         parse_event_id(text)
+
+
+def chunk_writer(usage: bool, seen: Place = ()) -> ChunkWriter:
+    return ChunkWriter(Head("job", "m", 1, include_usage=usage), seen)
 
 
 def write(writer: ChunkWriter, chance: random.Random) -> list[bytes]:
@@ -43,16 +58,17 @@ def write(writer: ChunkWriter, chance: random.Random) -> list[bytes]:
     rest = list(EVENTS)
     while rest:
         size = chance.randint(1, 3)
-        out += writer.parts(rest[:size])
+        out += writer.parts(0, rest[:size])
         rest = rest[size:]
-    return [event for event in (out + writer.ending(END)).split(b"\n\n") if event]
+    out += writer.ended(0, END) + writer.closing([END])
+    return [event for event in out.split(b"\n\n") if event]
 
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_after_any_event_the_rest_comes(usage: bool) -> None:
     chance = random.Random(1)
     for _ in range(50):
-        whole = write(ChunkWriter("job", "m", 1, usage), chance)
+        whole = write(chunk_writer(usage), chance)
         expected = _texts(whole)
         for count in range(len(whole)):
             if not whole[count].startswith(b"id: "):
@@ -60,14 +76,8 @@ def test_after_any_event_the_rest_comes(usage: bool) -> None:
             line = whole[count].split(b"\n")[0].decode().removeprefix("id: ")
             job, seen = parse_event_id(line)
             assert job == "job"
-            rest = write(ChunkWriter("job", "m", 1, usage, seen), chance)
+            rest = write(chunk_writer(usage, seen), chance)
             assert _join(_texts(whole[: count + 1]) + _texts(rest)) == _join(expected)
-
-
-def test_from_the_start_everything_comes() -> None:
-    parts = [part for part, _ in unseen(EVENTS, START)]
-    assert parts[0] == Reasoning("hm so")
-    assert parts[1] == Text("Hi there.")
 
 
 def _texts(events: list[bytes]) -> list[tuple[str, str]]:

@@ -1,10 +1,13 @@
 """Frames of one job on a neuron: their order, and what they count."""
 
+from pathlib import Path
+
 import msgspec
 
+from neuron import demo_model
 from neuron.engine.messages import Output, Progress, Sample
 from neuron.service.job import Identity, RunningJob
-from neuron.service.prompt import Prompt
+from neuron.service.prompt import Prompt, Prompter, Rendering
 from protocol import codec, frames
 from protocol.bus import BusMessage
 from protocol.frames import AnyFrame, Phase
@@ -20,7 +23,8 @@ JOB = Job(
     seed=1,
     rendered_at=0.0,
 )
-PROMPT = Prompt([1, 2, 3], "h", False, Sample(max_tokens=50))
+PROMPT = Prompt(Rendering("Hi", [1, 2, 3]), "h", Sample(max_tokens=50))
+PROMPTER = Prompter.load(Path(next(iter(demo_model.__path__))))
 
 
 async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> None:
@@ -31,7 +35,7 @@ async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> N
 
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", note)
-        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, PROMPTER)
         await running.keep_alive(0.0)
         await running.accept("ack")
         await running.on_event(Progress(7, 2, 3), 0.01)
@@ -60,7 +64,7 @@ async def test_frames_can_be_had_again_from_any_piece_on(nats: NatsServer) -> No
     seen: list[AnyFrame] = []
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
-        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, PROMPTER)
         await running.accept("ack")
         for index in range(4):
             finish = FinishReason.STOP if index == 3 else None
@@ -97,7 +101,7 @@ async def _parts_of(
     job = msgspec.structs.replace(JOB, tokens_so_far=so_far)
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
-        running = RunningJob(Identity(bus, "n", "i"), job, PROMPT)
+        running = RunningJob(Identity(bus, "n", "i"), job, PROMPT, PROMPTER)
         await running.accept("ack")
         for output in (*outputs[:-1], last):
             await running.on_event(output, 0.01)

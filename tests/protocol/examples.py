@@ -2,7 +2,18 @@
 
 import msgspec
 
-from protocol import catalogue, errors, fleet, frames, generate, job, leader, orders, placement
+from protocol import (
+    catalogue,
+    errors,
+    fleet,
+    frames,
+    generate,
+    job,
+    leader,
+    orders,
+    placement,
+    render,
+)
 
 _ERROR = errors.WireError(
     errors.ErrorCode.CONTEXT_LENGTH_EXCEEDED, "too long", retry_after_seconds=3, param="messages"
@@ -92,8 +103,17 @@ _JOB = job.Job(
             stop=("END",),
             stop_token_ids=(7,),
             ignore_eos=True,
+            presence_penalty=0.5,
+            frequency_penalty=-0.5,
+            repetition_penalty=1.5,
+            logit_bias=((7, -100.0),),
+            allowed_token_ids=(7, 8),
+            logprobs=2,
         ),
         template_options={"enable_thinking": False},
+        continues_last=True,
+        one_call=True,
+        call="get_weather",
     ),
     seed=42,
     rendered_at=1700000000.5,
@@ -105,8 +125,16 @@ _JOB = job.Job(
     revision="abc",
     prompt_hash="ff00",
     suspect=True,
-    client=job.Client(owner="0123", created=1700000001, include_usage=True, model="fast"),
+    client=job.Client(
+        owner="0123",
+        created=1700000001,
+        include_usage=True,
+        model="fast",
+        choices=2,
+        echo=msgspec.Raw(b'{"logprobs":true}'),
+    ),
 )
+_PROMPT = generate.GenerateRequest("Qwen/Qwen3-8B", prompt="Once", echo=True)
 
 _PROFILE = catalogue.Profile(
     id="Qwen/Qwen3-8B",
@@ -174,6 +202,8 @@ EXAMPLES: dict[str, msgspec.Struct] = {
     "found": job.Found(node="beast", instance="0a1b2c3d4e5f", attempt=2, next_index=7),
     "take": job.Take(gateway="gw-2", attempt=3, owner="0123"),
     "taken": job.Taken(_JOB),
+    "render": render.Render(_PROMPT, 1_700_000_000.5, pieces=True),
+    "rendered": render.Rendered((1, 2), "Hi!", ("Hi", "!"), 4096, _ERROR),
     "accepted": frames.Accepted(
         attempt=2,
         instance="0a1b2c3d4e5f",
@@ -194,7 +224,13 @@ EXAMPLES: dict[str, msgspec.Struct] = {
         cached_tokens=16,
         parts=(
             frames.Reasoning("so"),
-            frames.Text("Hi 🎉"),
+            frames.Text(
+                "Hi 🎉",
+                (
+                    generate.TokenLogprobs(b"Hi", -0.5, (generate.TokenLogprob(b"Ho", -1.5),)),
+                    generate.TokenLogprobs(b"\xf0\x9f", None),
+                ),
+            ),
             frames.ToolCallPart(0, "call_1", "get_weather", '{"city"'),
         ),
     ),

@@ -20,6 +20,7 @@ from protocol import (
     leader,
     orders,
     placement,
+    render,
 )
 from tests.protocol.examples import EXAMPLES
 
@@ -49,6 +50,8 @@ READERS: dict[type, codec.Reader[object]] = {
     placement.Drain: codec.read_drain,
     placement.Placement: codec.read_placement,
     placement.EvictionOrder: codec.read_eviction_order,
+    render.Render: codec.read_render,
+    render.Rendered: codec.read_rendered,
     job.Job: codec.read_job,
     job.Find: codec.read_find,
     job.Found: codec.read_found,
@@ -86,7 +89,7 @@ def _comparable(message: object) -> object:
 def test_every_message_has_an_example() -> None:
     structs = {
         value
-        for module in (errors, fleet, frames, generate, job, leader, orders, placement)
+        for module in (errors, fleet, frames, generate, job, leader, orders, placement, render)
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, msgspec.Struct)

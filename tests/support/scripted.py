@@ -23,6 +23,7 @@ from neuron.engine.messages import (
     Refused,
     Start,
 )
+from neuron.engine.stops import StopScanner
 from neuron.engine.stream import EngineDied, SequenceStream
 from protocol.generate import FinishReason
 from tests.support.words import token_of
@@ -79,6 +80,7 @@ class _Sequence:
         self.texts = list(texts)[: add.sample.max_tokens]
         self.is_cut = len(texts) > len(self.texts)
         self.stream = SequenceStream(add.id)
+        self.scanner = StopScanner(add.sample.stop)
         self.prefilled = 0
         self.sent = len(add.generated)
         self.replayed = self.texts[: self.sent]
@@ -199,14 +201,18 @@ class ScriptedEngine:
         index = sequence.sent
         new = sequence.texts[index : index + 1]
         sequence.sent += len(new)
-        is_last = sequence.sent >= len(sequence.texts)
-        reason = FinishReason.LENGTH if sequence.is_cut else FinishReason.STOP
+        text, stop = sequence.scanner.push("".join(new))
+        is_last = sequence.sent >= len(sequence.texts) or stop is not None
+        reason = FinishReason.LENGTH if sequence.is_cut and stop is None else FinishReason.STOP
+        if is_last and stop is None:
+            text += sequence.scanner.flush()
         output = Output(
             sequence.add.id,
             index,
             [token_of(text) for text in new],
-            "".join(new),
+            text,
             finish=reason if is_last else None,
+            stop_text=stop or "",
             replayed=sequence.replayed,
         )
         sequence.replayed = []

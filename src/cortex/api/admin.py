@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from cortex import models_file
 from cortex.api.access import refused_unless_from_here
-from cortex.api.errors import envelope, http_of
+from cortex.api.errors import envelope, status_of
 from cortex.control import Planned
 from cortex.gateway import Gateway
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -201,7 +201,7 @@ async def _answered(
         error = WireError(ErrorCode.INVALID_REQUEST, str(wrong))
         return Response(envelope(error), 400, media_type="application/json")
     except FleetError as failure:
-        status = http_of(failure.error).status
+        status = status_of(failure.error)
         return Response(envelope(failure.error), status, media_type="application/json")
     return Response(msgspec.json.encode(done), 202, media_type="application/json")
 

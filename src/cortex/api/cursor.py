@@ -2,15 +2,15 @@
 
 An event's id is ``<job>:<token index>``: everything of the answer's first so many tokens has been
 said with it. Where one token makes several events, all but the last are ``<job>:<index>.<n>``: the
-n-th event after that index. So a client that comes back with the last id it saw misses nothing and
-sees nothing twice.
+n-th event after that index. Several events before the first token are ``<job>:-1.<n>``. An answer
+of several choices has a place in each of them: ``<job>:<index>,<index>,…``. So a client that comes
+back with the last id it saw misses nothing and sees nothing twice.
 """
 
-from collections.abc import Iterable, Iterator
+import re
 from typing import NamedTuple
 
-from cortex.stream import Parts
-from protocol.frames import Part, Reasoning, Text
+_PLACE = re.compile(r"(\d{1,11})(?:\.(\d{1,11}))?|(-1)\.(\d{1,11})", re.ASCII)
 
 
 class Cursor(NamedTuple):
@@ -21,49 +21,39 @@ class Cursor(NamedTuple):
     events: int = 0
     """Further events of the next token, or of the end of the answer, that came before."""
 
-    def event_id(self, job_id: str) -> bytes:
-        """As an SSE line."""
-        tail = f".{self.events}" if self.events else ""
-        return f"id: {job_id}:{self.tokens}{tail}\n".encode()
+    def __str__(self) -> str:
+        return f"{self.tokens}.{self.events}" if self.events else str(self.tokens)
 
 
 START = Cursor(-1)
 """Before the very first event."""
 
+Place = tuple[Cursor, ...]
+"""In each choice of an answer."""
 
-def parse_event_id(text: str) -> tuple[str, Cursor]:
+
+def event_id(job_id: str, place: Place) -> bytes:
+    """As an SSE line."""
+    spelt = ",".join("-1" if cursor == START else str(cursor) for cursor in place)
+    return f"id: {job_id}:{spelt}\n".encode()
+
+
+def parse_event_id(text: str) -> tuple[str, Place]:
     """Job and place of a ``Last-Event-ID``; raises ValueError."""
-    job_id, colon, place = text.strip().rpartition(":")
-    index, _, events = place.partition(".")
-    if not colon or not job_id or not _is_number(index) or not _is_number(events or "0"):
+    job_id, colon, spelt = text.strip().rpartition(":")
+    cursors = [_parse(piece) for piece in spelt.split(",")]
+    place = tuple(cursor for cursor in cursors if cursor is not None)
+    if not colon or not job_id or len(place) < len(cursors) or set(place) == {START}:
         raise ValueError(
             f"{text[:80]!r} is no event id of this gateway, which are <stream>:<number>"
         )
-    return job_id, Cursor(int(index), int(events or "0"))
+    return job_id, place
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 12
-
-
-def unseen(events: Iterable[Parts], seen: Cursor) -> Iterator[tuple[Part, Cursor]]:
-    """The parts that come after *seen*, neighbours of one kind joined; each with its own place."""
-    joined: tuple[Part, Cursor] | None = None
-    for event in events:
-        before = event.next_index - event.tokens
-        for number, part in enumerate(event.parts, 1):
-            is_last = number == len(event.parts)
-            place = Cursor(event.next_index) if is_last else Cursor(before, number)
-            if event.next_index <= seen.tokens or (before, number) <= seen:
-                continue
-            match joined, part:
-                case (Text(earlier), _), Text(text):
-                    joined = Text(earlier + text), place
-                case (Reasoning(earlier), _), Reasoning(text):
-                    joined = Reasoning(earlier + text), place
-                case _:
-                    if joined is not None:
-                        yield joined
-                    joined = part, place
-    if joined is not None:
-        yield joined
+def _parse(text: str) -> Cursor | None:
+    if text == "-1":
+        return START
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        return None
+    return Cursor(int(found[1] or found[3]), int(found[2] or found[4] or 0))

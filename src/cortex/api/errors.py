@@ -1,5 +1,7 @@
-"""Failures as HTTP: the one table from error codes to statuses, and OpenAI's envelope."""
+"""Failures as HTTP: the one table from error codes to statuses, and each dialect's envelope."""
 
+import re
+from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
@@ -7,31 +9,47 @@ import msgspec
 from protocol.errors import ErrorCode, WireError
 
 
+class Style(Enum):
+    """Whose clients an error is written for."""
+
+    OPENAI = auto()
+    ANTHROPIC = auto()
+
+
 class Http(NamedTuple):
-    """How a code looks in OpenAI's dialect."""
+    """How a code looks."""
 
     status: int
     type: str
     code: str
+    anthropic_type: str = ""
+    """Empty = ``type``."""
+    anthropic_status: int = 0
+    """0 = ``status``."""
 
 
+_INVALID = "invalid_request_error"
 _TABLE = {
-    ErrorCode.INVALID_REQUEST: Http(400, "invalid_request_error", "invalid_value"),
-    ErrorCode.CONTEXT_LENGTH_EXCEEDED: Http(
-        400, "invalid_request_error", "context_length_exceeded"
+    ErrorCode.INVALID_REQUEST: Http(400, _INVALID, "invalid_value"),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: Http(400, _INVALID, "context_length_exceeded"),
+    ErrorCode.REQUEST_TOO_LARGE: Http(413, _INVALID, "request_too_large", "request_too_large"),
+    ErrorCode.MODEL_NOT_FOUND: Http(404, _INVALID, "model_not_found", "not_found_error"),
+    ErrorCode.MODEL_UNAVAILABLE: Http(
+        503, "server_error", "service_unavailable", "overloaded_error", 529
     ),
-    ErrorCode.REQUEST_TOO_LARGE: Http(413, "invalid_request_error", "request_too_large"),
-    ErrorCode.MODEL_NOT_FOUND: Http(404, "invalid_request_error", "model_not_found"),
-    ErrorCode.MODEL_UNAVAILABLE: Http(503, "server_error", "service_unavailable"),
     ErrorCode.OVERLOADED: Http(429, "rate_limit_error", "rate_limit_exceeded"),
-    ErrorCode.TIMEOUT: Http(504, "server_error", "timeout"),
-    ErrorCode.STREAM_LOST: Http(502, "server_error", "stream_lost"),
-    ErrorCode.STREAM_GONE: Http(410, "invalid_request_error", "stream_gone"),
-    ErrorCode.BUS_UNAVAILABLE: Http(503, "server_error", "service_unavailable"),
-    ErrorCode.POISON: Http(500, "server_error", "poison"),
-    ErrorCode.ENGINE_FAILED: Http(500, "server_error", "engine_failed"),
-    ErrorCode.INTERNAL: Http(500, "server_error", "internal_error"),
+    ErrorCode.TIMEOUT: Http(504, "server_error", "timeout", "timeout_error"),
+    ErrorCode.STREAM_LOST: Http(502, "server_error", "stream_lost", "api_error"),
+    ErrorCode.STREAM_GONE: Http(410, _INVALID, "stream_gone", "not_found_error"),
+    ErrorCode.BUS_UNAVAILABLE: Http(
+        503, "server_error", "service_unavailable", "overloaded_error", 529
+    ),
+    ErrorCode.POISON: Http(500, "server_error", "poison", "api_error"),
+    ErrorCode.ENGINE_FAILED: Http(500, "server_error", "engine_failed", "api_error"),
+    ErrorCode.INTERNAL: Http(500, "server_error", "internal_error", "api_error"),
 }
+_ANTHROPIC_TYPES = {"unknown_url": "not_found_error", "internal_error": "api_error"}
+_OVERFLOW = re.compile(r"maximum context length is (\d+) tokens.*?resulted in (\d+) tokens")
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -49,20 +67,55 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
     error: ErrorBody
 
 
-def http_of(error: WireError) -> Http:
-    """Status, type and code of an error."""
-    return _TABLE[error.code]
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
+    """The inner object of Anthropic's error envelope."""
+
+    type: str
+    message: str
 
 
-def envelope(error: WireError) -> bytes:
-    """An error as the JSON that OpenAI's clients read."""
-    http = http_of(error)
-    body = ErrorBody(error.message, http.type, error.param or None, http.code)
-    return msgspec.json.encode(ErrorEnvelope(body))
+class AnthropicErrorEnvelope(msgspec.Struct, frozen=True):
+    """Anthropic's error envelope."""
+
+    error: AnthropicErrorBody
+    request_id: str | None = None
+    type: str = "error"
 
 
-def plain_envelope(message: str, code: str, type_: str = "invalid_request_error") -> bytes:
+def status_of(error: WireError, style: Style = Style.OPENAI) -> int:
+    """The HTTP status."""
+    http = _TABLE[error.code]
+    return http.anthropic_status or http.status if style is Style.ANTHROPIC else http.status
+
+
+def envelope(error: WireError, style: Style = Style.OPENAI, request_id: str = "") -> bytes:
+    """An error as the JSON that the dialect's clients read."""
+    http = _TABLE[error.code]
+    if style is Style.ANTHROPIC:
+        body = AnthropicErrorBody(http.anthropic_type or http.type, _anthropic_words(error))
+        return msgspec.json.encode(AnthropicErrorEnvelope(body, request_id or None))
+    return msgspec.json.encode(
+        ErrorEnvelope(ErrorBody(error.message, http.type, error.param or None, http.code))
+    )
+
+
+def _anthropic_words(error: WireError) -> str:
+    """Claude Code compacts a conversation when it reads these words, and no others."""
+    if error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+        return error.message
+    found = _OVERFLOW.search(error.message)
+    return f"prompt is too long: {found[2]} tokens > {found[1]} maximum" if found else error.message
+
+
+def plain_envelope(
+    message: str, code: str, type_: str = _INVALID, style: Style = Style.OPENAI
+) -> bytes:
     """An error that only HTTP knows, such as an unknown path."""
+    if style is Style.ANTHROPIC:
+        anthropic_type = _ANTHROPIC_TYPES.get(code, type_)
+        return msgspec.json.encode(
+            AnthropicErrorEnvelope(AnthropicErrorBody(anthropic_type, message))
+        )
     return msgspec.json.encode(ErrorEnvelope(ErrorBody(message, type_, None, code)))
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from cortex.api.errors import envelope, http_of, retry_headers
+from cortex.api.errors import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
 
 MAX_BODY_BYTES = 32 << 20
@@ -100,15 +100,18 @@ async def send_json(
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: WireError, request_id: str = "") -> None:
+async def send_error(
+    send: Send, error: WireError, style: Style = Style.OPENAI, request_id: str = ""
+) -> None:
     """A failure before any header went out."""
-    headers = retry_headers(error) + request_id_header(request_id)
-    await send_json(send, envelope(error), status=http_of(error).status, headers=headers)
+    headers = retry_headers(error) + request_id_headers(request_id)
+    body = envelope(error, style, request_id)
+    await send_json(send, body, status=status_of(error, style), headers=headers)
 
 
 async def open_sse(send: Send, request_id: str) -> None:
     """The headers of an event stream."""
-    headers = [*_SSE, *request_id_header(request_id)]
+    headers = [*_SSE, *request_id_headers(request_id)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
@@ -125,6 +128,7 @@ async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
         raise ClientGone from None
 
 
-def request_id_header(request_id: str) -> list[tuple[bytes, bytes]]:
-    """``x-request-id``, by which logs and clients name the same request."""
-    return [(b"x-request-id", request_id.encode())] if request_id else []
+def request_id_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    """By which logs and clients name the same request: OpenAI's name for it and Anthropic's."""
+    value = request_id.encode()
+    return [(b"x-request-id", value), (b"request-id", value)] if request_id else []

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cortex.api.errors import envelope, http_of
+from cortex.api.errors import envelope, status_of
 from cortex.api.kept import Kept
 from cortex.gateway import Gateway
 from cortex.router import Refuse
@@ -84,7 +84,7 @@ class Models:
             return _json(self._describe(name, model))
         decision = self._decide(model)
         assert isinstance(decision, Refuse)
-        status = http_of(decision.error).status
+        status = status_of(decision.error)
         return Response(envelope(decision.error), status, media_type="application/json")
 
     def _describe(self, name: str, model: str) -> ModelObject:

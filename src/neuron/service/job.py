@@ -6,14 +6,13 @@ jobs.
 """
 
 import time
-from collections.abc import Sequence
 
 import msgspec
 
 from neuron.engine.messages import Output, Progress, Refused
-from neuron.service.prompt import Prompt
+from neuron.service.parts import AnswerParts
+from neuron.service.prompt import Prompt, Prompter
 from neuron.service.transcript import Piece, Transcript
-from neuron.text.splitter import OutputSplitter
 from protocol import codec, frames, subjects
 from protocol.bus import Bus
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -57,6 +56,7 @@ class RunningJob:
         identity: Identity,
         job: Job,
         prompt: Prompt,
+        prompter: Prompter,
         *,
         revision: str = "",
         numerics: str = "",
@@ -69,11 +69,7 @@ class RunningJob:
         self._revision = revision
         self._numerics = numerics
         self._transcript = Transcript()
-        self._splitter = OutputSplitter(
-            starts_in_thinking=prompt.opens_thinking,
-            tools_offered=bool(job.request.tools),
-            new_call_id=_CallIds(job.id),
-        )
+        self._parts = AnswerParts(job.request, prompt, prompter, _CallIds(job.id))
         self._accepted = False
         self._last: frames.Finished | frames.Failed | None = None
         self._phase = Phase.QUEUED
@@ -212,11 +208,15 @@ class RunningJob:
             self._first_token = self._first_token or time.monotonic()
             self._cached_tokens = self._cached_tokens or output.cached
         self._replay(output)
+        finish, stop_text = output.finish, output.stop_text
         if output.tokens:
-            is_last = output.finish is not None
-            await self._send_piece(self._grow(output.tokens, output.text, is_last=is_last))
-        if output.finish is not None:
-            await self._finish(output.finish, output.stop_text)
+            piece = self._grow(output)
+            if self._parts.is_enough and finish is None:
+                finish = FinishReason.STOP
+                piece = self._transcript.extend_last(self._parts.finish())
+            await self._send_piece(piece)
+        if finish is not None:
+            await self._finish(finish, stop_text)
 
     def _replay(self, output: Output) -> None:
         """Lets the transcript catch up with an earlier attempt, whose frames were sent then."""
@@ -224,16 +224,32 @@ class RunningJob:
         tokens = self.job.tokens_so_far
         for index in range(done, len(output.replayed)):
             is_last = output.finish is not None and index == len(output.replayed) - 1
-            ends = is_last and not output.tokens
-            self._grow([tokens[index]], output.replayed[index], is_last=ends)
+            again = Output(
+                output.id,
+                index,
+                [tokens[index]],
+                output.replayed[index],
+                finish=output.finish if is_last and not output.tokens else None,
+                prompt_logprobs=output.prompt_logprobs,
+            )
+            self._grow(again)
 
-    def _grow(self, tokens: Sequence[int], text: str, *, is_last: bool) -> Piece:
-        parts: tuple[Part, ...] = self._splitter.feed(text)
-        if self._splitter.in_reasoning:
-            self._reasoning_tokens += len(tokens)
-        if is_last:
-            parts += self._splitter.finish()
-        return self._transcript.add(tokens, parts)
+    def _grow(self, output: Output) -> Piece:
+        parts: tuple[Part, ...] = ()
+        if self._transcript.next_index == 0:
+            parts = self._parts.echo(output.prompt_logprobs)
+        if not self._is_scored_only:
+            parts += self._parts.feed(output.tokens, output.text, output.logprobs)
+        if self._parts.in_reasoning:
+            self._reasoning_tokens += len(output.tokens)
+        if output.finish is not None:
+            parts += self._parts.finish()
+        return self._transcript.add(output.tokens, parts)
+
+    @property
+    def _is_scored_only(self) -> bool:
+        """No token was asked for: the engine makes one all the same, and nobody sees it."""
+        return self.job.request.sampling.max_tokens == 0
 
     async def _send_piece(self, piece: Piece) -> None:
         await self._send(
@@ -249,7 +265,7 @@ class RunningJob:
         )
 
     async def _finish(self, reason: FinishReason, stop_text: str) -> None:
-        if reason is FinishReason.STOP and self._splitter.calls:
+        if reason is FinishReason.STOP and self._parts.calls:
             reason = FinishReason.TOOL_CALLS
         now = time.monotonic()
         self._last = frames.Finished(
@@ -259,7 +275,7 @@ class RunningJob:
             reason=reason,
             usage=Usage(
                 prompt_tokens=len(self.prompt.tokens),
-                completion_tokens=self._transcript.next_index,
+                completion_tokens=0 if self._is_scored_only else self._transcript.next_index,
                 cached_tokens=self._cached_tokens,
                 reasoning_tokens=self._reasoning_tokens,
             ),

@@ -26,6 +26,7 @@ from neuron.service.model import EngineSettings, Model
 from neuron.service.models import Models
 from neuron.service.offers import Offers
 from neuron.service.shown import Shown
+from neuron.service.texts import Texts
 from neuron.warm import Warm
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
@@ -110,6 +111,7 @@ class Node:
             measure=self._measure,
             warm=self._warm,
         )
+        self._texts = Texts(self.name, bus, self._source_of, self._context_of)
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     async def run(self) -> None:
@@ -127,6 +129,7 @@ class Node:
         await self._bus.subscribe(subjects.all_steers(self.name), self._jobs.steered)
         await self._bus.subscribe(subjects.ALL_FINDS, self._jobs.found)
         await self._bus.subscribe(subjects.all_takes(self.name), self._jobs.taken)
+        await self._bus.subscribe(subjects.node_verb(self.name, "render"), self._texts.asked)
         await self._bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
         await self._bus.subscribe(subjects.node_heartbeat(self.name), self._own_heartbeat)
         self._bus.on_reconnect(self._reconnected)
@@ -290,6 +293,14 @@ class Node:
             record = codec.read_catalogue_record(value) if value else None
             self._offers.list_profile(untoken(key), record.profile if record else None)
             self.models.look_again()
+
+    def _source_of(self, model: str) -> str:
+        offer = self._offers.get(model)
+        return offer.source if offer else ""
+
+    def _context_of(self, model: str) -> int:
+        records = (model_.record for model_ in self.models if model_.id == model)
+        return max((record.context_limit for record in records), default=0)
 
     async def _reconnected(self) -> None:
         self._gateways.reconnected()

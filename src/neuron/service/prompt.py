@@ -12,18 +12,37 @@ from neuron.text.generation import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
 from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.errors import ErrorCode, FleetError
-from protocol.generate import Sampling
+from protocol.generate import GenerateRequest, Sampling
 from protocol.job import Job
+
+THINKING_ENDS = "\n</think>\n\n"
+"""For a prompt that opens it although a call has to come."""
+
+
+class Rendering(NamedTuple):
+    """A request's prompt, before it is known whether it fits."""
+
+    text: str
+    tokens: list[int]
+    opens_thinking: bool = False
+    """The prompt itself opened ``<think>``."""
+    is_raw: bool = False
+    """No template has made it: the answer is text and nothing else."""
+    begun: str = ""
+    """The end of the text is the beginning of the answer: a call that has to be made."""
 
 
 class Prompt(NamedTuple):
     """A request, ready for the engine."""
 
-    tokens: list[int]
+    rendering: Rendering
     hash: str
-    opens_thinking: bool
-    """The prompt itself opened ``<think>``."""
     sample: Sample
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt's."""
+        return self.rendering.tokens
 
 
 class Prompter:
@@ -33,7 +52,8 @@ class Prompter:
         self, template: ChatTemplate, tokenizer: Tokenizer, defaults: GenerationDefaults
     ) -> None:
         self._template = template
-        self._tokenizer = tokenizer
+        self.call_style = template.call_style
+        self.tokenizer = tokenizer
         self._defaults = defaults
 
     @classmethod
@@ -46,41 +66,67 @@ class Prompter:
     async def prepare(self, job: Job, ready: Ready) -> Prompt:
         """Raises ``FleetError`` when the template refuses the conversation or it is too long."""
         request = job.request
-        text = self._template.render(
-            request.messages,
-            request.tools,
-            request.template_options,
-            rendered_at=job.rendered_at,
-        )
-        tokens = await self._tokenizer.encode_async(text)
-        limit = ready.context_limit
+        rendering = await self.render(request, job.rendered_at)
+        tokens, limit = rendering.tokens, ready.context_limit
+        what = "messages" if request.prompt is None else "prompt"
         if len(tokens) >= limit:
             raise FleetError(
                 ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-                f"This model's maximum context length is {limit} tokens. However, your messages "
-                f"resulted in {len(tokens)} tokens. Please reduce the length of the messages.",
-                param="messages",
+                f"This model's maximum context length is {limit} tokens. However, your {what} "
+                f"resulted in {len(tokens)} tokens. Please reduce the length of the {what}.",
+                param=what,
             )
-        return Prompt(
-            tokens,
-            prompt_hash(tokens),
-            opens_thinking(text),
-            self._sample(request.sampling, job, limit - len(tokens), ready.vocab_size),
-        )
+        if not tokens:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST, f"The {what} have no token. Send some text.", param=what
+            )
+        sample = self._sample(request, job, limit - len(tokens), ready.vocab_size)
+        return Prompt(rendering, prompt_hash(tokens), sample)
 
-    def _sample(self, asked: Sampling, job: Job, room: int, vocab_size: int) -> Sample:
-        """The request's numbers, else the model's, else the field's usual ones."""
-        asked = self._defaults.fill(asked)
-        foreign = [token for token in asked.stop_token_ids if token >= vocab_size]
+    async def render(self, request: GenerateRequest, rendered_at: float) -> Rendering:
+        """The prompt of a request as text and as tokens. Raises ``FleetError`` when there cannot
+        be one."""
+        match request.prompt:
+            case None:
+                text = self._template.render(
+                    request.messages,
+                    request.tools,
+                    request.template_options,
+                    rendered_at=rendered_at,
+                    continues_last=request.continues_last,
+                )
+                opens, begun = opens_thinking(text), ""
+                if request.call is not None:
+                    begun = self.call_style.beginning(request.call)
+                    text += f"{THINKING_ENDS if opens else ''}{begun}"
+                    opens = False
+                tokens = await self.tokenizer.encode_async(text)
+                return Rendering(text, tokens, opens, begun=begun)
+            case str(text):
+                return Rendering(text, await self.tokenizer.encode_async(text), is_raw=True)
+            case ids:
+                self._check_tokens(ids, self.tokenizer.vocab_size, "prompt")
+                return Rendering(self.tokenizer.decode(ids), list(ids), is_raw=True)
+
+    @staticmethod
+    def _check_tokens(tokens: tuple[int, ...], vocab_size: int, field: str) -> None:
+        foreign = [token for token in tokens if not 0 <= token < vocab_size]
         if foreign:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"stop_token_ids: {foreign[0]} is not a token of this model, which has "
-                f"{vocab_size}.",
-                param="stop_token_ids",
+                f"{field}: {foreign[0]} is not a token of this model, which has {vocab_size}.",
+                param=field,
             )
-        end_tokens = () if asked.ignore_eos else tuple(sorted(self._tokenizer.end_ids))
-        max_tokens = min(asked.max_tokens or room, room)
+
+    def _sample(self, request: GenerateRequest, job: Job, room: int, vocab_size: int) -> Sample:
+        """The request's numbers, else the model's, else the field's usual ones."""
+        asked: Sampling = self._defaults.fill(request.sampling)
+        self._check_tokens(asked.stop_token_ids, vocab_size, "stop_token_ids")
+        self._check_tokens(asked.allowed_token_ids, vocab_size, "allowed_token_ids")
+        biased = tuple(token for token, _ in asked.logit_bias)
+        self._check_tokens(biased, vocab_size, "logit_bias")
+        end_tokens = () if asked.ignore_eos else tuple(sorted(self.tokenizer.end_ids))
+        max_tokens = min(room if asked.max_tokens is None else max(asked.max_tokens, 1), room)
         return Sample(
             max_tokens=max_tokens,
             temperature=1.0 if asked.temperature is None else asked.temperature,
@@ -92,4 +138,11 @@ class Prompter:
             min_tokens=min(asked.min_tokens, max_tokens),
             stop=asked.stop,
             end_tokens=(*end_tokens, *asked.stop_token_ids),
+            presence_penalty=asked.presence_penalty or 0.0,
+            frequency_penalty=asked.frequency_penalty or 0.0,
+            repetition_penalty=asked.repetition_penalty or 1.0,
+            logit_bias=asked.logit_bias,
+            allowed_tokens=asked.allowed_token_ids or None,
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.logprobs if request.echo else None,
         )

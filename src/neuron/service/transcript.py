@@ -36,6 +36,12 @@ class Transcript:
         self._next += len(tokens)
         return piece
 
+    def extend_last(self, parts: tuple[Part, ...]) -> Piece:
+        """The last piece has more parts, before anybody has seen it."""
+        last = self._pieces[-1]
+        self._pieces[-1] = last._replace(parts=last.parts + parts)
+        return self._pieces[-1]
+
     def since(self, index: int) -> Iterator[Piece]:
         """The pieces from token *index* on."""
         first = bisect_left(self._pieces, index, key=lambda piece: piece.start)

@@ -239,7 +239,12 @@ class Worker:
             self._jobs.ended(entry, keep=False)
             return
         entry.running = RunningJob(
-            self._identity, job, prompt, revision=self._revision, numerics=self._numerics
+            self._identity,
+            job,
+            prompt,
+            self._prompter,
+            revision=self._revision,
+            numerics=self._numerics,
         )
         await entry.running.accept(ack)
         await self._run(entry, entry.running)
@@ -278,6 +283,8 @@ class Worker:
                 await running.on_event(event, stats.step_seconds)
                 if running.has_new_token:
                     self._nursery.leave(sequence_id)
+                if running.is_over:
+                    break
         except EngineDied as death:
             error = WireError(
                 ErrorCode.ENGINE_FAILED if was_let_in else ErrorCode.MODEL_UNAVAILABLE,

@@ -2,29 +2,35 @@
 
 A state machine over text that is decoded already; the result does not depend on how the text is cut
 into pieces. Held back is only what could be the beginning of a tag that matters in the state, and a
-tool call until it is closed. What disappears from the answer:
+tool call while it may still turn out to be none. What disappears from the answer:
 
 - the tags ``<think>``, ``</think>`` (also a second one after thinking ended, and one with which an
-  answer begins), ``<tool_call>`` and ``</tool_call>`` of a call;
+  answer begins), and those around a call;
 - white space before ``<think>`` and after ``</think>``, one line break after ``<think>`` and one at
   the end of the thinking;
 - white space before the first call of an otherwise empty answer, between calls, around the JSON of
   a call, and after the last call at the end of the answer.
 
-Everything else comes out; a call that is no valid call comes out as text, tags included. Knows
-nothing of tokens; the caller counts those that it fed while :attr:`OutputSplitter.in_reasoning`.
+Everything else comes out; what is no valid call comes out as text, tags included. Knows nothing of
+tokens; the caller counts those that it fed while :attr:`OutputSplitter.in_reasoning`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
-from neuron.text.tool_calls import JsonEnd, parse_calls
+from neuron.text.call_style import (
+    CALL,
+    CALL_END,
+    FUNCTION,
+    PYTHON_TAG,
+    THINK,
+    THINK_END,
+    TOOL_CALLS,
+    CallStyle,
+)
+from neuron.text.tool_calls import CallReader, JsonReader, NamedReader
+from neuron.text.xml_calls import Schema, XmlReader
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
-
-THINK = "<think>"
-THINK_END = "</think>"
-CALL = "<tool_call>"
-CALL_END = "</tool_call>"
 
 
 class _State(Enum):
@@ -34,25 +40,36 @@ class _State(Enum):
     THINKING_BEGINS = auto()
     THINKING = auto()
     CALL_BEGINS = auto()
-    """After the tag, before the JSON."""
+    """After the mark, before it is known in which form the call is."""
     CALL = auto()
     CALL_ENDS = auto()
-    """After the JSON, before the closing tag."""
+    """After the call, before what closes it."""
+    BROKEN_CALL = auto()
+    """It can be read no more, and has been given in part: the rest is given as it is."""
 
 
 class OutputSplitter:
     """Splits one answer."""
 
     def __init__(
-        self, *, starts_in_thinking: bool, tools_offered: bool, new_call_id: Callable[[], str]
+        self,
+        *,
+        starts_in_thinking: bool,
+        tools: Mapping[str, Schema] | None,
+        new_call_id: Callable[[], str],
+        style: CallStyle = CallStyle.HERMES,
     ) -> None:
-        """*starts_in_thinking*: the prompt ends inside of ``<think>``. Where no tools were offered,
-        tool tags are ordinary text. *new_call_id* names each call.
+        """*starts_in_thinking*: the prompt ends inside of ``<think>``. *tools* by name; where none
+        were offered, the marks of calls are ordinary text. *new_call_id* names each call.
         """
         self.calls = 0
-        """How many tool calls the answer holds so far."""
+        """How many tool calls have begun to come out."""
+        self.ended_calls = 0
+        """How many of them are complete."""
         self._new_call_id = new_call_id
-        self._call_tags = (CALL,) if tools_offered else ()
+        self._style = style
+        self._tools = tools or {}
+        self._marks = style.marks if tools else ()
         self._state = _State.THINKING_BEGINS if starts_in_thinking else _State.BOUNDARY
         self._thought = starts_in_thinking
         """Thinking has begun, so a further ``</think>`` in the content is a stray one."""
@@ -63,12 +80,13 @@ class OutputSplitter:
         self._held = ""
         """Text that came but is not decided yet."""
         self._gap = ""
-        """White space before ``<tool_call>``, for the case that it opens no call."""
+        """White space before the mark, for the case that it opens no call."""
+        self._mark = ""
         self._from_thinking = False
-        """``<tool_call>`` came in the middle of thinking."""
-        self._json = JsonEnd()
-        self._call: list[str] = []
-        """A call's text after its tag: white space, then the pieces of its JSON."""
+        """The mark came in the middle of thinking."""
+        self._reader: CallReader = JsonReader()
+        self._raw: list[str] = []
+        """A call's text behind its mark, while it may come out as text."""
         self._parts: list[Part] = []
 
     @property
@@ -84,10 +102,15 @@ class OutputSplitter:
 
     def finish(self) -> tuple[Part, ...]:
         """The answer is over: returns what was held back."""
-        if self._state is _State.CALL_ENDS and self._close_call():
+        if self._state is _State.CALL:
+            self._reader.finish()
+            if self._reader.is_over or self._reader.has_begun:
+                self._state = _State.CALL_ENDS
+        if self._state is _State.CALL_ENDS:
+            self._close_call()
             self._held = ""  # at most a piece of the closing tag
-        if self._state in (_State.CALL_BEGINS, _State.CALL, _State.CALL_ENDS):
-            self._give_up_call()
+        if self._state in (_State.CALL_BEGINS, _State.CALL):
+            self._give_up_call("")
             self._run()
         match self._state:
             case _State.THINKING_BEGINS:
@@ -98,6 +121,8 @@ class OutputSplitter:
                 _, rest = _split_white(self._held)
                 dropped = self._trim or (self.calls and not rest)
                 self._say(rest if dropped else self._held)
+            case _State.BROKEN_CALL:
+                self._argue(self._held)
             case _:
                 self._say(self._held)
         self._held = ""
@@ -113,38 +138,51 @@ class OutputSplitter:
             _State.CALL_BEGINS: self._at_call,
             _State.CALL: self._in_call,
             _State.CALL_ENDS: self._after_call,
+            _State.BROKEN_CALL: self._in_broken_call,
         }
         while steps[self._state]():
             pass
 
+    # -- text and thinking ---------------------------------------------------------------------
+
     def _at_boundary(self) -> bool:
         white, rest = _split_white(self._held)
-        tags = (*self._call_tags, *((THINK,) if self._may_open else ()))
+        tags = (*self._marks, *((THINK,) if self._may_open else ()))
         if self._thought or self._may_open:
             tags = (*tags, THINK_END)
         tag = next((tag for tag in tags if rest.startswith(tag)), "")
         if not tag and _may_become(rest, tags):
             return False
         self._may_open = False
+        gap = "" if self._trim else white
+        if not tag and rest[0] == "{" and self._is_bare:
+            self._held = rest
+            self._open_call("", gap=gap, from_thinking=False)
+            return True
         self._held = rest.removeprefix(tag)
         if tag == THINK:
             self._thought = True
             self._state = _State.THINKING_BEGINS
         elif tag == THINK_END:
             self._thought = self._trim = True
-        elif tag == CALL:
-            self._open_call(gap="" if self._trim else white, from_thinking=False)
+        elif tag:
+            self._open_call(tag, gap=gap, from_thinking=False)
         else:
-            self._say("" if self._trim else white)
+            self._say(gap)
             self._state = _State.CONTENT
         return True
 
+    @property
+    def _is_bare(self) -> bool:
+        """Whether calls come without any mark."""
+        return bool(self._marks) and self._style is CallStyle.LLAMA
+
     def _in_content(self) -> bool:
-        tags = (*self._call_tags, *((THINK_END,) if self._thought else ()))
+        tags = (*self._marks, *((THINK_END,) if self._thought else ()))
         before, tag, self._held = _cut(self._held, tags)
         self._say(before)
-        if tag == CALL:
-            self._open_call(gap="", from_thinking=False)
+        if tag and tag != THINK_END:
+            self._open_call(tag, gap="", from_thinking=False)
         return bool(tag)
 
     def _at_thinking(self) -> bool:
@@ -162,7 +200,7 @@ class OutputSplitter:
         return True
 
     def _in_thinking(self) -> bool:
-        before, tag, rest = _cut(self._held, (THINK_END, *self._call_tags))
+        before, tag, rest = _cut(self._held, (THINK_END, *self._marks))
         text = before.removesuffix("\n")
         line_break = before[len(text) :]
         self._think(text)
@@ -170,72 +208,122 @@ class OutputSplitter:
         if tag == THINK_END:
             self._trim = True
             self._state = _State.BOUNDARY
-        elif tag == CALL:
-            self._open_call(gap=line_break, from_thinking=True)
+        elif tag:
+            self._open_call(tag, gap=line_break, from_thinking=True)
         return bool(tag)
 
-    def _open_call(self, *, gap: str, from_thinking: bool) -> None:
-        self._gap, self._from_thinking = gap, from_thinking
-        self._json, self._call = JsonEnd(), []
+    # -- calls ---------------------------------------------------------------------------------
+
+    def _open_call(self, mark: str, *, gap: str, from_thinking: bool) -> None:
+        self._mark, self._gap, self._from_thinking = mark, gap, from_thinking
+        self._raw = []
         self._state = _State.CALL_BEGINS
 
     def _at_call(self) -> bool:
+        """What follows the mark says in which form the call is."""
         white, rest = _split_white(self._held)
-        if not rest:
+        if self._mark == FUNCTION:
+            self._held = FUNCTION + self._held
+            self._mark = ""
+            self._begin_call(XmlReader(self._tools))
+        elif not rest:
             return False
-        if rest[0] in "{[":
-            self._call.append(white)
-            self._held = rest
-            self._state = _State.CALL
+        elif rest[0] in "{[":
+            self._raw, self._held = [white], rest
+            end = CALL_END if self._mark == CALL else ""
+            self._begin_call(JsonReader(end, is_certain=bool(self._mark)))
+        elif self._mark == CALL and rest.startswith(FUNCTION):
+            self._begin_call(XmlReader(self._tools))
+        elif self._mark == CALL and FUNCTION.startswith(rest):
+            return False
+        elif self._mark == TOOL_CALLS:
+            self._begin_call(NamedReader())
         else:
-            self._give_up_call()
+            self._give_up_call(self._held)
         return True
 
+    def _begin_call(self, reader: CallReader) -> None:
+        self._reader = reader
+        self._state = _State.CALL
+
     def _in_call(self) -> bool:
-        size = self._json.take(self._held)
-        self._call.append(self._held[:size])
-        self._held = self._held[size:]
-        if self._json.complete:
-            self._state = _State.CALL_ENDS
-        elif self._json.failed:
-            self._give_up_call()
+        if not self._held:
+            return False
+        text, self._held = self._held, ""
+        reader = self._reader
+        if not reader.has_begun:
+            self._raw.append(text)
+        rest = reader.take(text)
+        self._give(all_of_it=False)
+        if reader.is_wrong and reader.has_begun:
+            self._held, self._state = rest, _State.BROKEN_CALL
+        elif reader.is_wrong:
+            self._give_up_call(rest)
+        elif reader.is_over:
+            self._held, self._state = rest, _State.CALL_ENDS
+            if not reader.has_begun:
+                raw = "".join(self._raw)
+                self._raw = [raw[: len(raw) - len(rest)]]
         return self._state is not _State.CALL
 
     def _after_call(self) -> bool:
+        """A call ends with its closing tag, or with the next one's mark."""
         _, rest = _split_white(self._held)
-        if rest.startswith((CALL_END, CALL)):  # a second call closes the first one, too
-            if self._close_call():
-                self._held = rest.removeprefix(CALL_END)
-            else:
-                self._give_up_call()
-            return True
-        if _may_become(rest, (CALL_END, CALL)):
+        ends = (CALL_END, CALL, *((FUNCTION,) if isinstance(self._reader, XmlReader) else ()))
+        if self._mark == PYTHON_TAG or self._is_bare:
+            ends = (";", PYTHON_TAG)
+        elif self._mark == TOOL_CALLS:
+            ends = (TOOL_CALLS,)
+        end = next((end for end in ends if rest.startswith(end)), "")
+        if not end and _may_become(rest, ends):
             return False
-        self._give_up_call()
+        if end or self._reader.has_begun:
+            self._close_call()
+            self._held = rest.removeprefix(end) if end in (CALL_END, ";") else self._held
+        else:
+            self._give_up_call(self._held)
         return True
 
-    def _close_call(self) -> bool:
-        """Emits the calls that the collected JSON holds; False when it is none."""
-        calls = parse_calls("".join(self._call[1:]))
-        if calls is None:
-            return False
-        for call in calls:
-            part = ToolCallPart(self.calls, self._new_call_id(), call.name, call.arguments)
-            self._parts.append(part)
-            self.calls += 1
+    def _in_broken_call(self) -> bool:
+        ends = tuple(mark for mark in (CALL_END, TOOL_CALLS) if mark != self._mark)
+        before, end, self._held = _cut(self._held, ends)
+        self._argue(before)
+        if end:
+            self._trim, self._state = False, _State.BOUNDARY
+        return bool(end)
+
+    def _close_call(self) -> None:
+        self._give(all_of_it=True)
         self._trim = False
         self._state = _State.BOUNDARY
-        return True
 
-    def _give_up_call(self) -> None:
-        """What began as a call comes out as it was written; what is held is looked at again."""
+    def _give(self, *, all_of_it: bool) -> None:
+        """Hands out what is certain of the call."""
+        for piece in self._reader.given(all_of_it=all_of_it):
+            if piece.name:
+                part = ToolCallPart(self.calls, self._new_call_id(), piece.name, piece.arguments)
+                self._parts.append(part)
+                self.calls += 1
+            else:
+                self._argue(piece.arguments)
+            self.ended_calls += piece.ends
+
+    def _give_up_call(self, rest: str) -> None:
+        """What began as a call comes out as it was written; the *rest*, of which it is not sure
+        what it is, is looked at again."""
         if self._from_thinking and self._state is _State.CALL_BEGINS:
             # the model thinks about the tag rather than using it
-            self._think(self._gap + CALL)
+            self._think(self._gap + self._mark)
             self._state = _State.THINKING
+            self._held = rest or self._held
             return
-        self._say(("" if self._from_thinking else self._gap) + CALL + "".join(self._call))
+        raw = "".join(self._raw)
+        written = raw[: len(raw) - len(rest)] if self._state is _State.CALL else raw
+        self._say(("" if self._from_thinking else self._gap) + self._mark + written)
+        self._held = rest or self._held
         self._state = _State.CONTENT
+
+    # -- what comes out ------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
         if text:
@@ -245,17 +333,23 @@ class OutputSplitter:
         if text:
             self._parts.append(Reasoning(text))
 
+    def _argue(self, text: str) -> None:
+        if text:
+            self._parts.append(ToolCallPart(self.calls - 1, arguments=text))
+
     def _taken(self) -> tuple[Part, ...]:
         """The parts so far, neighbours of the same kind joined."""
         taken: list[Part] = []
         for part in self._parts:
-            last = taken[-1] if taken else None
-            if isinstance(part, Text) and isinstance(last, Text):
-                taken[-1] = Text(last.text + part.text)
-            elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
-                taken[-1] = Reasoning(last.text + part.text)
-            else:
-                taken.append(part)
+            match taken[-1] if taken else None, part:
+                case Text(earlier), Text(text):
+                    taken[-1] = Text(earlier + text)
+                case Reasoning(earlier), Reasoning(text):
+                    taken[-1] = Reasoning(earlier + text)
+                case ToolCallPart(number, call_id, name, earlier), ToolCallPart(name="") as more:
+                    taken[-1] = ToolCallPart(number, call_id, name, earlier + more.arguments)
+                case _:
+                    taken.append(part)
         self._parts.clear()
         return tuple(taken)
 
@@ -280,8 +374,8 @@ def _cut(text: str, tags: tuple[str, ...]) -> tuple[str, str, str]:
     if found:
         at, tag = min(found)
         return text[:at], tag, text[at + len(tag) :]
-    # only the last "<" can begin a tag: no tag holds a second one
-    at = text.rfind("<")
+    # only the last bracket can begin a tag: no tag holds a second one
+    at = max(text.rfind("<"), text.rfind("["))
     if at >= 0 and any(tag.startswith(text[at:]) for tag in tags):
         return text[:at], "", text[at:]
     return text, "", ""

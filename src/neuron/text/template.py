@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import msgspec
 
+from neuron.text.call_style import style_of
 from neuron.text.files import broken, read_config
 from neuron.text.sandbox import BUDGET, Budget, Clock, ConversationRefused, TemplateEnvironment
 from protocol.errors import ErrorCode, FleetError
@@ -27,6 +28,9 @@ TOOL_USE = "tool_use"
 THINK_OPEN = "<think>"
 
 _MAX_REASON_CHARS = 600
+_CUT = "\x02cut here\x03"
+"""Marks the end of a message that is to be continued; no client can send control characters
+that a template would treat otherwise."""
 
 
 class _NamedTemplate(msgspec.Struct, frozen=True):
@@ -49,6 +53,8 @@ class ChatTemplate:
         Raises :class:`FleetError` for a template that does not compile.
         """
         environment = TemplateEnvironment()
+        self.call_style = style_of(sources.get(TOOL_USE) or sources.get(DEFAULT, ""))
+        """How the model writes calls of tools."""
         self._special_tokens = dict(special_tokens)
         self._templates: dict[str, jinja2.Template] = {}
         for name, source in sources.items():
@@ -92,8 +98,10 @@ class ChatTemplate:
         options: Mapping[str, bool | int | float | str | None],
         *,
         rendered_at: float,
+        continues_last: bool = False,
     ) -> str:
-        """The prompt text, up to where the model's answer begins.
+        """The prompt text, up to where the model's answer begins; with *continues_last*, up to the
+        end of the last message's content, which the answer goes on with.
 
         *options* are extra variables of the template; *rendered_at* is the unix time that
         ``strftime_now`` tells. Raises :class:`FleetError` (INVALID_REQUEST) when the template
@@ -104,20 +112,37 @@ class ChatTemplate:
         if tools:
             template = self._templates.get(TOOL_USE, template)
         budget = Budget()
+        shown = [_message(message) for message in messages]
+        if continues_last:
+            shown[-1]["content"] = f"{messages[-1].content}{_CUT}"
         variables = {
             **self._special_tokens,
             "documents": None,
             **options,
-            "messages": [_message(message) for message in messages],
+            "messages": shown,
             "tools": [_tool(tool) for tool in tools] or None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": not continues_last,
             "strftime_now": Clock(rendered_at).strftime_now,
             BUDGET: budget,
         }
         try:
-            return budget.bounded(template.generate(variables))
+            text = budget.bounded(template.generate(variables))
         except Exception as error:  # a template is the model's program: it may raise anything
             raise _render_error(error) from error
+        return _cut_off(text) if continues_last else text
+
+
+def _cut_off(text: str) -> str:
+    """What comes before the mark; the template has closed the message behind it."""
+    before, mark, _ = text.rpartition(_CUT)
+    if not mark:
+        raise FleetError(
+            ErrorCode.INVALID_REQUEST,
+            "The model's chat template does not show the last message, so that it cannot be "
+            "continued. End the conversation with a user's message.",
+            param="messages",
+        )
+    return before
 
 
 def opens_thinking(rendered: str) -> bool:

@@ -7,6 +7,7 @@ the engine does.
 
 import asyncio
 import hashlib
+import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,21 @@ from protocol.errors import ErrorCode, FleetError
 
 TOKENIZER_FILE = "tokenizer.json"
 
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's alphabet, in which byte-level vocabularies are written: printable bytes stand for
+    themselves, the others for the characters from U+0100 on, in order."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {
+        chr(0x100 + number): byte for number, byte in enumerate(others)
+    }
+
+
+_BYTE_OF = _byte_characters()
+
 INLINE_CHARS = 2_048
 """Texts up to this size take less than a millisecond: no thread is worth its while."""
 
@@ -34,6 +50,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._is_byte_level = "ByteLevel" in str(backend.decoder)
         self.end_ids = end_ids
         """The tokens that end an answer."""
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
@@ -90,6 +107,18 @@ class Tokenizer:
         known = [identity for identity in ids if 0 <= identity <= 0xFFFF_FFFF]
         text: str = self._backend.decode(known, skip_special_tokens=skip_special)
         return text
+
+    def token_bytes(self, identity: int) -> bytes:
+        """The bytes that a token stands for; a part of a character where the vocabulary cuts one,
+        and nothing for control tokens."""
+        token: str | None = self._backend.id_to_token(identity)
+        if token is None or token in self.special_ids:
+            return b""
+        if self._is_byte_level and all(character in _BYTE_OF for character in token):
+            return bytes(_BYTE_OF[character] for character in token)
+        if _BYTE_TOKEN.fullmatch(token):  # as sentencepiece spells a byte
+            return bytes([int(token[3:5], 16)])
+        return token.replace("\u2581", " ").encode()
 
     def token_id(self, token: str) -> int | None:
         """The id of the token that reads *token*, or None."""

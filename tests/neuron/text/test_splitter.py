@@ -1,12 +1,17 @@
 """The splitter's rules one by one; that chunks do not matter is in test_splitter_properties."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 
+from neuron.text.call_style import CallStyle
 from neuron.text.splitter import OutputSplitter
+from neuron.text.tool_calls import HELD_CHARACTERS
+from neuron.text.xml_calls import Schema
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 
+TOOLS = {"a": Schema(), "b": Schema()}
 A = '<tool_call>\n{"name": "a", "arguments": {"x": 1}}\n</tool_call>'
 B = '<tool_call>\n{"name": "b", "arguments": {}}\n</tool_call>'
 
@@ -23,8 +28,23 @@ def ids() -> Callable[[], str]:
     return lambda: f"call_{next(numbers)}"
 
 
+def new_splitter(
+    *, thinking: bool = False, tools: bool = True, style: CallStyle = CallStyle.HERMES
+) -> OutputSplitter:
+    return OutputSplitter(
+        starts_in_thinking=thinking,
+        tools=TOOLS if tools else None,
+        new_call_id=ids(),
+        style=style,
+    )
+
+
+def call_with_more(call: ToolCallPart, more: str) -> ToolCallPart:
+    return ToolCallPart(call.index, call.id, call.name, call.arguments + more)
+
+
 def split(text: str, *, thinking: bool = False, tools: bool = True) -> tuple[Part, ...]:
-    splitter = OutputSplitter(starts_in_thinking=thinking, tools_offered=tools, new_call_id=ids())
+    splitter = new_splitter(thinking=thinking, tools=tools)
     merged: list[Part] = []
     for part in (*splitter.feed(text), *splitter.finish()):
         match part, merged[-1] if merged else None:
@@ -32,6 +52,8 @@ def split(text: str, *, thinking: bool = False, tools: bool = True) -> tuple[Par
                 merged[-1] = Text(old + new)
             case Reasoning(new), Reasoning(old):
                 merged[-1] = Reasoning(old + new)
+            case ToolCallPart(name="", arguments=more), ToolCallPart() as call:
+                merged[-1] = call_with_more(call, more)
             case _:
                 merged.append(part)
     assert splitter.calls == sum(isinstance(part, ToolCallPart) for part in merged)
@@ -105,11 +127,11 @@ def test_calls(text: str, parts: tuple[Part, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("json", "calls"),
+    ("body", "calls"),
     [
         ('{"arguments": {"x": 1}, "name": "a"}', [("a", '{"x": 1}')]),
         ('{"name": "a", "parameters": {"x": 1}}', [("a", '{"x": 1}')]),
-        ('{"name": "a", "parameters": {}, "arguments": {"x": 1}}', [("a", '{"x": 1}')]),
+        ('{"name": "a", "arguments": {"x": 1}, "parameters": {}}', [("a", '{"x": 1}')]),
         ('{"name": "a"}', [("a", "{}")]),
         ('{"name": "a", "arguments": null}', [("a", "{}")]),
         ('{"name": "a", "arguments": ""}', [("a", "{}")]),
@@ -126,10 +148,26 @@ def test_calls(text: str, parts: tuple[Part, ...]) -> None:
         ('{"id": 3, "type": "function", "name": "\\u0061"}', [("a", "{}")]),
     ],
 )
-def test_forms_of_calls(json: str, calls: list[tuple[str, str]]) -> None:
+def test_forms_of_calls(body: str, calls: list[tuple[str, str]]) -> None:
     expected = tuple(call(n, name, arguments) for n, (name, arguments) in enumerate(calls))
-    assert split(f"<tool_call>{json}</tool_call>") == expected
-    assert split(f"<tool_call>\n {json} \n") == expected
+    assert split(f"<tool_call>{body}</tool_call>") == expected
+    assert split(f"<tool_call>\n {body} \n") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mended"),
+    [
+        ('{"x": 1,}', '{"x": 1}'),
+        ('{"x": [1, 2 , ], }', '{"x": [1, 2 ]}'),
+        ('{"x": "line\nbreak\t"}', '{"x": "line\\nbreak\\t"}'),
+        ('{"x": "\\q \\u00zz it\\\'s"}', '{"x": "\\\\q \\\\u00zz it\'s"}'),
+        ('{"x": True, "y": None, "z": False}', '{"x": true, "y": null, "z": false}'),
+    ],
+)
+def test_what_models_often_get_wrong_is_mended(arguments: str, mended: str) -> None:
+    text = f'<tool_call>{{"name": "a", "arguments": {arguments}}}</tool_call>'
+    assert split(text) == (call(0, "a", mended),)
+    assert json.loads(mended)
 
 
 MALFORMED = [
@@ -143,28 +181,25 @@ MALFORMED = [
     '{"name": "a", "arguments": [1]}',
     '{"name": "a", "arguments": "text"}',
     '{"name": "a", "arguments": 7}',
-    '{"name": "a", "arguments": {"x": 1,}}',
     "{'name': 'a'}",
     '{"name": "a", "arguments": {"x": 1}',
     '{"name": "a", "arguments": {"x": 1}}}',
     '{"name": "a", "arguments": {"x": "1}}\n',
-    '{"name": "a", "arguments": {"x": "line\nbreak"}}',
     '{"name": "a"} {"name": "b"}',
     '[{"name": "a"}, 3]',
     '{"name": "a"]',
-    '{"name": "a", "arguments": {"x": "\\q"}}',
     '{"name": "a", "arguments": ' + "[" * 9999 + "]" * 9999 + "}",
 ]
 
 
-@pytest.mark.parametrize("json", MALFORMED, ids=lambda json: json[:40])
-def test_malformed_calls_come_back_as_text(json: str) -> None:
-    text = f"So: <tool_call>\n{json}\n</tool_call> Hm."
+@pytest.mark.parametrize("body", MALFORMED, ids=lambda body: body[:40])
+def test_malformed_calls_come_back_as_text(body: str) -> None:
+    text = f"So: <tool_call>\n{body}\n</tool_call> Hm."
     assert split(text) == (Text(text),)
     assert split(f" {text}\n{A}\n") == (Text(f" {text}\n"), CALL_A)
-    assert split(f"{A}\n<tool_call>{json}</tool_call>") == (
+    assert split(f"{A}\n<tool_call>{body}</tool_call>") == (
         CALL_A,
-        Text(f"\n<tool_call>{json}</tool_call>"),
+        Text(f"\n<tool_call>{body}</tool_call>"),
     )
 
 
@@ -194,7 +229,7 @@ def test_tags_are_text_when_no_tools_were_offered() -> None:
 
 
 def test_nothing_is_held_back_without_need() -> None:
-    splitter = OutputSplitter(starts_in_thinking=False, tools_offered=True, new_call_id=ids())
+    splitter = new_splitter()
     fed = ["<", "think", ">\n", "a", "\n", "b <", "/th", "is", "</think>", "\n", "c", "<tool", "s>"]
     given = [splitter.feed(piece) for piece in fed]
     assert given == [
@@ -215,7 +250,7 @@ def test_nothing_is_held_back_without_need() -> None:
 
 
 def test_a_call_comes_out_when_its_tag_closes() -> None:
-    splitter = OutputSplitter(starts_in_thinking=False, tools_offered=True, new_call_id=ids())
+    splitter = new_splitter()
     assert splitter.feed(A[:-1]) == ()
     assert splitter.calls == 0
     assert splitter.feed(">") == (CALL_A,)
@@ -223,7 +258,7 @@ def test_a_call_comes_out_when_its_tag_closes() -> None:
 
 
 def test_the_state_tells_thinking_from_content() -> None:
-    splitter = OutputSplitter(starts_in_thinking=False, tools_offered=True, new_call_id=ids())
+    splitter = new_splitter()
     states = []
     for piece in ["<think>", "hm", "</think>", "Hi", A]:
         splitter.feed(piece)
@@ -231,11 +266,30 @@ def test_the_state_tells_thinking_from_content() -> None:
     assert states == [True, True, False, False, False]
 
 
-def test_a_long_call_takes_linear_time() -> None:
-    splitter = OutputSplitter(starts_in_thinking=False, tools_offered=True, new_call_id=ids())
-    splitter.feed('<tool_call>{"name": "a", "arguments": {"x": "')
+def test_a_long_call_streams_in_linear_time() -> None:
+    splitter = new_splitter()
+    start = '{"name": "a", "arguments": {"x": "'
+    assert splitter.feed(f"<tool_call>{start}{'x' * HELD_CHARACTERS}") == (
+        call(0, "a", f'{{"x": "{"x" * HELD_CHARACTERS}'),
+    )
     for _ in range(100_000):
-        splitter.feed("some text, ")
-    (part,) = splitter.feed('"}}</tool_call>')
-    assert isinstance(part, ToolCallPart)
-    assert len(part.arguments) == 1_100_009
+        assert splitter.feed("some text, ") == (ToolCallPart(0, arguments="some text, "),)
+    assert splitter.ended_calls == 0
+    assert splitter.feed('"}}</tool_call>') == (ToolCallPart(0, arguments='"}'),)
+    assert splitter.ended_calls == 1
+
+
+def test_what_breaks_after_it_has_begun_comes_out_as_it_was_written() -> None:
+    long = "x" * HELD_CHARACTERS
+    text = f'<tool_call>{{"name": "a", "arguments": {{"x": "{long}" oops}}}}</tool_call>\nHm. {A}'
+    assert split(text) == (
+        call(0, "a", f'{{"x": "{long}" oops}}}}'),
+        Text("\nHm. "),
+        call(1, "a", '{"x": 1}'),
+    )
+    assert split(text[: text.index("oops")]) == (call(0, "a", f'{{"x": "{long}" '),)
+
+
+def test_a_missing_quote_ends_with_the_call() -> None:
+    text = f'<tool_call>{{"name": "a", "arguments": {{"x": "one\ntwo}}}}</tool_call>{A}'
+    assert split(text) == (Text(text.removesuffix(A)), CALL_A)

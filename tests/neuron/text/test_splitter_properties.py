@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron.text.splitter import OutputSplitter
+from neuron.text.xml_calls import Schema
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -30,7 +31,7 @@ def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[Part]:
     numbers = iter(range(10_000))
     splitter = OutputSplitter(
         starts_in_thinking=thinking,
-        tools_offered=tools,
+        tools={"f": Schema()} if tools else None,
         new_call_id=lambda: f"call_{next(numbers)}",
     )
     parts = [part for chunk in chunks for part in splitter.feed(chunk)]
@@ -47,6 +48,8 @@ def merge(parts: Sequence[Part]) -> list[Part]:
                 merged[-1] = Text(old + new)
             case Reasoning(new), Reasoning(old):
                 merged[-1] = Reasoning(old + new)
+            case ToolCallPart(name="", arguments=more), ToolCallPart(n, call_id, name, arguments):
+                merged[-1] = ToolCallPart(n, call_id, name, arguments + more)
             case _:
                 merged.append(part)
     return merged

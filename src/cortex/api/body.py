@@ -1,0 +1,170 @@
+"""Bodies that clients send: what all dialects share of reading and refusing them. Pure.
+
+Unknown fields are ignored: clients send many. Wrong types of known fields are refused by name, and
+what would silently change the answer is refused, not ignored.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from protocol.errors import ErrorCode, FleetError
+from protocol.generate import Sampling, Tool
+from protocol.job import Priority
+from protocol.names import InvalidName, check_model_id
+
+T = TypeVar("T")
+
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Limit = Annotated[int, Meta(ge=1)]
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+
+MAX_STOPS = 16
+MAX_TOOLS = 10_000
+MAX_BIASES = 1024
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
+_FIXED_OPTIONS = ("messages", "tools")
+
+
+class SamplingFields(Struct, frozen=True, kw_only=True):
+    """The fields about sampling that OpenAI's endpoints have in common, vLLM's extensions
+    included. Null is everywhere the model's default."""
+
+    temperature: Temperature | None = None
+    top_p: Fraction | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Fraction | None = None
+    seed: Integer | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    bad_words: list[str] | None = None
+
+
+def invalid(message: str, param: str) -> FleetError:
+    """The error for a field at fault."""
+    return FleetError(ErrorCode.INVALID_REQUEST, message, param=param)
+
+
+def read(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid(*_explain(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"The body is not valid JSON: {error}.", "") from None
+
+
+def _explain(text: str) -> tuple[str, str]:
+    """msgspec's sentence, with the path in front: ``messages[0].role: Invalid enum value …``."""
+    match = _PATH.search(text)
+    field = re.search(r"missing required field `(\w+)`", text)
+    if not match:
+        return f"{text}.", field[1] if field else ""
+    path = match[1]
+    if field:
+        path = f"{path}.{field[1]}".lstrip(".")
+    return f"{path}: {text[: match.start()]}.", path
+
+
+def checked_model(model: str) -> str:
+    """*model* when it can be a model's name."""
+    try:
+        return check_model_id(model)
+    except InvalidName as error:
+        raise invalid(f"model: {error}.", "model") from None
+
+
+def priority_of(service_tier: str | None) -> Priority:
+    """``priority`` goes first, ``flex`` last; every other tier is a normal request."""
+    return _PRIORITIES.get(service_tier or "", Priority.NORMAL)
+
+
+def sampling_of(
+    asked: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None
+) -> Sampling:
+    """The neutral form."""
+    if asked.bad_words:
+        raise invalid(
+            "bad_words: not supported; give the tokens in logit_bias, with -100 each.", "bad_words"
+        )
+    return Sampling(
+        temperature=asked.temperature,
+        top_k=None if asked.top_k is None else max(asked.top_k, 0),
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        max_tokens=bounded(max_tokens),
+        min_tokens=asked.min_tokens or 0,
+        stop=stops_of(asked.stop, "stop"),
+        stop_token_ids=tuple(asked.stop_token_ids or ()),
+        ignore_eos=bool(asked.ignore_eos),
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        repetition_penalty=asked.repetition_penalty,
+        logit_bias=_biases(asked.logit_bias or {}),
+        allowed_token_ids=tuple(asked.allowed_token_ids or ()),
+        logprobs=logprobs,
+    )
+
+
+def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
+    """Stop texts, without empty ones."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS:
+        raise invalid(f"{field}: {len(stops)} texts, at most {MAX_STOPS} are allowed.", field)
+    return tuple(text for text in stops if text)
+
+
+def bounded(max_tokens: int | None) -> int | None:
+    """Clients write absurd limits; the neuron clamps them to its context, the bus to 64 bits."""
+    return None if max_tokens is None else min(max_tokens, 2**31 - 1)
+
+
+def _biases(asked: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    if len(asked) > MAX_BIASES:
+        raise invalid(
+            f"logit_bias: {len(asked)} tokens, at most {MAX_BIASES} are allowed.", "logit_bias"
+        )
+    biases = []
+    for token, bias in asked.items():
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise invalid(f"logit_bias: {token[:40]!r} is no token id.", "logit_bias")
+        if not -100 <= bias <= 100:
+            raise invalid(
+                f"logit_bias.{token}: {bias} is not between -100 and 100.", f"logit_bias.{token}"
+            )
+        biases.append((int(token), bias))
+    return tuple(sorted(biases))
+
+
+def tool_of(name: str, description: str | None, schema: msgspec.Raw, path: str) -> Tool:
+    """A function; its schema is passed on as it is, once it is certain that it is an object."""
+    if not name:
+        raise invalid(f"{path}: a tool needs a name.", path)
+    try:
+        found = msgspec.json.decode(schema, type=dict[str, object] | None)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(f"{path}: not a JSON schema object: {error}.", path) from None
+    return Tool(name, description or "", msgspec.Raw(b"{}") if found is None else schema)
+
+
+def thinking_options(effort: str | None) -> dict[str, bool | int | float | str | None]:
+    """What a ``reasoning_effort`` means to chat templates."""
+    if effort is None:
+        return {}
+    return {"enable_thinking": effort not in ("none", "minimal"), "reasoning_effort": effort}

@@ -1,0 +1,63 @@
+"""What the answers of OpenAI's endpoints have in common."""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from cortex.stream import Ended
+from protocol.generate import FinishReason, Usage
+
+DONE = b"data: [DONE]\n\n"
+FINGERPRINT = "fp_cortex"
+"""Clients may compare it; null violates the schema."""
+
+
+class PromptDetails(Struct, frozen=True):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class CompletionDetails(Struct, frozen=True):
+    """What the answer's tokens were."""
+
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class UsageOut(Struct, frozen=True):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+def finish_text(reason: FinishReason) -> str:
+    """OpenAI's word for why an answer ended."""
+    return "stop" if reason is FinishReason.CANCELLED else str(reason)
+
+
+def usage_out(ended: Iterable[Ended], prompts: int = 1) -> UsageOut:
+    """The counts of an answer; its choices are for so many different prompts, in equal parts and
+    in order. A prompt is counted once, as it was computed for its first choice."""
+    usages = [one.usage for one in ended]
+    firsts = usages[:: max(1, len(usages) // prompts)]
+    total = Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in firsts),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+    )
+    return UsageOut(
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        total_tokens=total.prompt_tokens + total.completion_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=total.cached_tokens),
+        completion_tokens_details=CompletionDetails(reasoning_tokens=total.reasoning_tokens),
+    )

@@ -1,0 +1,225 @@
+"""Tool calls as tags around plain text, as Qwen3-Coder and its successors write them."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from neuron.text.json_stream import JsonStream, Token
+from neuron.text.tool_calls import HELD_CHARACTERS, CallReader, Piece
+
+
+class XmlReader(CallReader):
+    """``<function=NAME>``, then ``<parameter=KEY>`` and ``</parameter>`` around each value, then
+    ``</function>``; as Qwen3-Coder and its successors write calls.
+
+    Values are text; what the tool's schema says makes them numbers, objects and so on. One line
+    break at either end of a value belongs to the format.
+    """
+
+    _FUNCTION = "<function="
+    _PARAMETER = "<parameter="
+    _PARAMETER_END = "</parameter>"
+    _FUNCTION_END = "</function>"
+    _CALL_END = "</tool_call>"
+    _ENDS = (_FUNCTION_END, _CALL_END)
+
+    def __init__(self, schemas: Mapping[str, "Schema"]) -> None:
+        """*schemas* of the tools' arguments, by the tool's name."""
+        super().__init__()
+        self._schemas = schemas
+        self._rest = ""
+        """What came and has not been decided."""
+        self._name = ""
+        self._has_parameters = False
+        self._value: _Value | None = None
+        self._is_new_value = False
+
+    def take(self, text: str) -> str:
+        """See :meth:`CallReader.take`."""
+        self._rest += text
+        while not (self.is_over or self.is_wrong) and self._step():
+            pass
+        if not (self.is_over or self.is_wrong):
+            return ""
+        rest, self._rest = self._rest, ""
+        return rest
+
+    def finish(self) -> None:
+        """See :meth:`CallReader.finish`. Only the closing tags may be missing."""
+        if self._value is not None:  # it was cut off
+            self._say(self._value.add(self._rest))
+        is_between = self._value is None and self._has_parameters
+        if not self.is_over and is_between and self._rest.strip() in _beginnings(self._ENDS):
+            self._end_call()
+        super().finish()
+
+    def _step(self) -> bool:
+        if self._value is not None:
+            return self._in_value(self._value)
+        rest = self._rest.lstrip()
+        if not self._name:
+            return self._at_name(rest)
+        tags = (self._PARAMETER, self._FUNCTION_END, self._CALL_END)
+        tag = next((tag for tag in tags if rest.startswith(tag)), "")
+        if not tag:
+            self.is_wrong = not any(tag.startswith(rest) for tag in tags)
+            return False
+        if tag != self._PARAMETER:
+            self._rest = rest.removeprefix(self._FUNCTION_END)
+            self._end_call()
+            return False
+        key, mark, after = rest.removeprefix(tag).partition(">")
+        if not mark:
+            self.is_wrong = len(key) > HELD_CHARACTERS or "\n" in key
+            return False
+        schema = self._schemas.get(self._name) or Schema()
+        self._value = _Value(schema.types(key.strip()))
+        self._rest, self._is_new_value = after, True
+        start = ", " if self._has_parameters else "{"
+        self._say(f"{start}{_quoted(key.strip())}: ")
+        self._has_parameters = True
+        return True
+
+    def _at_name(self, rest: str) -> bool:
+        if not rest.startswith(self._FUNCTION):
+            self.is_wrong = not self._FUNCTION.startswith(rest)
+            return False
+        name, mark, after = rest.removeprefix(self._FUNCTION).partition(">")
+        if not mark:
+            self.is_wrong = len(name) > HELD_CHARACTERS or "\n" in name
+            return False
+        self._name, self._rest = name.strip(), after
+        self.is_wrong = not self._name
+        self._give(Piece(self._name))
+        return not self.is_wrong
+
+    def _in_value(self, value: "_Value") -> bool:
+        if self._is_new_value:
+            if not self._rest:
+                return False
+            self._rest = self._rest.removeprefix("\n")
+            self._is_new_value = False
+        tags = (self._PARAMETER_END, self._PARAMETER, self._FUNCTION_END, self._CALL_END)
+        found = [(self._rest.find(tag), tag) for tag in tags if tag in self._rest]
+        if found:
+            at, _ = min(found)
+            self._say(value.add(self._rest[:at].removesuffix("\n")) + value.end())
+            self._rest = self._rest[at:].removeprefix(self._PARAMETER_END)
+            self._value = None
+            return True
+        # Held back is what could be the line break and the tag that end the value.
+        at = len(self._rest)
+        last = self._rest.rfind("<")
+        if last >= 0 and any(tag.startswith(self._rest[last:]) for tag in tags):
+            at = last
+        at -= self._rest[:at].endswith("\n")
+        self._say(value.add(self._rest[:at]))
+        self._rest = self._rest[at:]
+        return False
+
+    def _end_call(self) -> None:
+        self._say("}" if self._has_parameters else "{}")
+        self._give(Piece(ends=True))
+        self.is_over = True
+
+    def _say(self, arguments: str) -> None:
+        if arguments:
+            self._give(Piece(arguments=arguments))
+
+
+class Schema:
+    """What a tool's JSON schema says of the types of its arguments."""
+
+    def __init__(self, raw: bytes = b"{}") -> None:
+        try:
+            found = msgspec.json.decode(raw, type=dict[str, object])
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            found = {}
+        self._root = found
+        properties = found.get("properties")
+        self._properties = properties if isinstance(properties, dict) else {}
+
+    def types(self, key: str) -> frozenset[str]:
+        """The JSON types that an argument may have; empty = unknown."""
+        return frozenset(self._types(self._properties.get(key), 0))
+
+    def _types(self, schema: object, depth: int) -> set[str]:
+        if not isinstance(schema, dict) or depth > 8:
+            return set()
+        found: set[str] = set()
+        named = schema.get("type")
+        names = named if isinstance(named, list) else [named]
+        found.update(name for name in names if isinstance(name, str))
+        for key in ("anyOf", "oneOf", "allOf"):
+            inner = schema.get(key)
+            for one in inner if isinstance(inner, list) else []:
+                found |= self._types(one, depth + 1)
+        if not found and isinstance(schema.get("enum"), list):
+            found |= {_type_of(value) for value in schema["enum"]}
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            target: object = self._root
+            for step in reference.removeprefix("#/").split("/"):
+                target = target.get(step) if isinstance(target, dict) else None
+            found |= self._types(target, depth + 1)
+        return found
+
+
+def _type_of(value: object) -> str:
+    match value:
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case None:
+            return "null"
+    return "string" if isinstance(value, str) else "object"
+
+
+class _Value:
+    """One argument, from text to JSON: strings as they come, all else when it has ended."""
+
+    def __init__(self, types: frozenset[str]) -> None:
+        self._types = types
+        self._streams = types <= {"string"}
+        self._text = ""
+        self._has_begun = False
+
+    def add(self, text: str) -> str:
+        """A further piece; returns what is certain of the JSON."""
+        if not self._streams:
+            self._text += text
+            return ""
+        if not text:
+            return ""
+        start = "" if self._has_begun else '"'
+        self._has_begun = True
+        return start + _quoted(text)[1:-1]
+
+    def end(self) -> str:
+        """The rest of the JSON."""
+        if self._streams:
+            return '"' if self._has_begun else '""'
+        text = self._text.strip()
+        if text.lower() in ("null", "none") and "null" in self._types:
+            return "null"
+        if "string" in self._types:
+            return _quoted(self._text)
+        mended = "".join(token.text for token in _json_tokens(text))
+        return mended or _quoted(self._text)
+
+
+def _json_tokens(text: str) -> Sequence[Token]:
+    """*text* as one JSON value, mended if need be; empty when it is none."""
+    stream = JsonStream()
+    wrapped = list(stream.take(f"[{text}]"))
+    is_one = stream.complete and not any(t.depth == 1 and "," in t.text for t in wrapped[1:-1])
+    return wrapped[1:-1] if is_one else ()
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _beginnings(tags: Sequence[str]) -> set[str]:
+    return {tag[:size] for tag in tags for size in range(len(tag))}
