@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from cortex import __version__
 from cortex.api.admin import Admin
-from cortex.api.dialects import CHAT, DIALECTS, MESSAGES
+from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
 from cortex.api.errors import plain_envelope
 from cortex.api.fleet import FleetView
 from cortex.api.generation import Generation, Streams, style_of
@@ -34,9 +34,12 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", Generation(gateway, CHAT), methods=["POST"]),
+            Route("/v1/completions", Generation(gateway, COMPLETIONS), methods=["POST"]),
+            Route("/v1/responses", Generation(gateway, RESPONSES), methods=["POST"]),
             Route("/v1/messages", Generation(gateway, MESSAGES), methods=["POST"]),
             Route("/v1/messages/count_tokens", texts.count_tokens(), methods=["POST"]),
             Route("/v1/chat/completions/input_tokens", texts.chat_input_tokens(), methods=["POST"]),
+            Route("/v1/responses/input_tokens", texts.response_input_tokens(), methods=["POST"]),
             Route("/tokenize", texts.tokenize(), methods=["POST"]),
             Route("/detokenize", texts.detokenize(), methods=["POST"]),
             Route("/apply-template", texts.apply_template(), methods=["POST"]),

@@ -29,7 +29,8 @@ class History:
 
     def get(self, request_id: str) -> dict[str, object] | None:
         """What is known of a request; also by an id with what a dialect puts before it."""
-        record = self._records.get(request_id.rpartition("-")[2])
+        bare = request_id.replace("_", "-").rpartition("-")[2]
+        record = self._records.get(bare)
         if record is None:
             return None
         return record.told(self._outcomes.get(record.id, "running"))

@@ -1,7 +1,6 @@
 """Anthropic's Messages over HTTP, byte for byte where it counts."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from neuron.engine.messages import Add
 from protocol.errors import ErrorCode, FleetError
 from tests.support.fleet import MODEL, TestFleet, scripted_fleet
+from tests.support.grammar import message_of
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
@@ -51,53 +51,6 @@ def says(*texts: str) -> Script:
     return Script(lambda add: texts)
 
 
-def folded(stream: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The message that a stream adds up to; its grammar is checked."""
-    assert stream[0]["type"] == "message_start"
-    message: dict[str, Any] = stream[0]["message"]
-    assert message["stop_reason"] is None
-    assert message["stop_sequence"] is None
-    blocks: list[dict[str, Any]] = message["content"]
-    arguments = ""
-    is_open = False
-    for event in stream[1:]:
-        match event["type"]:
-            case "ping":
-                pass
-            case "content_block_start":
-                assert not is_open
-                assert event["index"] == len(blocks)
-                is_open, arguments = True, ""
-                blocks.append(event["content_block"])
-            case "content_block_delta":
-                assert is_open
-                assert event["index"] == len(blocks) - 1
-                delta, block = event["delta"], blocks[-1]
-                match delta["type"], block["type"]:
-                    case "text_delta", "text":
-                        block["text"] += delta["text"]
-                    case "thinking_delta", "thinking":
-                        assert not block["signature"]
-                        block["thinking"] += delta["thinking"]
-                    case "signature_delta", "thinking":
-                        block["signature"] = delta["signature"]
-                    case "input_json_delta", "tool_use":
-                        arguments += delta["partial_json"]
-                    case other:
-                        raise AssertionError(other)
-            case "content_block_stop":
-                assert is_open
-                is_open = False
-                if blocks[-1]["type"] == "tool_use":
-                    blocks[-1]["input"] = json.loads(arguments)
-            case "message_delta":
-                assert not is_open
-                message |= event["delta"]
-                message["usage"] |= event["usage"]
-    assert [event["type"] for event in stream[-2:]] == ["message_delta", "message_stop"]
-    return message
-
-
 @pytest.mark.parametrize(
     ("texts", "more", "blocks", "stop"),
     [
@@ -137,7 +90,7 @@ async def test_an_answer_in_both_forms(
 ) -> None:
     async with scripted_fleet(nats, says(*texts)) as fleet:
         whole = await post(fleet, **more)
-        streamed = folded(await events(fleet, **more))
+        streamed = message_of(await events(fleet, **more))
     for message in (whole, streamed):
         assert message["id"].startswith("msg_")
         assert (message["type"], message["role"], message["model"]) == (
@@ -161,7 +114,7 @@ async def test_an_answer_in_both_forms(
 async def test_a_stop_text_is_named(nats: NatsServer, stream: bool) -> None:
     async with scripted_fleet(nats, says("one ", "EN", "D two", " three")) as fleet:
         more = {"stop_sequences": ["nothing", "END"]}
-        whole = folded(await events(fleet, **more)) if stream else await post(fleet, **more)
+        whole = message_of(await events(fleet, **more)) if stream else await post(fleet, **more)
     assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "END")
     assert whole["content"] == [{"type": "text", "text": "one "}]
 

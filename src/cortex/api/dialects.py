@@ -2,13 +2,23 @@
 
 from cortex.api.chat.decode import decode_chat
 from cortex.api.chat.render import ChatFolder, ChunkWriter
+from cortex.api.completions.decode import decode_completion
+from cortex.api.completions.render import CompletionFolder, CompletionWriter
 from cortex.api.dialect import Dialect
 from cortex.api.errors import Style
 from cortex.api.messages.decode import decode_messages
 from cortex.api.messages.render import EventWriter, MessageFolder
+from cortex.api.responses.decode import decode_responses
+from cortex.api.responses.render import ResponseFolder, ResponseWriter
 
 CHAT = Dialect("openai_chat", Style.OPENAI, decode_chat, ChunkWriter, ChatFolder)
+COMPLETIONS = Dialect(
+    "openai_completions", Style.OPENAI, decode_completion, CompletionWriter, CompletionFolder
+)
+RESPONSES = Dialect(
+    "openai_responses", Style.OPENAI, decode_responses, ResponseWriter, ResponseFolder
+)
 MESSAGES = Dialect(
     "anthropic_messages", Style.ANTHROPIC, decode_messages, EventWriter, MessageFolder
 )
-DIALECTS = {dialect.name: dialect for dialect in (CHAT, MESSAGES)}
+DIALECTS = {dialect.name: dialect for dialect in (CHAT, COMPLETIONS, RESPONSES, MESSAGES)}

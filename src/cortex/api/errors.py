@@ -82,6 +82,11 @@ class AnthropicErrorEnvelope(msgspec.Struct, frozen=True):
     type: str = "error"
 
 
+def http_of(error: WireError) -> Http:
+    """Status, type and code of an error."""
+    return _TABLE[error.code]
+
+
 def status_of(error: WireError, style: Style = Style.OPENAI) -> int:
     """The HTTP status."""
     http = _TABLE[error.code]

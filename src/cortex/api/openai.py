@@ -8,6 +8,8 @@ from cortex.stream import Ended
 from protocol.generate import FinishReason, Usage
 
 DONE = b"data: [DONE]\n\n"
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
 FINGERPRINT = "fp_cortex"
 """Clients may compare it; null violates the schema."""
 

@@ -12,6 +12,7 @@ from cortex.api.chat.decode import decode_chat
 from cortex.api.errors import Style
 from cortex.api.http import ClientGone, read_body, send_error, send_json
 from cortex.api.messages.decode import decode_count
+from cortex.api.responses.decode import decode_responses
 from cortex.prompts import Prompts
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
@@ -86,6 +87,15 @@ class Texts:
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(_chat(body))
             return {"input_tokens": len(rendered.tokens)}
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def response_input_tokens(self) -> ASGIApp:
+        """``POST /v1/responses/input_tokens``."""
+
+        async def work(body: bytes) -> object:
+            rendered = await self._prompts.render(decode_responses(body).choices[0].request)
+            return {"object": "response.input_tokens", "input_tokens": len(rendered.tokens)}
 
         return _Endpoint(work, Style.OPENAI)
 

@@ -51,6 +51,9 @@ class Writer(ABC):
         """The events that must come before a part of this kind; none after a part that it can be
         joined to."""
 
+    def _noted(self, choice: int, part: Part) -> None:  # noqa: B027 - most dialects need none
+        """A part is there, whether or not it will be said; for what is said of it at the end."""
+
     @abstractmethod
     def _said(self, choice: int, part: Part) -> bytes:
         """The event of a part; empty when :meth:`_before` has said it all."""
@@ -62,6 +65,10 @@ class Writer(ABC):
     def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
         """The events after the end of all choices."""
         return ()
+
+    def numbered(self, body: bytes) -> bytes:
+        """An event with its number, where a dialect has numbers."""
+        return body
 
     trailer = b""
     """Ends the stream; no event, has no id."""
@@ -109,11 +116,14 @@ class Writer(ABC):
                     for body in self._before(choice, part):
                         said += 1
                         out.append(self._event(choice, Cursor(before, said), body))
+                self._noted(choice, part)
                 said += 1
                 is_last = number == len(event.parts)
                 place = Cursor(event.next_index) if is_last else Cursor(before, said)
                 if place > self._at[choice]:
                     waiting = joined or part, place
+                else:
+                    self.numbered(b"")
         out += self._spoken(choice, waiting)
         return b"".join(out)
 
@@ -138,6 +148,7 @@ class Writer(ABC):
 
     def _event(self, choice: int, place: Cursor, body: bytes) -> bytes:
         """An event with its id; nothing when the client has been past it."""
+        body = self.numbered(body)
         if place <= self._at[choice]:
             return b""
         self._at[choice] = place

@@ -207,13 +207,11 @@ class NamedReader(CallReader):
         if not self._name:
             self._head += text
             head, brace, after = self._head.partition("{")
-            if not brace:
-                self.is_wrong = len(head) > HELD_CHARACTERS or "\n" in head.strip()
-                return self._head if self.is_wrong else ""
             name = head.partition(self._ARGS)[0].partition(self._CALL_ID)[0].strip()
-            if not name:
-                self.is_wrong = True
-                return self._head
+            is_named = bool(name) or not brace
+            self.is_wrong = len(head) > HELD_CHARACTERS or "\n" in head.strip() or not is_named
+            if self.is_wrong or not brace:
+                return self._head if self.is_wrong else ""
             self._name, text = name, brace + after
             self._give(Piece(name))
         for token in self._json.take(text):

@@ -69,8 +69,8 @@ class XmlReader(CallReader):
             self._end_call()
             return False
         key, mark, after = rest.removeprefix(tag).partition(">")
-        if not mark:
-            self.is_wrong = len(key) > HELD_CHARACTERS or "\n" in key
+        self.is_wrong = _is_no_name(key)
+        if self.is_wrong or not mark:
             return False
         schema = self._schemas.get(self._name) or Schema()
         self._value = _Value(schema.types(key.strip()))
@@ -85,8 +85,8 @@ class XmlReader(CallReader):
             self.is_wrong = not self._FUNCTION.startswith(rest)
             return False
         name, mark, after = rest.removeprefix(self._FUNCTION).partition(">")
-        if not mark:
-            self.is_wrong = len(name) > HELD_CHARACTERS or "\n" in name
+        self.is_wrong = _is_no_name(name)
+        if self.is_wrong or not mark:
             return False
         self._name, self._rest = name.strip(), after
         self.is_wrong = not self._name
@@ -219,6 +219,11 @@ def _json_tokens(text: str) -> Sequence[Token]:
 
 def _quoted(text: str) -> str:
     return msgspec.json.encode(text).decode()
+
+
+def _is_no_name(text: str) -> bool:
+    """Whether *text*, or what it will become, cannot stand in a tag."""
+    return len(text) > HELD_CHARACTERS or "\n" in text or "<" in text
 
 
 def _beginnings(tags: Sequence[str]) -> set[str]:

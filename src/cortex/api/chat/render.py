@@ -8,7 +8,7 @@ import msgspec
 from cortex.api.chat.decode import Echo
 from cortex.api.cursor import Place
 from cortex.api.errors import envelope
-from cortex.api.openai import DONE, FINGERPRINT, finish_text, usage_out
+from cortex.api.openai import DONE, FINGERPRINT, LEAST_LOGPROB, finish_text, usage_out
 from cortex.api.writer import Folder, Head, Writer
 from cortex.stream import Ended, Started
 from protocol.errors import WireError
@@ -16,8 +16,6 @@ from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import TokenLogprob, TokenLogprobs
 
 _encode = msgspec.json.encode
-LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
 
 
 class ChunkWriter(Writer):
@@ -163,15 +161,18 @@ def _finish(ended: Ended, echo: Echo) -> str:
 
 def logprobs_out(entries: Iterable[TokenLogprobs]) -> dict[str, object]:
     """OpenAI's ``logprobs`` object of a choice."""
-    shown = [
-        {**_scored(TokenLogprob(entry.token, entry.logprob)), "top_logprobs": _tops(entry)}
+    return {"content": logprob_entries(entries), "refusal": None}
+
+
+def logprob_entries(entries: Iterable[TokenLogprobs]) -> list[dict[str, object]]:
+    """One object for each token."""
+    return [
+        {
+            **_scored(TokenLogprob(entry.token, entry.logprob)),
+            "top_logprobs": [_scored(top) for top in entry.top],
+        }
         for entry in entries
     ]
-    return {"content": shown, "refusal": None}
-
-
-def _tops(entry: TokenLogprobs) -> list[dict[str, object]]:
-    return [_scored(top) for top in entry.top]
 
 
 def _scored(entry: TokenLogprob) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""OpenAI's first Completions: a prompt as text or tokens, and how it goes on."""

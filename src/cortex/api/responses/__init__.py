@@ -1,0 +1,1 @@
+"""OpenAI's Responses, without their store: every request brings its whole conversation."""
