@@ -32,16 +32,19 @@ class CallStyle(Enum):
         return _MARKS[self]
 
     def beginning(self, name: str) -> str:
-        """How a call begins, up to the arguments; up to the name when that is empty."""
+        """How a call begins, up to the arguments; up to the name when that is empty.
+
+        It ends where models begin a new token: none would begin one after a space.
+        """
         match self:
             case CallStyle.HERMES:
-                start, end = f'{CALL}\n{{"name": "', '", "arguments": '
+                start, end = f'{CALL}\n{{"name": "', '", "arguments":'
             case CallStyle.XML:
                 start, end = f"{CALL}\n{FUNCTION}", ">\n"
             case CallStyle.LLAMA:
-                start, end = '{"name": "', '", "parameters": '
+                start, end = '{"name": "', '", "parameters":'
             case CallStyle.MISTRAL:
-                start, end = f'{TOOL_CALLS}[{{"name": "', '", "arguments": '
+                start, end = f'{TOOL_CALLS}[{{"name": "', '", "arguments":'
         return f"{start}{name}{end}" if name else start
 
 
