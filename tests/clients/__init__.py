@@ -1,0 +1,1 @@
+"""Agents that people use, run non-interactively against a fleet; installed from npm."""

@@ -1,0 +1,82 @@
+"""A script that behaves like a model which is asked to mend a file, in the tools of an agent."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron import demo_model
+from neuron.engine.messages import Add
+from neuron.text.tokenizer import Tokenizer
+
+PACKAGES = ("@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.171.0")
+FOLDER = Path(__file__).parents[2] / ".clients"
+
+
+async def installed(name: str) -> str:
+    """The program's path; npm fetches it if need be."""
+    path = FOLDER / "node_modules" / ".bin" / name
+    if not path.exists():
+        FOLDER.mkdir(exist_ok=True)
+        code, said = await run(["npm", "install", "--no-fund", "--no-audit", *PACKAGES], FOLDER, {})
+        if code:
+            pytest.skip(f"npm cannot install it: {said[-300:]}")
+    return str(path)
+
+
+async def run(
+    command: Sequence[str], folder: Path, environment: dict[str, str], seconds: float = 120
+) -> tuple[int, str]:
+    """Exit code, and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        out, _ = await process.communicate()
+        return -1, out.decode(errors="replace")
+    return process.returncode or 0, out.decode(errors="replace")
+
+
+class Agent:
+    """Calls one tool after the other, then says that it is done."""
+
+    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
+        self._calls = calls
+        self._tokenizer = Tokenizer.load(Path(next(iter(demo_model.__path__))))
+        self.prompts: list[list[int]] = []
+        """Of each request."""
+
+    def text(self, number: int) -> str:
+        """A prompt, as the model reads it."""
+        return self._tokenizer.decode(self.prompts[number])
+
+    def answer(self, add: Add) -> Sequence[str]:
+        """The next step, by how many results there are."""
+        self.prompts.append(add.prompt)
+        done = self.text(-1).count("<tool_response>")
+        if done >= len(self._calls):
+            return ("The typo ", "is mended.")
+        name, arguments = self._calls[done]
+        call = json.dumps({"name": name, "arguments": arguments})
+        text = f"I go on.\n<tool_call>\n{call}\n</tool_call>"
+        return re.findall(r".{1,7}", text, re.DOTALL)
+
+
+def reused(earlier: Sequence[int], later: Sequence[int]) -> float:
+    """The share of a prompt that a prefix cache gives back to the next one."""
+    common = os.path.commonprefix([list(earlier), list(later)])
+    return len(common) / len(earlier)

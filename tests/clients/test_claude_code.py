@@ -1,0 +1,46 @@
+"""Claude Code reads a file, mends it and says so, with every request going to the fleet."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.agent import Agent, installed, reused, run
+from tests.support.fleet import MODEL, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.scripted import Script
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
+
+
+async def test_claude_code_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
+    claude = await installed("claude")
+    work = tmp_path / "work"
+    work.mkdir()
+    file = work / "hello.txt"
+    file.write_text("Hello, wrold!\n")
+    agent = Agent(
+        ("Read", {"file_path": str(file)}),
+        ("Edit", {"file_path": str(file), "old_string": "wrold", "new_string": "world"}),
+    )
+    script = Script(agent.answer, context=200_000)
+    async with scripted_fleet(nats, script) as fleet:
+        environment = {
+            "HOME": str(tmp_path),
+            "ANTHROPIC_BASE_URL": fleet.url,
+            "ANTHROPIC_AUTH_TOKEN": "none",
+            "ANTHROPIC_MODEL": MODEL,
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_TELEMETRY": "1",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "IS_SANDBOX": "1",
+        }
+        command = [claude, "-p", "Mend the typo in hello.txt.", "--output-format", "json"]
+        command += ["--dangerously-skip-permissions"]
+        code, said = await run(command, work, environment)
+    assert code == 0, said
+    assert json.loads(said)["result"] == "The typo is mended."
+    assert file.read_text() == "Hello, world!\n"
+    first, second, third = agent.prompts
+    assert reused(first, second) >= 0.99
+    assert reused(second, third) >= 0.99

@@ -1,0 +1,57 @@
+"""Codex reads a file, mends it and says so, with every request going to the fleet."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clients.agent import Agent, installed, reused, run
+from tests.support.fleet import MODEL, scripted_fleet
+from tests.support.nats import NatsServer
+from tests.support.scripted import Script
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
+
+CONFIG = """
+model = "{model}"
+model_provider = "cortex"
+check_for_update_on_startup = false
+disable_response_storage = true
+
+[analytics]
+enabled = false
+
+[features]
+plugins = false
+apps = false
+
+[model_providers.cortex]
+name = "cortex"
+base_url = "{url}/v1"
+wire_api = "responses"
+"""
+
+
+async def test_codex_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
+    codex = await installed("codex")
+    work, home = tmp_path / "work", tmp_path / "codex"
+    work.mkdir()
+    home.mkdir()
+    file = work / "hello.txt"
+    file.write_text("Hello, wrold!\n")
+    agent = Agent(
+        ("exec_command", {"cmd": "cat hello.txt"}),
+        ("exec_command", {"cmd": "sed -i s/wrold/world/ hello.txt"}),
+    )
+    script = Script(agent.answer, context=200_000)
+    async with scripted_fleet(nats, script) as fleet:
+        (home / "config.toml").write_text(CONFIG.format(model=MODEL, url=fleet.url))
+        environment = {"HOME": str(tmp_path), "CODEX_HOME": str(home)}
+        command = [codex, "exec", "--skip-git-repo-check", "--json"]
+        command += ["--dangerously-bypass-approvals-and-sandbox", "Mend the typo in hello.txt."]
+        code, said = await run(command, work, environment)
+    assert code == 0, said
+    assert "The typo is mended." in said
+    assert file.read_text() == "Hello, world!\n"
+    first, second, third = agent.prompts
+    assert reused(first, second) >= 0.99
+    assert reused(second, third) >= 0.99
