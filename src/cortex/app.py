@@ -8,13 +8,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from cortex import __version__
 from cortex.api.admin import Admin
 from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
-from cortex.api.errors import plain_envelope
+from cortex.api.errors import plain_envelope, style_of
 from cortex.api.fleet import FleetView
-from cortex.api.generation import Generation, Streams, style_of
+from cortex.api.generation import Generation, Streams
 from cortex.api.models import Models
 from cortex.api.texts import Texts
 from cortex.gateway import Gateway
@@ -33,13 +34,13 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", Generation(gateway, CHAT), methods=["POST"]),
-            Route("/v1/completions", Generation(gateway, COMPLETIONS), methods=["POST"]),
-            Route("/v1/responses", Generation(gateway, RESPONSES), methods=["POST"]),
-            Route("/v1/messages", Generation(gateway, MESSAGES), methods=["POST"]),
-            Route("/v1/messages/count_tokens", texts.count_tokens(), methods=["POST"]),
-            Route("/v1/chat/completions/input_tokens", texts.chat_input_tokens(), methods=["POST"]),
-            Route("/v1/responses/input_tokens", texts.response_input_tokens(), methods=["POST"]),
+            *_everywhere("/v1/chat/completions", Generation(gateway, CHAT)),
+            *_everywhere("/v1/completions", Generation(gateway, COMPLETIONS)),
+            *_everywhere("/v1/responses", Generation(gateway, RESPONSES)),
+            *_everywhere("/v1/messages", Generation(gateway, MESSAGES)),
+            *_everywhere("/v1/messages/count_tokens", texts.count_tokens()),
+            *_everywhere("/v1/chat/completions/input_tokens", texts.chat_input_tokens()),
+            *_everywhere("/v1/responses/input_tokens", texts.response_input_tokens()),
             Route("/tokenize", texts.tokenize(), methods=["POST"]),
             Route("/detokenize", texts.detokenize(), methods=["POST"]),
             Route("/apply-template", texts.apply_template(), methods=["POST"]),
@@ -66,6 +67,13 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
         ],
         exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
+
+
+def _everywhere(path: str, endpoint: ASGIApp) -> list[Route]:
+    """Where clients look for it: some put ``/v1`` into the base address, some do not."""
+    bare = path.removeprefix("/v1")
+    paths = [path, bare, *([f"/anthropic{path}"] if "/messages" in path else [])]
+    return [Route(one, endpoint, methods=["POST"]) for one in paths]
 
 
 def make_metrics_app(gateway: Gateway) -> Starlette:
@@ -124,13 +132,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: (f"{path} does not exist. See GET /v1/models.", "unknown_url"),
         405: (f"{path} is not served; use {allowed}.", "method_not_allowed"),
     }.get(error.status_code, (str(error.detail), "http_error"))
-    body = plain_envelope(message, code, style=style_of(request.url.path))
+    body = plain_envelope(message, code, style=style_of(request.scope))
     return Response(body, error.status_code, error.headers, "application/json")
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
     message = "The gateway failed; its log has the details."
-    style = style_of(request.url.path)
+    style = style_of(request.scope)
     body = plain_envelope(message, "internal_error", "server_error", style)
     return Response(body, 500, media_type="application/json")

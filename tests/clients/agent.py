@@ -1,6 +1,7 @@
 """A script that behaves like a model which is asked to mend a file, in the tools of an agent."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -78,5 +79,6 @@ class Agent:
 
 def reused(earlier: Sequence[int], later: Sequence[int]) -> float:
     """The share of a prompt that a prefix cache gives back to the next one."""
-    common = os.path.commonprefix([list(earlier), list(later)])
-    return len(common) / len(earlier)
+    pairs = zip(earlier, later, strict=False)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return len(list(same)) / len(earlier)

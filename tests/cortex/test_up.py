@@ -25,6 +25,9 @@ def _model(**changes: object) -> dict[str, Any]:
         error=None,
         progress=None,
         root="m",
+        created_at="",
+        max_input_tokens=None,
+        max_tokens=None,
     )
     model = msgspec.structs.replace(model, **changes)
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(model))

@@ -1,14 +1,17 @@
 """Whatever a client sends, it gets a 4xx in OpenAI's envelope that names the field, and others
 are served as before."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from tests.support.fleet import MODEL, chat_body, scripted_fleet
+from protocol.catalogue import Profile
+from tests.support.fleet import MODEL, chat_body, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
+from tests.support.waiting import until
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -171,3 +174,72 @@ async def test_models_are_listed_and_described(nats: NatsServer) -> None:
         assert (await fleet.client.get(f"/v1/models/{MODEL}")).json() == model
         version = (await fleet.client.get("/version")).json()
         assert version["metrics"] == "http://metrics"
+
+
+async def test_models_come_in_pages_and_speak_both_dialects(nats: NatsServer) -> None:
+    profile = Profile(MODEL, aliases=("a", "b", "claude-x"))
+    async with running_fleet(nats, (profile,)) as fleet:
+        await fleet.add_node(Script().start)
+        await fleet.ready()
+        await until(lambda: len(fleet.gateway.catalogue.names) == 3, what="the aliases")
+
+        async def page(**asked: str) -> tuple[list[str], bool]:
+            found = (await fleet.client.get("/v1/models", params=asked)).json()
+            return [model["id"] for model in found["data"]], found["has_more"]
+
+        assert await page(limit="1000") == (["a", "b", "claude-x", MODEL], False)
+        assert await page(limit="2") == (["a", "b"], True)
+        assert await page(limit="2", after_id="b") == (["claude-x", MODEL], False)
+        assert await page(limit="1", before_id="claude-x") == (["b"], True)
+        model = (await fleet.client.get("/v1/models/claude-x")).json()
+        assert (model["type"], model["object"], model["root"]) == ("model", "model", MODEL)
+        assert model["created_at"].endswith("Z")
+        assert model["max_input_tokens"] == 2048
+        for wrong in ({"limit": "0"}, {"limit": "x"}, {"after_id": "nope"}):
+            answer = await fleet.client.get("/v1/models", params=wrong)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(wrong)))
+        theirs = {"anthropic-version": "2023-06-01"}
+        for path in ("/v1/models/nope", "/v1/nope"):
+            answer = await fleet.client.get(path, headers=theirs)
+            assert answer.json()["error"]["type"] == "not_found_error"
+
+
+async def test_endpoints_are_found_where_clients_look(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        chat = chat_body("Hi")
+        for path in ("/v1/chat/completions", "/chat/completions", "/v1/chat/completions?x=1"):
+            assert (await fleet.client.post(path, json=chat)).status_code == 200
+        message = {**chat, "max_tokens": 5}
+        for path in ("/v1/messages?beta=true", "/anthropic/v1/messages", "/messages"):
+            answer = await fleet.client.post(path, json=message, headers={"x-api-key": "k"})
+            assert answer.json()["type"] == "message"
+            assert answer.headers["request-id"]
+        refused = await fleet.client.post("/anthropic/v1/messages", json={})
+        assert refused.json()["type"] == "error"
+
+
+async def test_a_body_that_never_ends_does_not_keep_its_connection(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cortex.api.http.SILENT_SECONDS", 0.2)
+
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    async with scripted_fleet(nats, Script()) as fleet:
+        host, port = fleet.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head + b'{"model": ')
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b"}}")
+        writer.close()
+        assert b" 400 " in answer
+        assert b"not complete" in answer
+
+
+async def test_ten_thousand_tools(nats: NatsServer) -> None:
+    tools = [_tool({"type": "object"}) for _ in range(10_001)]
+    async with scripted_fleet(nats, Script()) as fleet:
+        refused = await fleet.chat(tools=tools)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
+        answer = await fleet.chat(tools=tools[:10_000])
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert (await fleet.chat()).status_code == 200

@@ -5,8 +5,7 @@ import contextlib
 import json
 import os
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -18,7 +17,7 @@ from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
 from tests.support.processes import http_client
 from tests.support.scripted import Script
-from tests.support.waiting import until
+from tests.support.waiting import seconds_until, until
 
 LEAVERS = 1000
 STEP_SECONDS = 0.005
@@ -32,15 +31,6 @@ async def ask(client: httpx2.AsyncClient, url: str, **body: Any) -> None:
     async with client.stream("POST", f"{url}/v1/chat/completions", json=sent) as answer:
         async for _ in answer.aiter_raw():
             pass
-
-
-async def seconds_until(condition: Callable[[], bool]) -> float:
-    """Looked at every half millisecond."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < 5
-        await asyncio.sleep(0.0005)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("phase", ["decode", "decode, not streaming", "prefill"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -33,3 +34,12 @@ async def background(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[asyn
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def seconds_until(condition: Callable[[], bool]) -> float:
+    """Looked at every half millisecond."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(0.0005)
+    return time.monotonic() - began

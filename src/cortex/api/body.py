@@ -5,7 +5,7 @@ what would silently change the answer is refused, not ignored.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -150,6 +150,13 @@ def _biases(asked: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
             )
         biases.append((int(token), bias))
     return tuple(sorted(biases))
+
+
+def check_count(*tools: Sequence[object] | None) -> None:
+    """Refuses what nobody could have meant."""
+    count = sum(len(some or ()) for some in tools)
+    if count > MAX_TOOLS:
+        raise invalid(f"tools: {count} tools, at most {MAX_TOOLS} are allowed.", "tools")
 
 
 def tool_of(name: str, description: str | None, schema: msgspec.Raw, path: str) -> Tool:

@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
+from starlette.types import Scope
 
 from protocol.errors import ErrorCode, WireError
 
@@ -14,6 +15,20 @@ class Style(Enum):
 
     OPENAI = auto()
     ANTHROPIC = auto()
+
+
+def style_of(scope: Scope) -> Style:
+    """For whose clients the answer to a request is written: its path says, and where both kinds
+    come, the header that only one of them sends."""
+    path = scope["path"].removeprefix("/anthropic")
+    if path.startswith(("/v1/messages", "/messages")) or path != scope["path"]:
+        return Style.ANTHROPIC
+    is_shared = path.startswith("/v1/models") or scope.get("endpoint") is None
+    names = {name for name, _ in scope["headers"]}
+    is_theirs = b"anthropic-version" in names or (
+        b"x-api-key" in names and b"authorization" not in names
+    )
+    return Style.ANTHROPIC if is_shared and is_theirs else Style.OPENAI
 
 
 class Http(NamedTuple):

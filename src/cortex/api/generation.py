@@ -15,7 +15,6 @@ from cortex.answer import Answer, Choice, answered, taken_up
 from cortex.api.access import caller_of
 from cortex.api.cursor import Place, parse_event_id
 from cortex.api.dialect import Call, Dialect
-from cortex.api.errors import Style
 from cortex.api.http import ClientGone, read_body, send_error, watching_disconnect
 from cortex.api.relay import Relay
 from cortex.api.writer import Head
@@ -141,11 +140,6 @@ def head_of(job_id: str, client: Client) -> Head:
         client.include_usage,
         bytes(client.echo),
     )
-
-
-def style_of(path: str) -> Style:
-    """For whose clients the errors of a path are written."""
-    return Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI
 
 
 def _seen(scope: Scope, job_id: str) -> Place:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from cortex.api.errors import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
 
 MAX_BODY_BYTES = 32 << 20
 _MAX_FORGOTTEN_BYTES = 256 << 20
+SILENT_SECONDS = 30.0
+"""How long a client may pause in the middle of its body."""
 UNREAD_SECONDS = 30.0
 """How long a client may read nothing of its stream."""
 _JSON = (b"content-type", b"application/json")
@@ -44,7 +46,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
     chunks: list[bytes] = []
     received = 0
     while received <= _MAX_FORGOTTEN_BYTES:
-        message = await receive()
+        message = await _receive(receive)
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk = message.get("body", b"")
@@ -56,6 +58,18 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
     if received > limit:
         raise _too_large(max(size, received), limit)
     return b"".join(chunks)
+
+
+async def _receive(receive: Receive) -> Message:
+    """The next piece of a body; who sends none does not keep the connection."""
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            return await receive()
+    except TimeoutError:
+        raise FleetError(
+            ErrorCode.INVALID_REQUEST,
+            f"The body is not complete, and nothing of it has come for {SILENT_SECONDS:.0f} s.",
+        ) from None
 
 
 def _too_large(size: int, limit: int) -> FleetError:

@@ -4,6 +4,7 @@ import msgspec
 
 from cortex.answer import Choice
 from cortex.api.body import (
+    check_count,
     checked_model,
     invalid,
     priority_of,
@@ -133,6 +134,7 @@ def _text(content: Content, position: int) -> str:
 def _tools(chat: ChatRequest) -> tuple[tuple[Tool, ...], str | None]:
     """The functions that are offered, and which of them must be called: None = none has to be,
     empty = any."""
+    check_count(chat.tools, chat.functions)
     tools = [
         tool_of(f.name, f.description, f.parameters, f"tools[{position}].function.parameters")
         for position, tool in enumerate(chat.tools or ())

@@ -11,6 +11,7 @@ import msgspec
 from cortex.answer import Choice
 from cortex.api.body import (
     bounded,
+    check_count,
     checked_model,
     invalid,
     priority_of,
@@ -242,6 +243,7 @@ def _with_more(turn: Message, more: Message) -> Message:
 def _tools(asked: CountRequest) -> tuple[tuple[Tool, ...], str | None]:
     """The functions that are offered, and which of them must be called: None = none has to be,
     empty = any."""
+    check_count(asked.tools)
     tools = tuple(
         tool_of(tool.name, tool.description, tool.input_schema, f"tools[{number}].input_schema")
         for number, tool in enumerate(asked.tools or ())

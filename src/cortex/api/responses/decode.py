@@ -9,6 +9,7 @@ import msgspec
 from cortex.answer import Choice
 from cortex.api.body import (
     bounded,
+    check_count,
     checked_model,
     invalid,
     priority_of,
@@ -191,6 +192,7 @@ def _opened(text: str | None) -> str:
 def _tools(asked: ResponsesRequest) -> tuple[tuple[Tool, ...], str | None]:
     """The functions that are offered, and which of them must be called: None = none has to be,
     empty = any."""
+    check_count(asked.tools)
     tools = [
         tool_of(tool.name or "", tool.description, tool.parameters, f"tools[{number}].parameters")
         for number, tool in enumerate(asked.tools or ())
