@@ -19,6 +19,14 @@ PACKAGES = ("@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.171.0")
 FOLDER = Path(__file__).parents[2] / ".clients"
 
 
+def recipe(heading: str, url: str, model: str) -> str:
+    """The first block under a heading of docs/clients.md, for this fleet."""
+    page = (FOLDER.parent / "docs" / "clients.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {heading}\n")[2]
+    block = section.partition("```")[2].partition("\n")[2].partition("```")[0]
+    return block.replace("http://127.0.0.1:31313", url).replace("qwen3-coder", model)
+
+
 async def installed(name: str) -> str:
     """The program's path; npm fetches it if need be."""
     path = FOLDER / "node_modules" / ".bin" / name

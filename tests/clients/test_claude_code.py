@@ -1,11 +1,12 @@
 """Claude Code reads a file, mends it and says so, with every request going to the fleet."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.clients.agent import Agent, installed, reused, run
+from tests.clients.agent import Agent, installed, recipe, reused, run
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
@@ -27,9 +28,7 @@ async def test_claude_code_mends_a_file(nats: NatsServer, tmp_path: Path) -> Non
     async with scripted_fleet(nats, script) as fleet:
         environment = {
             "HOME": str(tmp_path),
-            "ANTHROPIC_BASE_URL": fleet.url,
-            "ANTHROPIC_AUTH_TOKEN": "none",
-            "ANTHROPIC_MODEL": MODEL,
+            **dict(re.findall(r"([A-Z_]+)=(\S+)", recipe("Claude Code", fleet.url, MODEL))),
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",

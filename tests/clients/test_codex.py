@@ -4,18 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.agent import Agent, installed, reused, run
+from tests.clients.agent import Agent, installed, recipe, reused, run
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
-CONFIG = """
-model = "{model}"
-model_provider = "cortex"
+QUIET = """
 check_for_update_on_startup = false
-disable_response_storage = true
 
 [analytics]
 enabled = false
@@ -23,12 +20,8 @@ enabled = false
 [features]
 plugins = false
 apps = false
-
-[model_providers.cortex]
-name = "cortex"
-base_url = "{url}/v1"
-wire_api = "responses"
 """
+"""So that it asks nobody but the fleet."""
 
 
 async def test_codex_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
@@ -44,7 +37,8 @@ async def test_codex_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
     )
     script = Script(agent.answer, context=200_000)
     async with scripted_fleet(nats, script) as fleet:
-        (home / "config.toml").write_text(CONFIG.format(model=MODEL, url=fleet.url))
+        top, _, provider = recipe("Codex", fleet.url, MODEL).partition("\n\n")
+        (home / "config.toml").write_text(f"{top}\n{QUIET}\n{provider}")
         environment = {"HOME": str(tmp_path), "CODEX_HOME": str(home)}
         command = [codex, "exec", "--skip-git-repo-check", "--json"]
         command += ["--dangerously-bypass-approvals-and-sandbox", "Mend the typo in hello.txt."]
