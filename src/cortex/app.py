@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cortex import __version__
+from cortex.api import openapi
 from cortex.api.admin import Admin
 from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
 from cortex.api.errors import plain_envelope, style_of
@@ -60,6 +61,7 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             Route("/fleet", fleet.fleet, methods=["GET"]),
             Route("/fleet/events", fleet.events, methods=["GET"]),
             Route("/requests/{request_id}", fleet.request, methods=["GET"]),
+            Route("/openapi.json", status.openapi, methods=["GET"]),
             Route("/health", status.health, methods=["GET"]),
             Route("/ready", status.ready, methods=["GET"]),
             Route("/version", status.version, methods=["GET"]),
@@ -114,6 +116,10 @@ class _Status:
                 "metrics": self._metrics_url,
             }
         )
+
+    async def openapi(self, request: Request) -> Response:
+        """The API for programs."""
+        return Response(openapi.document(), media_type="application/json")
 
     async def root(self, request: Request) -> Response:
         """For people and for clients that look whether somebody is there."""

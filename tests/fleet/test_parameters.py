@@ -201,6 +201,10 @@ async def test_prompts_as_text_and_as_tokens(fleet: TestFleet) -> None:
         chat_template_kwargs={"enable_thinking": False},
     )
     assert counted["input_tokens"] == len(ids)
+    turns = [{"role": "user", "content": QUESTION}]
+    options = {"enable_thinking": False}
+    found = await post(fleet, "/tokenize", messages=turns, chat_template_kwargs=options)
+    assert found["tokens"] == ids
     strings = await post(fleet, "/tokenize", prompt="red house", return_token_strs=True)
     assert "".join(strings["token_strs"]) == "red house"
     assert strings["count"] == len(strings["tokens"])

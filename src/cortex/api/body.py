@@ -34,6 +34,11 @@ _PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
 _FIXED_OPTIONS = ("messages", "tools")
 
 
+def empty() -> msgspec.Raw:
+    """The schema of a tool without arguments."""
+    return msgspec.Raw(b"{}")
+
+
 class SamplingFields(Struct, frozen=True, kw_only=True):
     """The fields about sampling that OpenAI's endpoints have in common, vLLM's extensions
     included. Null is everywhere the model's default."""

@@ -1,7 +1,7 @@
 """Endpoints about prompts: how many tokens, which ones, and what the model would read."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,7 +23,7 @@ class TokenizeRequest(Struct, frozen=True):
 
     model: Annotated[str, Meta(min_length=1)]
     prompt: str | None = None
-    messages: msgspec.Raw | None = None
+    messages: Any = None
     return_token_strs: bool | None = None
 
 

@@ -78,7 +78,9 @@ class Prompter:
             )
         if not tokens:
             raise FleetError(
-                ErrorCode.INVALID_REQUEST, f"The {what} have no token. Send some text.", param=what
+                ErrorCode.INVALID_REQUEST,
+                f"{what}: there is no token in it. Send text.",
+                param=what,
             )
         sample = self._sample(request, job, limit - len(tokens), ready.vocab_size)
         return Prompt(rendering, prompt_hash(tokens), sample)

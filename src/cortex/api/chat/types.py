@@ -1,11 +1,11 @@
 """What OpenAI's clients send to ``/v1/chat/completions``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.body import Integer, Limit, SamplingFields
+from cortex.api.body import Integer, Limit, SamplingFields, empty
 
 
 class TextPart(Struct, tag_field="type", tag="text", frozen=True):
@@ -23,19 +23,19 @@ class RefusalPart(Struct, tag_field="type", tag="refusal", frozen=True):
 class ImagePart(Struct, tag_field="type", tag="image_url", frozen=True):
     """An image; refused with a clear error while no architecture reads images."""
 
-    image_url: msgspec.Raw = msgspec.Raw(b"null")
+    image_url: Any = None
 
 
 class AudioPart(Struct, tag_field="type", tag="input_audio", frozen=True):
     """Sound; refused as images are."""
 
-    input_audio: msgspec.Raw = msgspec.Raw(b"null")
+    input_audio: Any = None
 
 
 class FilePart(Struct, tag_field="type", tag="file", frozen=True):
     """A file; refused as images are."""
 
-    file: msgspec.Raw = msgspec.Raw(b"null")
+    file: Any = None
 
 
 ContentPart = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
@@ -74,7 +74,7 @@ class Function(Struct, frozen=True):
 
     name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    parameters: msgspec.Raw = msgspec.field(default_factory=empty)
 
 
 class AnyTool(Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.body import Fraction, Limit, Temperature
+from cortex.api.body import Fraction, Limit, Temperature, empty
 
 
 class Block(Struct, frozen=True):
@@ -19,7 +19,7 @@ class Block(Struct, frozen=True):
     thinking: str | None = None
     id: str | None = None
     name: str | None = None
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+    input: msgspec.Raw = msgspec.field(default_factory=empty)
     tool_use_id: str | None = None
     content: "str | list[Block] | None" = None
     is_error: bool | None = None
@@ -47,7 +47,7 @@ class AnyTool(Struct, frozen=True):
     name: str
     type: str | None = None
     description: str | None = None
-    input_schema: msgspec.Raw = msgspec.Raw(b"{}")
+    input_schema: msgspec.Raw = msgspec.field(default_factory=empty)
 
     @property
     def is_function(self) -> bool:
@@ -75,7 +75,7 @@ class OutputFormat(Struct, frozen=True):
     """The form of the answer."""
 
     type: str
-    schema: msgspec.Raw = msgspec.Raw(b"{}")
+    schema: msgspec.Raw = msgspec.field(default_factory=empty)
 
 
 class OutputConfig(Struct, frozen=True):

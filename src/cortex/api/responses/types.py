@@ -3,12 +3,12 @@
 Items and tools of a type that is not listed here are ignored: clients send those of newer versions.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.body import Fraction, Limit, Penalty, Temperature
+from cortex.api.body import Fraction, Limit, Penalty, Temperature, empty
 
 
 class Part(Struct, frozen=True):
@@ -42,7 +42,7 @@ class AnyTool(Struct, frozen=True):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    parameters: msgspec.Raw = msgspec.field(default_factory=empty)
     strict: bool | None = None
 
 
@@ -95,8 +95,8 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     previous_response_id: str | None = None
-    conversation: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    conversation: Any = None
+    prompt: Any = None
     background: bool | None = None
     store: bool | None = None
     truncation: str | None = None
