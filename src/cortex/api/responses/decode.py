@@ -273,6 +273,6 @@ def _shown(asked: ResponsesRequest) -> bytes:
             "metadata": asked.metadata or {},
             "safety_identifier": asked.safety_identifier,
             "prompt_cache_key": asked.prompt_cache_key,
-            "user": asked.user,
+            **({} if asked.user is None else {"user": asked.user}),  # never null
         }
     )
