@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from cortex.api.body import CONSTRAINTS
 from cortex.api.chat.types import ChatRequest
 from cortex.api.completions.types import CompletionRequest
 from cortex.api.messages.types import CountRequest, MessagesRequest
@@ -211,25 +212,47 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
 
 _OPENAI_IGNORED = ("user", "safety_identifier", "prompt_cache_key", "metadata", "store")
 _CONSTRAINED = "answers cannot be constrained yet"
+_CONSTRAINTS = tuple((field, _CONSTRAINED) for field in CONSTRAINTS)
 _STORED = "nothing is stored"
+_VLLM_IGNORED = (
+    "skip_special_tokens",
+    "include_stop_str_in_output",
+    "include_reasoning",
+    "thinking_token_budget",
+    "prompt_logprobs",
+    "return_token_ids",
+)
 ENDPOINTS = (
     Endpoint(
         "/v1/chat/completions",
         "OpenAI's Chat Completions, with vLLM's extensions.",
         ChatRequest,
-        (*_OPENAI_IGNORED, "verbosity", "prediction", "moderation", "web_search_options", "audio"),
+        (
+            *_OPENAI_IGNORED,
+            "verbosity",
+            "prediction",
+            "moderation",
+            "web_search_options",
+            "audio",
+            *_VLLM_IGNORED,
+        ),
         (
             ("response_format", f"but for `text`: {_CONSTRAINED}"),
             ("modalities", "but for `text`"),
             ("bad_words", "use `logit_bias`"),
+            *_CONSTRAINTS,
         ),
     ),
     Endpoint(
         "/v1/completions",
         "OpenAI's first Completions. No template touches the prompt, and the answer is text.",
         CompletionRequest,
-        ("user",),
-        (("suffix", "no model fills in the middle"), ("bad_words", "use `logit_bias`")),
+        ("user", *_VLLM_IGNORED),
+        (
+            ("suffix", "no model fills in the middle"),
+            ("bad_words", "use `logit_bias`"),
+            *_CONSTRAINTS,
+        ),
     ),
     Endpoint(
         "/v1/responses",

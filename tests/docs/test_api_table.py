@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cortex.api.body import CONSTRAINTS
 from tests.docs.api_table import ENDPOINTS, Endpoint, honoured, page
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
@@ -24,6 +25,7 @@ WRONG: dict[str, Any] = {
     "modalities": ["audio"],
     "bad_words": ["x"],
     "suffix": "x",
+    **{field: {"x": 1} for field in CONSTRAINTS},
     "previous_response_id": "resp_1",
     "conversation": "conv_1",
     "prompt": {"id": "pmpt_1"},

@@ -6,7 +6,7 @@ what would silently change the answer is refused, not ignored.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -39,6 +39,16 @@ def empty() -> msgspec.Raw:
     return msgspec.Raw(b"{}")
 
 
+CONSTRAINTS = (
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
+"""vLLM's names for the form that an answer must have."""
+
+
 class SamplingFields(Struct, frozen=True, kw_only=True):
     """The fields about sampling that OpenAI's endpoints have in common, vLLM's extensions
     included. Null is everywhere the model's default."""
@@ -57,7 +67,13 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[TokenId] | None = None
+    # Refused: to ignore them would change the answer.
     bad_words: list[str] | None = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
 
 
 def invalid(message: str, param: str) -> FleetError:
@@ -108,6 +124,13 @@ def sampling_of(
         raise invalid(
             "bad_words: not supported; give the tokens in logit_bias, with -100 each.", "bad_words"
         )
+    for field in CONSTRAINTS:
+        if getattr(asked, field) is not None:
+            raise invalid(
+                f"{field}: answers cannot be constrained by this version of the gateway. Leave the "
+                "field out, and ask for the form in a message.",
+                field,
+            )
     return Sampling(
         temperature=asked.temperature,
         top_k=None if asked.top_k is None else max(asked.top_k, 0),
