@@ -17,7 +17,7 @@ from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
 from tests.support.processes import http_client
 from tests.support.scripted import Script
-from tests.support.waiting import seconds_until, until
+from tests.support.waiting import seconds_until, settled, until
 
 LEAVERS = 1000
 STEP_SECONDS = 0.005
@@ -70,11 +70,12 @@ async def test_the_place_in_the_line_is_free_when_the_client_has_left(
     async with running_fleet(nats) as fleet, http_client() as client:
         await fleet.add_node(script.start, slots=1)
         await until(fleet.gateway.fleet.models)
+        if phase == "queued":
+            await fleet.ready()
         dispatcher = fleet.gateway.dispatcher
         others = [asyncio.create_task(ask(client, fleet.url, stream=True)) for _ in range(4)]
-        await until(lambda: dispatcher.waiting + dispatcher.handed_over >= 3)
-        await asyncio.sleep(0.3)
-        before = dispatcher.waiting
+        await until(lambda: dispatcher.waiting + dispatcher.in_flight == len(others))
+        before = await settled(lambda: dispatcher.waiting)
         for _ in range(RUNS):
             async with leaving(fleet, stream=True):
                 await until(lambda: dispatcher.waiting == before + 1)

@@ -43,3 +43,13 @@ async def seconds_until(condition: Callable[[], bool]) -> float:
         assert time.monotonic() - began < 5
         await asyncio.sleep(0.0005)
     return time.monotonic() - began
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """What it is when it has been the same for half a second."""
+    found, since = value(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        await asyncio.sleep(0.01)
+        if value() != found:
+            found, since = value(), time.monotonic()
+    return found
