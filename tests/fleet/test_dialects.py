@@ -23,7 +23,7 @@ from tests.support.grammar import Said
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 
-CASES = int(os.environ.get("DIALECT_CASES", "40"))
+CASES = int(os.environ.get("DIALECT_CASES", "20"))
 """Outputs; each makes eight answers."""
 PARALLEL = 8
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}, "s": {"type": "string"}}}

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet import MODEL, TestFleet
-from tests.support.nats import NatsServer
+from tests.support.nats import running_nats
 from tests.support.watched import WatchedEngines, real_fleet
 
 TOOLS: list[Any] = [
@@ -25,10 +25,15 @@ TOOLS: list[Any] = [
 QUESTION = "What is 17 + 25?"
 
 
-@pytest_asyncio.fixture(name="fleet")
-async def real(nats: NatsServer) -> AsyncIterator[TestFleet]:
-    async with real_fleet(nats, WatchedEngines()) as fleet:
-        yield fleet
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(name="fleet", scope="module", loop_scope="module")
+async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TestFleet]:
+    """One for all: each engine takes seconds to start."""
+    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
+        async with real_fleet(nats, WatchedEngines()) as fleet:
+            yield fleet
 
 
 async def choice(fleet: TestFleet, text: str = QUESTION, **more: Any) -> dict[str, Any]:

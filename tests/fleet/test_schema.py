@@ -67,7 +67,7 @@ async def run(*arguments: str, folder: Path) -> str:
 
 @pytest.mark.timeout(3000)
 async def test_the_exported_document(nats: NatsServer, tmp_path: Path) -> None:
-    few = ["--max-examples", "10", "--seed", "1", "--phases", "fuzzing"]
+    few = ["--max-examples", "3", "--seed", "1", "--phases", "fuzzing"]
     many = ["--max-examples", EXAMPLES]
     async with any_model(nats) as fleet:
         found = await run(

@@ -38,6 +38,7 @@ class Writer(ABC):
         self.head = head
         self._at = list(seen) or [START] * head.choices
         self._tokens = [0] * head.choices
+        self._id_line = f"id: {head.id}:".encode()
 
     # -- what a dialect says -------------------------------------------------------------------
 
@@ -152,6 +153,8 @@ class Writer(ABC):
         if place <= self._at[choice]:
             return b""
         self._at[choice] = place
+        if len(self._at) == 1 and not place.events:  # nearly all of them
+            return b"%b%d\n%b" % (self._id_line, place.tokens, body)
         return event_id(self.head.id, tuple(self._at)) + body
 
 

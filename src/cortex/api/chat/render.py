@@ -47,7 +47,7 @@ class ChunkWriter(Writer):
             + b',"logprobs":'
             + logprobs
             + b',"finish_reason":'
-            + _encode(finish)
+            + (b"null" if finish is None else _encode(finish))
             + b"}]"
             + self._tail
         )
