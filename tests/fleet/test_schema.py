@@ -55,7 +55,7 @@ async def run(*arguments: str, folder: Path) -> str:
         *arguments,
         "--no-color",
         "--workers",
-        "2",
+        "1",  # in several threads its generator trips over a bug of Python 3.11's ast module
         cwd=folder,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
