@@ -1,3 +1,3 @@
-"""cortex: the gateway; one OpenAI-compatible API over every model of the fleet."""
+"""cortex: the gateway; one OpenAI- and Anthropic-compatible API over every model of the fleet."""
 
 __version__ = "0.1.0"

@@ -262,6 +262,7 @@ Ready after {time.monotonic() - self._started:.1f} s. Ask it something:
   curl -N {self._url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
 
 Any OpenAI client:  OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
+Any Anthropic one:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
 Models:             {self._url}/v1/models
 Metrics:            {url_of(self._metrics)}/metrics
 Logs:               {self._logs}

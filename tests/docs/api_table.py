@@ -46,13 +46,16 @@ _SAMPLING = {
     "min_tokens": ("", f"{PARAMETERS}::test_ends"),
     "ignore_eos": ("for benchmarks", f"{PARAMETERS}::test_ends"),
     "frequency_penalty": ("", f"{PARAMETERS}::test_biases_and_penalties"),
-    "presence_penalty": ("", f"{PARAMETERS}::test_biases_and_penalties"),
+    "presence_penalty": ("", f"{DECODERS}::test_sampling_in_chat"),
     "repetition_penalty": ("over prompt and answer", f"{PARAMETERS}::test_biases_and_penalties"),
     "logit_bias": ("up to 1,024 tokens", f"{PARAMETERS}::test_biases_and_penalties"),
     "allowed_token_ids": ("", f"{PARAMETERS}::test_biases_and_penalties"),
 }
 _USUAL = {
-    "model": ("an id or an alias; the answer repeats it", "fleet/test_catalogue.py"),
+    "model": (
+        "an id or an alias; the answer repeats it",
+        "fleet/test_catalogue.py::test_an_alias_is_served_and_the_answer_has_its_name",
+    ),
     "stream": ("", "fleet/test_dialects.py::test_all_dialects_say_the_same"),
     "service_tier": (
         "`priority` goes first in the line, `flex` last",
@@ -150,7 +153,10 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
             "`message.output_text.logprobs`, `reasoning.encrypted_content`",
             f"{SDKS}::test_responses_with_the_openai_sdk",
         ),
-        "max_tool_calls": ("1 ends the answer after its first call; else repeated", DECODERS),
+        "max_tool_calls": (
+            "1 ends the answer after its first call; else repeated",
+            "fleet/test_responses.py::test_what_was_asked_is_repeated",
+        ),
         "reasoning": ("`effort`", f"{PARAMETERS}::test_thinking_is_switched"),
         "metadata": ("repeated", "fleet/test_responses.py::test_what_was_asked_is_repeated"),
         "truncation": ("repeated", "fleet/test_responses.py::test_what_was_asked_is_repeated"),

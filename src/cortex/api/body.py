@@ -34,6 +34,12 @@ _PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
 _FIXED_OPTIONS = ("messages", "tools")
 
 
+class StreamOptions(Struct, frozen=True):
+    """Options of a streaming answer."""
+
+    include_usage: bool | None = None
+
+
 def empty() -> msgspec.Raw:
     """The schema of a tool without arguments."""
     return msgspec.Raw(b"{}")

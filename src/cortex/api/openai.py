@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from cortex.stream import Ended
-from protocol.generate import FinishReason, Usage
+from protocol.generate import FinishReason, TokenLogprob, TokenLogprobs, Usage
 
 DONE = b"data: [DONE]\n\n"
 LEAST_LOGPROB = -9999.0
@@ -63,3 +63,27 @@ def usage_out(ended: Iterable[Ended], prompts: int = 1) -> UsageOut:
         prompt_tokens_details=PromptDetails(cached_tokens=total.cached_tokens),
         completion_tokens_details=CompletionDetails(reasoning_tokens=total.reasoning_tokens),
     )
+
+
+def logprobs_out(entries: Iterable[TokenLogprobs]) -> dict[str, object]:
+    """OpenAI's ``logprobs`` object of a choice."""
+    return {"content": logprob_entries(entries), "refusal": None}
+
+
+def logprob_entries(entries: Iterable[TokenLogprobs]) -> list[dict[str, object]]:
+    """One object for each token."""
+    return [
+        {
+            **_scored(TokenLogprob(entry.token, entry.logprob)),
+            "top_logprobs": [_scored(top) for top in entry.top],
+        }
+        for entry in entries
+    ]
+
+
+def _scored(entry: TokenLogprob) -> dict[str, object]:
+    return {
+        "token": entry.token.decode(errors="replace"),
+        "logprob": max(entry.logprob or 0.0, LEAST_LOGPROB),
+        "bytes": list(entry.token),
+    }

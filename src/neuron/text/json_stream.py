@@ -28,6 +28,8 @@ _WORDS = {
 }
 _MAX_WORD = 400
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_UNICODE_ESCAPE_SIZE = 6
+"""A backslash, a ``u``, and four hexadecimal digits."""
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
@@ -231,7 +233,7 @@ class JsonStream:
             self._escape = ""
             return [self._token(kind, told)], at
         self._escape += character
-        if len(self._escape) < len("\\uXXXX"):
+        if len(self._escape) < _UNICODE_ESCAPE_SIZE:
             return [], at + 1
         told, self._escape = self._escape, ""
         return [self._token(kind, told)], at + 1

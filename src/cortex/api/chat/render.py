@@ -8,12 +8,11 @@ import msgspec
 from cortex.api.chat.decode import Echo
 from cortex.api.cursor import Place
 from cortex.api.errors import envelope
-from cortex.api.openai import DONE, FINGERPRINT, LEAST_LOGPROB, finish_text, usage_out
+from cortex.api.openai import DONE, FINGERPRINT, finish_text, logprobs_out, usage_out
 from cortex.api.writer import Folder, Head, Writer
 from cortex.stream import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
-from protocol.generate import TokenLogprob, TokenLogprobs
 
 _encode = msgspec.json.encode
 
@@ -157,27 +156,3 @@ def _function(call: ToolCallPart) -> dict[str, str]:
 def _finish(ended: Ended, echo: Echo) -> str:
     text = finish_text(ended.reason)
     return "function_call" if echo.legacy and text == "tool_calls" else text
-
-
-def logprobs_out(entries: Iterable[TokenLogprobs]) -> dict[str, object]:
-    """OpenAI's ``logprobs`` object of a choice."""
-    return {"content": logprob_entries(entries), "refusal": None}
-
-
-def logprob_entries(entries: Iterable[TokenLogprobs]) -> list[dict[str, object]]:
-    """One object for each token."""
-    return [
-        {
-            **_scored(TokenLogprob(entry.token, entry.logprob)),
-            "top_logprobs": [_scored(top) for top in entry.top],
-        }
-        for entry in entries
-    ]
-
-
-def _scored(entry: TokenLogprob) -> dict[str, object]:
-    return {
-        "token": entry.token.decode(errors="replace"),
-        "logprob": max(entry.logprob or 0.0, LEAST_LOGPROB),
-        "bytes": list(entry.token),
-    }

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.body import Integer, Limit, SamplingFields, empty
+from cortex.api.body import Integer, Limit, SamplingFields, StreamOptions, empty
 
 
 class TextPart(Struct, tag_field="type", tag="text", frozen=True):
@@ -103,12 +103,6 @@ class ToolChoice(Struct, frozen=True):
     type: str = "function"
     function: ChosenFunction | None = None
     allowed_tools: AllowedTools | None = None
-
-
-class StreamOptions(Struct, frozen=True):
-    """Options of a streaming answer."""
-
-    include_usage: bool | None = None
 
 
 class ResponseFormat(Struct, frozen=True):

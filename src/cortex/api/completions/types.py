@@ -2,15 +2,9 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from cortex.api.body import Count, SamplingFields, TokenId
-
-
-class StreamOptions(Struct, frozen=True):
-    """Options of a streaming answer."""
-
-    include_usage: bool | None = None
+from cortex.api.body import Count, SamplingFields, StreamOptions, TokenId
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):

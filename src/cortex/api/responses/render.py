@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from cortex.api.chat.render import logprob_entries
 from cortex.api.cursor import Place
 from cortex.api.errors import http_of
-from cortex.api.openai import DONE
+from cortex.api.openai import DONE, logprob_entries
 from cortex.api.responses.decode import Echo, sealed
 from cortex.api.writer import Folder, Head, Writer
 from cortex.stream import Ended, Started
