@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from protocol import settings
-from protocol.catalogue import Limits, Profile, SamplingDefaults
+from protocol.catalogue import CALL_STYLES, Limits, Profile, SamplingDefaults
 from protocol.names import InvalidName, check_host_id, check_model_id
 from protocol.settings import SettingsError
 
@@ -79,6 +79,11 @@ def _check(profile: Profile, where: str) -> None:
         raise SettingsError(
             f"{where}: quant = {profile.quant!r}: quantised models are not served yet. "
             "Leave it out."
+        )
+    if profile.tool_calls not in ("auto", *CALL_STYLES):
+        raise SettingsError(
+            f"{where}: tool_calls = {profile.tool_calls!r} is none of auto, "
+            f"{', '.join(CALL_STYLES)}."
         )
     outside = set(profile.pinned_on) - set(profile.nodes or profile.pinned_on)
     if outside:

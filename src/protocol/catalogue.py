@@ -4,6 +4,9 @@ from enum import StrEnum
 
 import msgspec
 
+CALL_STYLES = ("hermes", "xml", "llama", "mistral")
+"""How models write calls of tools; ``auto`` = as the chat template shows."""
+
 USUAL_RESIDENCY = 100
 PINNED_RESIDENCY = 1000
 """Of a model with ``pinned_on`` whose profile names no class."""
@@ -64,6 +67,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sequences that run at once; 0 = as the node says."""
     kv_cache_mb: int = 0
     """0 = as the node says."""
+    tool_calls: str = "auto"
+    """One of ``CALL_STYLES``, where the chat template does not show it."""
     limit: Limits = Limits()
     sampling: SamplingDefaults = SamplingDefaults()
 

@@ -15,7 +15,11 @@ from neuron import demo_model
 from neuron.engine.messages import Add
 from neuron.text.tokenizer import Tokenizer
 
-PACKAGES = ("@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.171.0")
+PACKAGES = (
+    "@anthropic-ai/claude-code@2.1.197",
+    "@openai/codex@0.171.0",
+    "opencode-ai@1.18.33",
+)
 FOLDER = Path(__file__).parents[2] / ".clients"
 
 
@@ -45,7 +49,7 @@ async def run(
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "PWD": str(folder), **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -86,6 +86,7 @@ def test_profiles_say_what_the_file_says(tmp_path: Path) -> None:
         ("[[models]]\nid = 'a'\nmin_devices = 0", "('a'): min_devices = 0: at least 1"),
         ("[[models]]\nid = 'a'\nslots = -1", "slots = -1: not below 0"),
         ("[[models]]\nid = 'a'\nquant = 'Q4'", "quant = 'Q4': quantised models are not served"),
+        ("[[models]]\nid = 'a'\ntool_calls = 'x'", "'x' is none of auto, hermes, xml, llama, mis"),
         ("[[models]]\nid = 'a'\npinned_on = ['X y']", "models[0] ('a'): "),
         ("[[models]]\nid = 'a'\npinned_on = ['x']\nnodes = ['y']", "pinned_on names x, where"),
         ("[[models]]\nid = 'a'\nmin_replicas = 2", "is more than max_replicas = 1"),

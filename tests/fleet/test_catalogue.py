@@ -130,3 +130,16 @@ async def test_a_file_is_read_again_on_sighup_and_a_broken_one_is_not_taken(
 
 async def _is(asked: Any, status: int) -> bool:
     return bool(await asked == status)
+
+
+async def test_a_profile_says_how_its_model_writes_calls(nats: NatsServer) -> None:
+    script = Script(lambda add: ('{"name": "f", ', '"parameters": {"x": 1}}'))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for style, finish in (("auto", "stop"), ("llama", "tool_calls")):
+        profile = Profile(MODEL, tool_calls=style)
+        async with running_fleet(nats, (profile,)) as fleet:
+            await until(lambda: fleet.gateway.catalogue.listed(MODEL) == profile)
+            await fleet.add_node(script.start)
+            await fleet.ready()
+            (choice,) = (await fleet.chat(tools=tools)).json()["choices"]
+            assert choice["finish_reason"] == finish

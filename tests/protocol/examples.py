@@ -155,6 +155,7 @@ _PROFILE = catalogue.Profile(
     idle_seconds=600.0,
     slots=16,
     kv_cache_mb=4096,
+    tool_calls="xml",
     limit=catalogue.Limits(32768, 4096),
     sampling=catalogue.SamplingDefaults(0.7, 0.9, 20, 0.05, 1000),
 )

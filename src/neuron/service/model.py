@@ -225,7 +225,7 @@ class Model:
         """Has the files, the memory, and an engine; another engine when one has died."""
         self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
         folder = await store.resolve(self.offer.source, self._on_fetch)
-        prompter = await asyncio.to_thread(Prompter.load, folder)
+        prompter = await asyncio.to_thread(Prompter.load, folder, self.offer.profile.tool_calls)
         self._revision = await asyncio.to_thread(store.revision_digest, folder)
         async with self._reserve(self) as hold:
             self._hold = hold

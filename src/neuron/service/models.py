@@ -27,6 +27,7 @@ from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder
 log = logging.getLogger("neuron")
 
 LOOK_SECONDS = 30.0
+CATALOGUE_SECONDS = 2.0
 """Between two looks at the folders with models."""
 PULL_AGAIN_SECONDS = 60.0
 """After a download that failed."""
@@ -95,11 +96,15 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         return iter([stay.model for stay in self._stays.values()])
 
-    async def run(self, default_models: tuple[str, ...]) -> None:
-        """Until cancelled. Loads *default_models*, and looks around for others."""
+    async def run(self, default_models: tuple[str, ...], catalogue_read: asyncio.Event) -> None:
+        """Until cancelled. Loads *default_models*, by their profiles, and looks around for others;
+        a catalogue that cannot be read holds them up for a moment only."""
         async with self._tasks:
             self._is_running = True
             try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CATALOGUE_SECONDS):
+                        await catalogue_read.wait()
                 for source in default_models:
                     model = store.model_id(source)
                     self._offers.add(model, source, None)

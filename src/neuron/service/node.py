@@ -111,7 +111,7 @@ class Node:
             measure=self._measure,
             warm=self._warm,
         )
-        self._texts = Texts(self.name, bus, self._source_of, self._context_of)
+        self._texts = Texts(self.name, bus, self._offers.get, self._context_of)
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     async def run(self) -> None:
@@ -139,7 +139,8 @@ class Node:
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
-            tasks.create_task(self.models.run(self._default_models), name="models")
+            models = self.models.run(self._default_models, self._catalogue_view.filled)
+            tasks.create_task(models, name="models")
             await self._serve_verbs()
 
     async def _check_name(self) -> None:
@@ -293,10 +294,6 @@ class Node:
             record = codec.read_catalogue_record(value) if value else None
             self._offers.list_profile(untoken(key), record.profile if record else None)
             self.models.look_again()
-
-    def _source_of(self, model: str) -> str:
-        offer = self._offers.get(model)
-        return offer.source if offer else ""
 
     def _context_of(self, model: str) -> int:
         records = (model_.record for model_ in self.models if model_.id == model)

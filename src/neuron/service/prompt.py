@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from neuron.engine.messages import Ready, Sample
+from neuron.text.call_style import CallStyle
 from neuron.text.generation import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
 from neuron.text.tokenizer import Tokenizer, prompt_hash
+from protocol.catalogue import CALL_STYLES
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import GenerateRequest, Sampling
 from protocol.job import Job
@@ -49,18 +51,25 @@ class Prompter:
     """Prepares the jobs of one model."""
 
     def __init__(
-        self, template: ChatTemplate, tokenizer: Tokenizer, defaults: GenerationDefaults
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+        call_style: CallStyle,
     ) -> None:
         self._template = template
-        self.call_style = template.call_style
+        self.call_style = call_style
         self.tokenizer = tokenizer
         self._defaults = defaults
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads a model folder; raises ``FleetError`` naming the file at fault."""
+    def load(cls, folder: Path, call_style: str = "auto") -> Self:
+        """Reads a model folder; raises ``FleetError`` naming the file at fault. *call_style* is a
+        profile's; one that only a newer version knows counts as ``auto``."""
+        template = ChatTemplate.load(folder)
+        named = call_style if call_style in CALL_STYLES else template.call_style
         return cls(
-            ChatTemplate.load(folder), Tokenizer.load(folder), GenerationDefaults.load(folder)
+            template, Tokenizer.load(folder), GenerationDefaults.load(folder), CallStyle(named)
         )
 
     async def prepare(self, job: Job, ready: Ready) -> Prompt:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuron import store
+from neuron.service.offers import Offer
 from neuron.service.prompt import Prompter
 from protocol import codec
 from protocol.bus import Bus, BusMessage
@@ -23,8 +24,7 @@ KEPT = 4
 AT_ONCE = 2
 """Long prompts take a core each."""
 
-SourceOf = Callable[[str], str]
-"""Where a model's files are; empty = the model is unknown here."""
+OfferOf = Callable[[str], Offer | None]
 LimitOf = Callable[[str], int]
 """A loaded model's context; 0 = it is not loaded."""
 
@@ -32,12 +32,12 @@ LimitOf = Callable[[str], int]
 class Texts:
     """The endpoint of one node."""
 
-    def __init__(self, node: str, bus: Bus, source_of: SourceOf, limit_of: LimitOf) -> None:
+    def __init__(self, node: str, bus: Bus, offer_of: OfferOf, limit_of: LimitOf) -> None:
         self._node = node
         self._bus = bus
-        self._source_of = source_of
+        self._offer_of = offer_of
         self._limit_of = limit_of
-        self._kept: OrderedDict[tuple[Path, float], Prompter] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, float, str], Prompter] = OrderedDict()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,18 +77,19 @@ class Texts:
         return Rendered(tuple(found.tokens), found.text, pieces, self._limit_of(model))
 
     async def _prompter(self, model: str) -> Prompter:
-        source = self._source_of(model)
-        folder = await asyncio.to_thread(store.local_folder, source) if source else None
-        if folder is None:
+        offer = self._offer_of(model)
+        folder = await asyncio.to_thread(store.local_folder, offer.source) if offer else None
+        if offer is None or folder is None:
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,
                 f"Node {self._node} does not have the files of {model}.",
                 retry_after_seconds=5,
             )
-        key = (folder, await asyncio.to_thread(_changed_at, folder))
+        style = offer.profile.tool_calls
+        key = (folder, await asyncio.to_thread(_changed_at, folder), style)
         prompter = self._kept.pop(key, None)
         if prompter is None:
-            prompter = await asyncio.to_thread(Prompter.load, folder)
+            prompter = await asyncio.to_thread(Prompter.load, folder, style)
         self._kept[key] = prompter
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -6,13 +6,15 @@ transformers' ``apply_chat_template``, which the tests prove. One deliberate dif
 continues a stream has to render the same prompt. Knows nothing of tokens.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import msgspec
 
-from neuron.text.call_style import style_of
+from neuron.text.call_style import CallStyle, style_of
 from neuron.text.files import broken, read_config
 from neuron.text.sandbox import BUDGET, Budget, Clock, ConversationRefused, TemplateEnvironment
 from protocol.errors import ErrorCode, FleetError
@@ -28,6 +30,7 @@ TOOL_USE = "tool_use"
 THINK_OPEN = "<think>"
 
 _MAX_REASON_CHARS = 600
+_MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}", re.ASCII)
 _CUT = "\x02cut here\x03"
 """Marks the end of a message that is to be continued; no client can send control characters
 that a template would treat otherwise."""
@@ -112,7 +115,7 @@ class ChatTemplate:
         if tools:
             template = self._templates.get(TOOL_USE, template)
         budget = Budget()
-        shown = [_message(message) for message in messages]
+        shown = [_message(self._with_own_ids(message)) for message in messages]
         if continues_last:
             shown[-1]["content"] = f"{messages[-1].content}{_CUT}"
         variables = {
@@ -130,6 +133,27 @@ class ChatTemplate:
         except Exception as error:  # a template is the model's program: it may raise anything
             raise _render_error(error) from error
         return _cut_off(text) if continues_last else text
+
+    def _with_own_ids(self, message: Message) -> Message:
+        """Mistral's templates refuse ids of calls that do not have nine letters and digits; the ids
+        that clients send back are ours, or another service's."""
+        if self.call_style is not CallStyle.MISTRAL:
+            return message
+        calls = (
+            msgspec.structs.replace(call, id=_mistral_id(call.id)) for call in message.tool_calls
+        )
+        return msgspec.structs.replace(
+            message,
+            tool_calls=tuple(calls),
+            tool_call_id=message.tool_call_id and _mistral_id(message.tool_call_id),
+        )
+
+
+def _mistral_id(call_id: str) -> str:
+    """*call_id* in nine characters, the same in every prompt."""
+    if _MISTRAL_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
 
 
 def _cut_off(text: str) -> str:

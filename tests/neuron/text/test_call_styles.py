@@ -3,13 +3,17 @@
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from neuron import demo_model
+from neuron.service.prompt import Prompter
 from neuron.text.call_style import CallStyle, style_of
 from neuron.text.splitter import OutputSplitter
 from neuron.text.tool_calls import HELD_CHARACTERS
 from neuron.text.xml_calls import Schema
+from protocol.catalogue import CALL_STYLES
 from protocol.frames import Part, Text, ToolCallPart
 
 SCHEMA = {
@@ -189,3 +193,11 @@ def test_every_style_can_be_begun() -> None:
         rest += "]" if style is CallStyle.MISTRAL else ""
         assert calls(split(begun + rest, style)) == [("stop", {})]
         assert begun.startswith(style.beginning(""))
+
+
+def test_profiles_name_the_styles() -> None:
+    folder = Path(next(iter(demo_model.__path__)))
+    assert {style.value for style in CallStyle} == set(CALL_STYLES)
+    assert Prompter.load(folder).call_style is CallStyle.HERMES
+    assert Prompter.load(folder, "mistral").call_style is CallStyle.MISTRAL
+    assert Prompter.load(folder, "of a newer version").call_style is CallStyle.HERMES

@@ -188,3 +188,24 @@ def test_text_modules_never_import_the_machine_learning_stack() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_mistral_gets_ids_of_nine_characters(load: Callable[[str], ChatTemplate]) -> None:
+    """Its templates refuse all others, and clients send back ids in many forms."""
+    template = load(
+        "[TOOL_CALLS]{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }}|{% endfor %}"
+        "{{ m.tool_call_id }}|{% endfor %}"
+    )
+
+    def ids(call: str, result: str) -> list[str]:
+        called = Message(Role.ASSISTANT, tool_calls=(ToolCall(call, "f"),))
+        answered = Message(Role.TOOL, "1", tool_call_id=result)
+        text = template.render((HELLO, called, answered), (), {}, rendered_at=0)
+        return [found for found in text.removeprefix("[TOOL_CALLS]").split("|") if found]
+
+    call, result = ids("call_1b2c3d4e_0", "call_1b2c3d4e_0")
+    assert call == result
+    assert len(call) == 9
+    assert call.isalnum()
+    assert ids("call_1b2c3d4e_1", "toolu_x")[0] != call
+    assert ids("abcDEF123", "abcDEF123") == ["abcDEF123"] * 2
