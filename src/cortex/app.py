@@ -5,6 +5,7 @@ import logging
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
 from cortex.api.errors import plain_envelope, style_of
 from cortex.api.fleet import FleetView
 from cortex.api.generation import Generation, Streams
+from cortex.api.http import ForgetsRest
 from cortex.api.models import Models
 from cortex.api.texts import Texts
 from cortex.gateway import Gateway
@@ -67,6 +69,7 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             Route("/version", status.version, methods=["GET"]),
             Route("/", status.root, methods=["GET"]),
         ],
+        middleware=[Middleware(ForgetsRest)],
         exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
 

@@ -3,12 +3,13 @@ are served as before."""
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from protocol.catalogue import Profile
-from tests.support.fleet import MODEL, chat_body, running_fleet, scripted_fleet
+from tests.support.fleet import MODEL, TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
@@ -85,6 +86,12 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
 ]
 
 
+async def connection(fleet: TestFleet) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """For requests that no client library would send."""
+    host, port = fleet.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_each_mistake_is_named(nats: NatsServer, stream: bool) -> None:
     async with scripted_fleet(nats, Script()) as fleet:
@@ -103,6 +110,61 @@ async def test_each_mistake_is_named(nats: NatsServer, stream: bool) -> None:
             assert error["param"] == param, (body, error)
             assert words in error["message"], (body, error)
             assert "Traceback" not in answer.text
+        assert (await fleet.chat()).status_code == 200
+
+
+DEEP = 20_000
+_DEEP_BLOCKS = b'{"type": "tool_result", "content": [' * DEEP
+_HEAD = b'{"model": "cortex-demo", "max_tokens": 5, '
+BROKEN_BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"{nope",
+    "a list": b"[1, 2]",
+    "a number": b"7",
+    "no UTF-8": _HEAD + b'"messages": [{"role": "user", "content": "\xff\xfe"}]}',
+    "half a surrogate": _HEAD + b'"prompt": "\\ud800"}',
+    "deep brackets": b"[" * 100_000,
+    "deep field": _HEAD + b'"x": ' + b"[" * 100_000,
+    "deep whole field": _HEAD + b'"x": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep blocks": _HEAD + b'"messages": [{"role": "user", "content": [' + _DEEP_BLOCKS,
+    "deep schema": _HEAD
+    + b'"messages": [], "input": [], "tools": [{"type": "function", "name": "f", "parameters": '
+    + b'{"a":' * DEEP
+    + b"1"
+    + b"}" * DEEP
+    + b"}]}",
+    "huge number": _HEAD + b'"temperature": 1e999}',
+    "long number": _HEAD + b'"seed": ' + b"9" * 5000 + b"}",
+    "control characters": _HEAD + b'"model": "a\x00b"}',
+}
+POSTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/chat/completions/input_tokens",
+    "/v1/responses/input_tokens",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+)
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_broken_bodies_are_refused_in_the_callers_dialect(
+    nats: NatsServer, path: str
+) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        for name, body in BROKEN_BODIES.items():
+            answer = await fleet.client.post(path, content=body)
+            assert answer.status_code == 400, (name, answer.text[:500])
+            found = answer.json()
+            assert found["error"]["type"] == "invalid_request_error"
+            assert ("type" in found) == ("messages" in path)
+            assert 10 < len(found["error"]["message"]) < 500, name
+            assert "Traceback" not in answer.text
+            assert "Error" not in answer.text
         assert (await fleet.chat()).status_code == 200
 
 
@@ -144,13 +206,44 @@ async def test_paths_and_methods_answer_in_the_envelope(nats: NatsServer) -> Non
         assert (await fleet.client.head("/")).status_code == 200
 
 
-async def test_an_oversized_body_is_refused(nats: NatsServer) -> None:
+@pytest.mark.parametrize("length", ["known", "unknown"])
+async def test_an_oversized_body_is_refused(nats: NatsServer, length: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * (1 << 20)
+
+    body = pieces() if length == "unknown" else b" " * (33 << 20)
     async with scripted_fleet(nats, Script()) as fleet:
-        answer = await fleet.client.post(
-            "/v1/chat/completions", content=b" " * (33 << 20), timeout=30
-        )
-        assert answer.status_code == 413
-        assert "32 MiB" in answer.json()["error"]["message"]
+        for path in ("/v1/chat/completions", "/v1/messages", "/tokenize"):
+            answer = await fleet.client.post(path, content=body, timeout=30)
+            assert answer.status_code == 413
+            assert "32 MiB" in answer.json()["error"]["message"]
+            body = b" " * (33 << 20)
+        assert (await fleet.chat()).status_code == 200
+
+
+async def test_a_large_body_to_a_wrong_path_gets_its_answer(nats: NatsServer) -> None:
+    async with scripted_fleet(nats, Script()) as fleet:
+        for _ in range(3):
+            answer = await fleet.client.post("/v1/nope", content=b" " * (50 << 20), timeout=30)
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "unknown_url"
+
+
+async def test_an_oversized_body_is_refused_before_it_has_come(nats: NatsServer) -> None:
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (100 << 20)
+    async with scripted_fleet(nats, Script()) as fleet:
+        reader, writer = await connection(fleet)
+        writer.write(head)
+        async with asyncio.timeout(1):
+            answer = await reader.readuntil(b'"type":"error"}')
+        assert b" 413 " in answer
+        assert b'"type":"request_too_large"' in answer
+        writer.write(b" " * (1 << 20))
+        await writer.drain()
+        async with asyncio.timeout(5):  # who sends no more does not keep the connection
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_request_larger_than_the_bus_is_a_413(nats: NatsServer) -> None:
@@ -225,11 +318,11 @@ async def test_a_body_that_never_ends_does_not_keep_its_connection(
 
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     async with scripted_fleet(nats, Script()) as fleet:
-        host, port = fleet.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await connection(fleet)
         writer.write(head + b'{"model": ')
         async with asyncio.timeout(5):
             answer = await reader.readuntil(b"}}")
+            assert await reader.read() == b""
         writer.close()
         assert b" 400 " in answer
         assert b"not complete" in answer

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from protocol.errors import ErrorCode, FleetError
-from protocol.generate import Sampling, Tool
+from protocol.generate import Message, Sampling, Tool
 from protocol.job import Priority
 from protocol.names import InvalidName, check_model_id
 
@@ -202,6 +202,16 @@ def tool_of(name: str, description: str | None, schema: msgspec.Raw, path: str) 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"{path}: not a JSON schema object: {error}.", path) from None
     return Tool(name, description or "", msgspec.Raw(b"{}") if found is None else schema)
+
+
+def joined(turn: Message, more: Message, gap: str = "") -> Message:
+    """Two turns of one speaker as one, with *gap* between their texts."""
+    return msgspec.structs.replace(
+        turn,
+        content=gap.join(filter(None, (turn.content, more.content))),
+        reasoning=turn.reasoning + more.reasoning,
+        tool_calls=turn.tool_calls + more.tool_calls,
+    )
 
 
 def thinking_options(effort: str | None) -> dict[str, bool | int | float | str | None]:

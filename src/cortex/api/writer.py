@@ -7,12 +7,16 @@ arrived together, and the leaving out of what a client that comes back has seen 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from cortex.api.cursor import START, Cursor, Place, event_id
 from cortex.stream import Ended, Parts, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
+
+E = TypeVar("E", bound=msgspec.Struct)
 
 
 class Head(NamedTuple):
@@ -28,6 +32,10 @@ class Head(NamedTuple):
     include_usage: bool = False
     echo: bytes = b"null"
     """What the dialect's decoder has left for its renderer, as JSON."""
+
+    def told(self, kind: type[E]) -> E:
+        """That, read."""
+        return msgspec.json.decode(self.echo, type=kind | None) or kind()
 
 
 class Writer(ABC):

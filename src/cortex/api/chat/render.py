@@ -24,7 +24,7 @@ class ChunkWriter(Writer):
 
     def __init__(self, head: Head, seen: Place = ()) -> None:
         super().__init__(head, seen)
-        self._echo = msgspec.json.decode(head.echo, type=Echo | None) or Echo()
+        self._echo = head.told(Echo)
         constant = {
             "id": f"chatcmpl-{head.id}",
             "object": "chat.completion.chunk",
@@ -103,7 +103,7 @@ class ChatFolder(Folder):
 
     def __init__(self, head: Head) -> None:
         super().__init__(head)
-        self._echo = msgspec.json.decode(head.echo, type=Echo | None) or Echo()
+        self._echo = head.told(Echo)
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
         """The whole answer as JSON."""

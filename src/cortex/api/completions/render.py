@@ -24,7 +24,7 @@ class CompletionWriter(Writer):
 
     def __init__(self, head: Head, seen: Place = ()) -> None:
         super().__init__(head, seen)
-        self._echo = _echo(head)
+        self._echo = head.told(Echo)
         self._lengths = [0] * head.choices
 
     def _chunk(self, **fields: object) -> bytes:
@@ -66,7 +66,7 @@ class CompletionFolder(Folder):
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
         """The whole answer as JSON."""
-        echo = _echo(self.head)
+        echo = self.head.told(Echo)
         choices = []
         for number, one in enumerate(ended):
             texts = [part for part in self.whole(number) if isinstance(part, Text)]
@@ -74,10 +74,6 @@ class CompletionFolder(Folder):
             choices.append(_choice(number, text, echo, finish_text(one.reason), 0))
         usage = usage_out(ended, echo.prompts)
         return _encode({**_constant(self.head), "choices": choices, "usage": usage})
-
-
-def _echo(head: Head) -> Echo:
-    return msgspec.json.decode(head.echo, type=Echo | None) or Echo()
 
 
 def _constant(head: Head) -> dict[str, object]:

@@ -14,6 +14,7 @@ from cortex.api.body import (
     check_count,
     checked_model,
     invalid,
+    joined,
     priority_of,
     read,
     stops_of,
@@ -29,6 +30,7 @@ _COUNT = msgspec.json.Decoder(CountRequest)
 _BILLING = "x-anthropic-billing-header"
 """Claude Code's first system block begins so, and is another one in every request."""
 _UNREAD = ("image", "container_upload")
+_GAP = "\n\n"
 _REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 
@@ -217,24 +219,14 @@ def _merged(turns: list[Message]) -> tuple[Message, ...]:
         if turn.role is Role.SYSTEM and last is not None and last.role is not Role.SYSTEM:
             turn = Message(Role.USER, _REMINDER.format(turn.content))
             if last.role is Role.TOOL:
-                merged[-1] = _with_more(last, turn)
+                merged[-1] = joined(last, turn, _GAP)
                 continue
         is_same = last is not None and turn.role is last.role and turn.role is not Role.TOOL
         if last is not None and is_same:
-            merged[-1] = _with_more(last, turn)
+            merged[-1] = joined(last, turn, "" if turn.role is Role.ASSISTANT else _GAP)
         else:
             merged.append(turn)
     return tuple(merged)
-
-
-def _with_more(turn: Message, more: Message) -> Message:
-    join = "" if turn.role is Role.ASSISTANT else "\n\n"
-    return msgspec.structs.replace(
-        turn,
-        content=join.join(filter(None, (turn.content, more.content))),
-        reasoning=turn.reasoning + more.reasoning,
-        tool_calls=turn.tool_calls + more.tool_calls,
-    )
 
 
 # -- tools -----------------------------------------------------------------------------------------

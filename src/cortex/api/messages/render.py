@@ -42,7 +42,7 @@ class EventWriter(Writer):
 
     def __init__(self, head: Head, seen: Place = ()) -> None:
         super().__init__(head, seen)
-        self._echo = msgspec.json.decode(head.echo, type=Echo | None) or Echo()
+        self._echo = head.told(Echo)
         self._kind: _Kind | None = None
         self._index = -1
         self._has_begun = False
@@ -115,7 +115,7 @@ class MessageFolder(Folder):
     def answer(self, ended: Sequence[Ended]) -> bytes:
         """The whole message as JSON."""
         (one,) = ended
-        echo = msgspec.json.decode(self.head.echo, type=Echo | None) or Echo()
+        echo = self.head.told(Echo)
         blocks = [self._block(part, echo) for part in self.whole(0)]
         reason, stop = stop_of(one)
         return _encode(

@@ -12,6 +12,7 @@ from cortex.api.body import (
     check_count,
     checked_model,
     invalid,
+    joined,
     priority_of,
     read,
     thinking_options,
@@ -111,7 +112,7 @@ def _messages(asked: ResponsesRequest) -> tuple[Message, ...]:
         if message is None:
             continue
         if last is not None and last.role is message.role is Role.ASSISTANT:
-            messages[-1] = _joined(last, message)  # its thinking, text and calls are one turn
+            messages[-1] = joined(last, message)  # its thinking, text and calls are one turn
         else:
             messages.append(message)
     if not any(message.role is not Role.SYSTEM for message in messages):
@@ -145,15 +146,6 @@ def _message(item: Item, path: str) -> Message | None:
         case "item_reference":
             raise invalid(f"{path}: items are not stored here. Send the item itself.", path)
     return None
-
-
-def _joined(turn: Message, more: Message) -> Message:
-    return msgspec.structs.replace(
-        turn,
-        content=turn.content + more.content,
-        reasoning=turn.reasoning + more.reasoning,
-        tool_calls=turn.tool_calls + more.tool_calls,
-    )
 
 
 def _text(content: str | list[Part] | None, path: str) -> str:

@@ -95,7 +95,7 @@ class ResponseWriter(Writer):
 
     def __init__(self, head: Head, seen: Place = ()) -> None:
         super().__init__(head, seen)
-        self._echo = _echo(head)
+        self._echo = head.told(Echo)
         self._items: list[_Item] = []
         self._is_open = False
         self._number = 0
@@ -203,7 +203,7 @@ class ResponseFolder(Folder):
     def answer(self, ended: Sequence[Ended]) -> bytes:
         """The whole response as JSON."""
         (one,) = ended
-        echo, status = _echo(self.head), _status(one)
+        echo, status = self.head.told(Echo), _status(one)
         parts = self.whole(0) or [Text("")]
         items = []
         for number, part in enumerate(parts):
@@ -211,10 +211,6 @@ class ResponseFolder(Folder):
             item.add(part)
             items.append(item.shown(status if number == len(parts) - 1 else "completed"))
         return _encode(_response(self.head, echo, status, items, one))
-
-
-def _echo(head: Head) -> Echo:
-    return msgspec.json.decode(head.echo, type=Echo | None) or Echo()
 
 
 def _event(event: str, /, **fields: object) -> bytes:
