@@ -1,6 +1,7 @@
 """The HTTP application: its routes are the table of contents of the API."""
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 from starlette.applications import Starlette
@@ -18,7 +19,7 @@ from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
 from cortex.api.errors import plain_envelope, style_of
 from cortex.api.fleet import FleetView
 from cortex.api.generation import Generation, Streams
-from cortex.api.http import ForgetsRest
+from cortex.api.middleware import ForgetsRest, NoTrailingSlash, SharedWithPages
 from cortex.api.models import Models
 from cortex.api.texts import Texts
 from cortex.gateway import Gateway
@@ -28,8 +29,10 @@ from protocol.job import PROTOCOL
 log = logging.getLogger("api")
 
 
-def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
-    """The API of one gateway."""
+def make_app(
+    gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = ()
+) -> Starlette:
+    """The API of one gateway, which web pages of *cors_origins* may use."""
     models = Models(gateway)
     admin = Admin(gateway)
     fleet = FleetView(gateway)
@@ -69,7 +72,11 @@ def make_app(gateway: Gateway, metrics_url: str) -> Starlette:
             Route("/version", status.version, methods=["GET"]),
             Route("/", status.root, methods=["GET"]),
         ],
-        middleware=[Middleware(ForgetsRest)],
+        middleware=[
+            Middleware(ForgetsRest),
+            Middleware(SharedWithPages, origins=cors_origins),
+            Middleware(NoTrailingSlash),
+        ],
         exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
 

@@ -1,6 +1,7 @@
 """The gateway's configuration, and the only module of cortex that reads the environment."""
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,8 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:31313"
     """Address of the API; other than loopback it is open to everyone who reaches it."""
     metrics_listen: str = "127.0.0.1:31314"
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins (``https://chat.example``) may use the API; ``*`` = all pages."""
     drain_seconds: float = 30.0
     """How long running answers may take to finish after SIGTERM."""
     load_wait_seconds: float = PLACE_SECONDS
@@ -76,6 +79,12 @@ def load(path: Path | None) -> GatewayConfig:
         if getattr(found.gateway, key) < 0:
             raise SettingsError(
                 f"{where}: gateway.{key} = {getattr(found.gateway, key)}: not below 0."
+            )
+    for origin in found.gateway.cors_origins:
+        if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+            raise SettingsError(
+                f"{where}: gateway.cors_origins: {origin!r} is no origin of web pages, which look "
+                'like "https://chat.example:8080", without a path.'
             )
     for neuron in found.neurons:
         try:

@@ -61,7 +61,7 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
             gateway.read_again = lambda: _read_models(gateway, models_path)
             loop.add_signal_handler(signal.SIGHUP, _read_if_usable, gateway)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
-            app = make_app(gateway, metrics_url)
+            app = make_app(gateway, metrics_url, config.gateway.cors_origins)
             if not is_loopback(listener):
                 log.warning("the API asks for no keys: everyone who reaches it can use it")
             log.info("API at %s/v1, metrics at %s", url_of(listener), metrics_url)

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from protocol.catalogue import Profile
-from tests.support.fleet import MODEL, TestFleet, chat_body, running_fleet, scripted_fleet
+from tests.support.fleet import (
+    MODEL,
+    PAGE,
+    TestFleet,
+    chat_body,
+    running_fleet,
+    scripted_fleet,
+    sse_events,
+)
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
@@ -300,7 +308,8 @@ async def test_models_come_in_pages_and_speak_both_dialects(nats: NatsServer) ->
 async def test_endpoints_are_found_where_clients_look(nats: NatsServer) -> None:
     async with scripted_fleet(nats, Script()) as fleet:
         chat = chat_body("Hi")
-        for path in ("/v1/chat/completions", "/chat/completions", "/v1/chat/completions?x=1"):
+        paths = ("/v1/chat/completions", "/chat/completions", "/v1/chat/completions/?x=1")
+        for path in paths:
             assert (await fleet.client.post(path, json=chat)).status_code == 200
         message = {**chat, "max_tokens": 5}
         for path in ("/v1/messages?beta=true", "/anthropic/v1/messages", "/messages"):
@@ -309,6 +318,27 @@ async def test_endpoints_are_found_where_clients_look(nats: NatsServer) -> None:
             assert answer.headers["request-id"]
         refused = await fleet.client.post("/anthropic/v1/messages", json={})
         assert refused.json()["type"] == "error"
+        for path in ("/v1/models/", f"/v1/models/{MODEL}/", "/health/"):
+            assert (await fleet.client.get(path)).status_code == 200
+
+
+async def test_pages_of_named_origins_use_the_api_and_nothing_else(nats: NatsServer) -> None:
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "x-any"}
+    async with scripted_fleet(nats, Script()) as fleet:
+        for origin, path, is_let_in in (
+            (PAGE, "/v1/chat/completions", True),
+            (PAGE, "/anthropic/v1/messages", True),
+            (PAGE, "/models/unload", False),
+            ("https://other.example", "/v1/chat/completions", False),
+        ):
+            answer = await fleet.client.options(path, headers={"origin": origin, **asks})
+            allowed = answer.headers.get("access-control-allow-origin")
+            assert (allowed == origin) == is_let_in, (origin, path)
+        fleet.client.headers["origin"] = PAGE
+        async with fleet.streaming() as stream:
+            assert stream.headers["access-control-allow-origin"] == PAGE
+            assert "x-request-id" in stream.headers["access-control-expose-headers"]
+            assert [event async for event in sse_events(stream)]
 
 
 async def test_a_body_that_never_ends_does_not_keep_its_connection(

@@ -24,6 +24,8 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 
 MODEL = "cortex-demo"
+PAGE = "https://chat.example"
+"""Whose pages may use the API."""
 
 
 class TestFleet:
@@ -129,7 +131,7 @@ async def running_fleet(
     ):
         listener = open_socket("127.0.0.1:0")
         url = url_of(listener)
-        app = make_app(gateway, "http://metrics")
+        app = make_app(gateway, "http://metrics", [PAGE])
         async with (
             http_server(app, listener, drain_seconds=0.2),
             TestFleet(nats, gateway, url) as fleet,

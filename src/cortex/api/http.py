@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from cortex.api.errors import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -17,10 +17,6 @@ from protocol.errors import ErrorCode, FleetError, WireError
 MAX_BODY_BYTES = 32 << 20
 SILENT_SECONDS = 30.0
 """How long a client may pause in the middle of its body."""
-MAX_FORGOTTEN_BYTES = 256 << 20
-"""So much of a body is still taken after the answer to it."""
-FORGETTING_SECONDS = 30.0
-FORGETTING_SILENT_SECONDS = 2.0
 UNREAD_SECONDS = 30.0
 """How long a client may read nothing of its stream."""
 _JSON = (b"content-type", b"application/json")
@@ -38,7 +34,7 @@ class ClientGone(Exception):
 async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
     """The request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` as soon as it is certain that it
     is longer than *limit* bytes."""
-    size = _announced(scope)
+    size = announced_bytes(scope)
     chunks: list[bytes] = []
     received = 0
     is_whole = False
@@ -55,7 +51,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
         is_whole = not message.get("more_body", False)
 
 
-def _announced(scope: Scope) -> int:
+def announced_bytes(scope: Scope) -> int:
     """The body's length, as far as the client has said it."""
     announced = dict(scope["headers"]).get(b"content-length", b"")
     return int(announced) if announced.isdigit() else 0
@@ -78,49 +74,6 @@ def _too_large(size: int, limit: int) -> FleetError:
         ErrorCode.REQUEST_TOO_LARGE,
         f"The body has {size} bytes or more; this gateway takes {limit >> 20} MiB. Send less.",
     )
-
-
-class ForgetsRest:
-    """ASGI middleware for answers that come before their request has been read to its end.
-
-    Such an answer goes out at once, but the connection stays until the client has sent the rest,
-    within bounds: most clients read nothing before they have sent everything, and would see a broken
-    connection in place of the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-            await self._app(scope, receive, send)
-            return
-        is_read = False
-
-        async def reading() -> Message:
-            nonlocal is_read
-            message = await receive()
-            is_read = is_read or not message.get("more_body", False)
-            return message
-
-        async def forget() -> None:
-            left = MAX_FORGOTTEN_BYTES
-            is_absurd = _announced(scope) > left
-            while not (is_read or is_absurd or left < 0):
-                async with asyncio.timeout(FORGETTING_SILENT_SECONDS):
-                    left -= len((await reading()).get("body", b""))
-
-        async def sending(message: Message) -> None:
-            is_last = message["type"] == "http.response.body" and not message.get("more_body")
-            if is_last and not is_read:
-                await send({**message, "more_body": True})
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FORGETTING_SECONDS):
-                        await forget()
-                message = {"type": "http.response.body"}
-            await send(message)
-
-        await self._app(scope, reading, sending)
 
 
 @contextlib.asynccontextmanager
