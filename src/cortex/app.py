@@ -29,9 +29,7 @@ from protocol.job import PROTOCOL
 log = logging.getLogger("api")
 
 
-def make_app(
-    gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = ()
-) -> Starlette:
+def make_app(gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = ()) -> Starlette:
     """The API of one gateway, which web pages of *cors_origins* may use."""
     models = Models(gateway)
     admin = Admin(gateway)

@@ -62,6 +62,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """End tokens cannot be chosen before this many tokens."""
     stop: tuple[str, ...] = ()
     """Generation ends before the first of these texts; none of it is returned."""
+    include_stop: bool = False
+    """It is returned."""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     """Never end at the model's own end tokens (for benchmarks)."""
@@ -90,6 +92,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Extra variables of the chat template, such as ``enable_thinking``."""
     prompt: str | tuple[int, ...] | None = None
     """Instead of messages: the prompt itself, which no template touches."""
+    add_special: bool = True
+    """A text prompt gets the tokens with which the model's texts begin."""
+    truncates: bool = False
+    """A conversation that is too long loses its oldest turns."""
     echo: bool = False
     """The answer begins with the prompt's text."""
     continues_last: bool = False

@@ -56,7 +56,10 @@ def test_without_a_list_all_are_welcome(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ('[eviction]\nstrategy = "fifo"\n', "cortex.toml:2: eviction.strategy: Invalid enum value"),
-        ("[gateway]\ncors_origins = ['chat.example']\n", "'chat.example' is no origin of web pages"),
+        (
+            "[gateway]\ncors_origins = ['chat.example']\n",
+            "'chat.example' is no origin of web pages",
+        ),
         ("[gateway]\ncors_origins = ['http://a/b']\n", "without a path"),
         ("[eviction]\ndefrag_after_cycles = -1\n", "defrag_after_cycles = -1: not below 0"),
         ("[eviction]\ndefrag_cycles = 1\n", "Did you mean 'defrag_after_cycles'?"),

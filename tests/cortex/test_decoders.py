@@ -10,6 +10,7 @@ from cortex.api.completions.decode import decode_completion
 from cortex.api.dialect import Call
 from cortex.api.messages.decode import decode_count, decode_messages
 from cortex.api.responses.decode import decode_responses, sealed
+from cortex.api.texts import TokenizeRequest, prompt_of
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest, Message, Role, ToolCall
 from protocol.job import Priority
@@ -278,6 +279,12 @@ def test_forms_of_prompts(prompt: Any, prompts: list[Any]) -> None:
     assert [choice.request.prompt for choice in call.choices[::2]] == prompts
     assert [choice.number for choice in call.choices] == [0, 1] * len(prompts)
     assert call.choices[0].request.sampling.max_tokens == 16
+    assert call.choices[0].request.add_special
+    bare = decode_completion(body(prompt=prompt, add_special_tokens=False))
+    assert not bare.choices[0].request.add_special
+    for adds in (True, False):
+        asked = TokenizeRequest("m", "text", add_special_tokens=adds)
+        assert prompt_of(asked, b"").add_special is adds
 
 
 @pytest.mark.parametrize(

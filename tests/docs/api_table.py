@@ -42,6 +42,7 @@ _SAMPLING = {
     "min_p": ("", f"{PARAMETERS}::test_chance"),
     "seed": ("the same answer again, on any node", f"{PARAMETERS}::test_chance"),
     "stop": ("up to 16 texts; none of it is returned", f"{PARAMETERS}::test_ends"),
+    "include_stop_str_in_output": ("it is returned", f"{PARAMETERS}::test_ends"),
     "stop_token_ids": ("", f"{PARAMETERS}::test_ends"),
     "min_tokens": ("", f"{PARAMETERS}::test_ends"),
     "ignore_eos": ("for benchmarks", f"{PARAMETERS}::test_ends"),
@@ -86,8 +87,8 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
             f"{DECODERS}::test_messages_in_chat",
         ),
         "stream_options": (
-            "`include_usage`",
-            "fleet/test_dialects.py::test_all_dialects_say_the_same",
+            "`include_usage`, `continuous_usage_stats`",
+            f"{PARAMETERS}::test_usage_with_every_chunk",
         ),
         "max_completion_tokens": ("clamped to what fits", f"{PARAMETERS}::test_ends"),
         "max_tokens": ("as `max_completion_tokens`, which wins", f"{PARAMETERS}::test_ends"),
@@ -114,6 +115,10 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
             "`none` and `minimal` switch thinking off",
             f"{PARAMETERS}::test_thinking_is_switched",
         ),
+        "include_reasoning": (
+            "`false`: thinking is not shown",
+            f"{PARAMETERS}::test_thinking_is_switched",
+        ),
     },
     CompletionRequest: {
         **_SAMPLING,
@@ -125,14 +130,18 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         "max_tokens": ("16 if absent; 0 with `echo`", f"{PARAMETERS}::test_prompts_can_be_scored"),
         "n": ("prompts × n ≤ 128", f"{DECODERS}::test_forms_of_prompts"),
         "best_of": ("equal to `n` only", f"{DECODERS}::test_what_completions_refuse"),
+        "add_special_tokens": (
+            "of a text: `false` leaves out what the model's texts begin with",
+            f"{DECODERS}::test_forms_of_prompts",
+        ),
         "echo": ("", f"{PARAMETERS}::test_prompts_can_be_scored"),
         "logprobs": (
             "0 to 20; with `echo`, of the prompt too",
             f"{PARAMETERS}::test_prompts_can_be_scored",
         ),
         "stream_options": (
-            "`include_usage`",
-            "fleet/test_dialects.py::test_all_dialects_say_the_same",
+            "`include_usage`, `continuous_usage_stats`",
+            f"{PARAMETERS}::test_usage_with_every_chunk",
         ),
     },
     ResponsesRequest: {
@@ -159,7 +168,10 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         ),
         "reasoning": ("`effort`", f"{PARAMETERS}::test_thinking_is_switched"),
         "metadata": ("repeated", "fleet/test_responses.py::test_what_was_asked_is_repeated"),
-        "truncation": ("repeated", "fleet/test_responses.py::test_what_was_asked_is_repeated"),
+        "truncation": (
+            "`auto`: what is too long loses its oldest turns",
+            "fleet/test_responses.py::test_what_is_too_long_can_lose_its_oldest_turns",
+        ),
         "safety_identifier": (
             "repeated",
             "fleet/test_responses.py::test_what_was_asked_is_repeated",
@@ -208,6 +220,10 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
             "with everything that `/v1/chat/completions` takes beside them",
             f"{PARAMETERS}::test_prompts_as_text_and_as_tokens",
         ),
+        "add_special_tokens": (
+            "as in `/v1/completions`",
+            f"{DECODERS}::test_forms_of_prompts",
+        ),
         "return_token_strs": ("", f"{PARAMETERS}::test_prompts_as_text_and_as_tokens"),
     },
     DetokenizeRequest: {
@@ -222,8 +238,6 @@ _CONSTRAINTS = tuple((field, _CONSTRAINED) for field in CONSTRAINTS)
 _STORED = "nothing is stored"
 _VLLM_IGNORED = (
     "skip_special_tokens",
-    "include_stop_str_in_output",
-    "include_reasoning",
     "thinking_token_budget",
     "prompt_logprobs",
     "return_token_ids",
@@ -253,7 +267,7 @@ ENDPOINTS = (
         "/v1/completions",
         "OpenAI's first Completions. No template touches the prompt, and the answer is text.",
         CompletionRequest,
-        ("user", *_VLLM_IGNORED),
+        ("user", "include_reasoning", *_VLLM_IGNORED),
         (
             ("suffix", "no model fills in the middle"),
             ("bad_words", "use `logit_bias`"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet import MODEL, TestFleet
+from tests.support.fleet import MODEL, TestFleet, sse_events
 from tests.support.nats import running_nats
 from tests.support.watched import WatchedEngines, real_fleet
 
@@ -117,6 +117,8 @@ async def test_ends(fleet: TestFleet) -> None:
     stopped = await choice(fleet, stop=["42"])
     assert stopped["message"]["content"] == usual.partition("42")[0]
     assert stopped["finish_reason"] == "stop"
+    with_it = await choice(fleet, stop=["42"], include_stop_str_in_output=True)
+    assert with_it["message"]["content"] == stopped["message"]["content"] + "42"
     assert (await choice(fleet, max_tokens=1))["finish_reason"] == "length"
     assert (await choice(fleet, max_tokens=10**9))["finish_reason"] == "stop"
     long = await fleet.chat(QUESTION, **_plain(), ignore_eos=True, max_tokens=60)
@@ -126,6 +128,23 @@ async def test_ends(fleet: TestFleet) -> None:
     (token,) = await tokens(fleet, "4")
     ended = await choice(fleet, stop_token_ids=[token])
     assert "4" not in ended["message"]["content"]
+
+
+async def test_usage_with_every_chunk(fleet: TestFleet) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chat = await fleet.stream_events(QUESTION, **_plain(), stream_options=options)
+    whole = (await fleet.chat(QUESTION, **_plain())).json()["usage"]
+    body = {"model": MODEL, "prompt": "Once", "stream": True, "stream_options": options}
+    async with fleet.client.stream("POST", "/v1/completions", json=body) as answer:
+        text = [event async for event in sse_events(answer)]
+    for events in (chat, text):
+        *running, last, done = events
+        assert not done
+        counts = [event["usage"]["completion_tokens"] for event in running]
+        assert counts == sorted(counts)
+        assert counts[-1] == last["usage"]["completion_tokens"] > 0
+        assert running[-1]["usage"]["prompt_tokens"] == last["usage"]["prompt_tokens"] > 0
+    assert chat[-2]["usage"]["completion_tokens"] == whole["completion_tokens"]
 
 
 async def test_chance(fleet: TestFleet) -> None:
@@ -256,6 +275,13 @@ async def test_thinking_is_switched(fleet: TestFleet) -> None:
     for effort, thinks in (("high", True), ("none", False)):
         found = await choice(fleet, reasoning_effort=effort, chat_template_kwargs=None)
         assert bool(found["message"].get("reasoning_content")) is thinks
+    quiet = {"reasoning_effort": "high", "include_reasoning": False, "chat_template_kwargs": None}
+    found = await choice(fleet, **quiet)
+    assert "reasoning_content" not in found["message"]
+    events = await fleet.stream_events(QUESTION, **(_plain() | quiet))
+    deltas = [event["choices"][0]["delta"] for event in events if event and event["choices"]]
+    assert "".join(d.get("content", "") for d in deltas) == found["message"]["content"]
+    assert not any("reasoning_content" in delta for delta in deltas)
     messages = [{"role": "user", "content": QUESTION}]
     for thinking, kinds in (({"type": "adaptive"}, ["thinking", "text"]), (None, ["text"])):
         message = await post(

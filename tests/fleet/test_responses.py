@@ -42,6 +42,28 @@ async def test_limits(nats: NatsServer) -> None:
         assert (await response(fleet, **off, max_output_tokens=10**9))["output"]
 
 
+async def test_what_is_too_long_can_lose_its_oldest_turns(nats: NatsServer) -> None:
+    prompts: list[int] = []
+
+    def answer(add: Add) -> tuple[str, ...]:
+        prompts.append(len(add.prompt))
+        return ("Hi",)
+
+    talk = [
+        {"role": role, "content": f"{number} " + "word " * 150}
+        for number in range(20)
+        for role in ("user", "assistant")
+    ]
+    talk.append({"role": "user", "content": "And now?"})
+    async with scripted_fleet(nats, Script(answer)) as fleet:
+        found = await response(fleet, input=talk, truncation="auto")
+        assert found["truncation"] == "auto"
+        assert 1024 < prompts[0] < 2048
+        asked = {"model": MODEL, "input": talk, "truncation": "disabled"}
+        refused = await fleet.client.post("/v1/responses", json=asked)
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
+
+
 async def test_penalties_reach_the_engine(nats: NatsServer) -> None:
     seen: list[Add] = []
 

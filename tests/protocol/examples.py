@@ -101,6 +101,7 @@ _JOB = job.Job(
             max_tokens=100,
             min_tokens=2,
             stop=("END",),
+            include_stop=True,
             stop_token_ids=(7,),
             ignore_eos=True,
             presence_penalty=0.5,
@@ -111,6 +112,7 @@ _JOB = job.Job(
             logprobs=2,
         ),
         template_options={"enable_thinking": False},
+        truncates=True,
         continues_last=True,
         one_call=True,
         call="get_weather",
@@ -134,7 +136,7 @@ _JOB = job.Job(
         echo=msgspec.Raw(b'{"logprobs":true}'),
     ),
 )
-_PROMPT = generate.GenerateRequest("Qwen/Qwen3-8B", prompt="Once", echo=True)
+_PROMPT = generate.GenerateRequest("Qwen/Qwen3-8B", prompt="Once", add_special=False, echo=True)
 
 _PROFILE = catalogue.Profile(
     id="Qwen/Qwen3-8B",

@@ -38,6 +38,8 @@ class StreamOptions(Struct, frozen=True):
     """Options of a streaming answer."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """With every chunk."""
 
 
 def empty() -> msgspec.Raw:
@@ -65,6 +67,7 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     min_p: Fraction | None = None
     seed: Integer | None = None
     stop: str | list[str] | None = None
+    include_stop_str_in_output: bool | None = None
     stop_token_ids: list[TokenId] | None = None
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
@@ -145,6 +148,7 @@ def sampling_of(
         max_tokens=bounded(max_tokens),
         min_tokens=asked.min_tokens or 0,
         stop=stops_of(asked.stop, "stop"),
+        include_stop=bool(asked.include_stop_str_in_output),
         stop_token_ids=tuple(asked.stop_token_ids or ()),
         ignore_eos=bool(asked.ignore_eos),
         presence_penalty=asked.presence_penalty,

@@ -1,10 +1,9 @@
 """What the answers of OpenAI's endpoints have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from cortex.stream import Ended
 from protocol.generate import FinishReason, TokenLogprob, TokenLogprobs, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -45,10 +44,10 @@ def finish_text(reason: FinishReason) -> str:
     return "stop" if reason is FinishReason.CANCELLED else str(reason)
 
 
-def usage_out(ended: Iterable[Ended], prompts: int = 1) -> UsageOut:
-    """The counts of an answer; its choices are for so many different prompts, in equal parts and
-    in order. A prompt is counted once, as it was computed for its first choice."""
-    usages = [one.usage for one in ended]
+def usage_out(usages: Sequence[Usage], prompts: int = 1) -> UsageOut:
+    """The counts of an answer from those of its choices, which are for so many different prompts,
+    in equal parts and in order. A prompt is counted once, as it was computed for its first
+    choice."""
     firsts = usages[:: max(1, len(usages) // prompts)]
     total = Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in firsts),

@@ -24,6 +24,7 @@ class TokenizeRequest(Struct, frozen=True):
     model: Annotated[str, Meta(min_length=1)]
     prompt: str | None = None
     messages: Any = None
+    add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
 
@@ -52,7 +53,7 @@ class Texts:
         async def work(body: bytes) -> object:
             asked = read(_TOKENIZE, body)
             rendered = await self._prompts.render(
-                _either(asked, body), pieces=bool(asked.return_token_strs)
+                prompt_of(asked, body), pieces=bool(asked.return_token_strs)
             )
             return {
                 "count": len(rendered.tokens),
@@ -109,12 +110,17 @@ class Texts:
         return _Endpoint(work, Style.ANTHROPIC)
 
 
-def _either(asked: TokenizeRequest, body: bytes) -> GenerateRequest:
+def prompt_of(asked: TokenizeRequest, body: bytes) -> GenerateRequest:
+    """What shall be counted: a text, or the conversation that the *body* has."""
     if (asked.prompt is None) == (asked.messages is None):
         raise invalid("prompt: give either a prompt or messages.", "prompt")
     if asked.prompt is None:
         return _chat(body)
-    return GenerateRequest(checked_model(asked.model), prompt=asked.prompt)
+    return GenerateRequest(
+        checked_model(asked.model),
+        prompt=asked.prompt,
+        add_special=asked.add_special_tokens is not False,
+    )
 
 
 def _chat(body: bytes) -> GenerateRequest:

@@ -15,6 +15,7 @@ from cortex.api.cursor import START, Cursor, Place, event_id
 from cortex.stream import Ended, Parts, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.generate import Usage
 
 E = TypeVar("E", bound=msgspec.Struct)
 
@@ -46,6 +47,7 @@ class Writer(ABC):
         self.head = head
         self._at = list(seen) or [START] * head.choices
         self._tokens = [0] * head.choices
+        self._prompt_tokens = [0] * head.choices
         self._id_line = f"id: {head.id}:".encode()
 
     # -- what a dialect says -------------------------------------------------------------------
@@ -102,7 +104,11 @@ class Writer(ABC):
 
     def started(self, choice: int, started: Started) -> bytes:
         """A node has it."""
+        self._prompt_tokens[choice] = started.prompt_tokens
         return self._open(choice, started)
+
+    def _usage_so_far(self, choice: int) -> Usage:
+        return Usage(self._prompt_tokens[choice], self._tokens[choice])
 
     def _open(self, choice: int, started: Started | None) -> bytes:
         bodies = list(self._openings(choice, started))

@@ -230,6 +230,7 @@ class RunningJob:
                 [tokens[index]],
                 output.replayed[index],
                 finish=output.finish if is_last and not output.tokens else None,
+                stop_text=output.stop_text if is_last and not output.tokens else "",
                 prompt_logprobs=output.prompt_logprobs,
             )
             self._grow(again)
@@ -239,7 +240,7 @@ class RunningJob:
         if self._transcript.next_index == 0:
             parts = self._parts.echo(output.prompt_logprobs)
         if not self._is_scored_only:
-            parts += self._parts.feed(output.tokens, output.text, output.logprobs)
+            parts += self._parts.feed(output.tokens, output.text, output.logprobs, output.stop_text)
         if self._parts.in_reasoning:
             self._reasoning_tokens += len(output.tokens)
         if output.finish is not None:

@@ -71,10 +71,12 @@ class AnswerParts:
         return (Text(self._prompt.rendering.text, tuple(entries)),)
 
     def feed(
-        self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = ()
+        self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = (), stop_text: str = ""
     ) -> tuple[Part, ...]:
-        """New tokens, and the text that is certain with them."""
+        """New tokens, the text that is certain with them, and the stop text that ended it."""
         text += "".join(self._marks.get(token, "") for token in tokens)
+        if self._request.sampling.include_stop:
+            text += stop_text
         parts: tuple[Part, ...]
         if self._splitter is None:
             parts = (Text(text),) if text else ()

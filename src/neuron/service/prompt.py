@@ -7,6 +7,8 @@ request impossible for this model is said here, before the engine sees it.
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import msgspec
+
 from neuron.engine.messages import Ready, Sample
 from neuron.text.call_style import CallStyle
 from neuron.text.generation import GenerationDefaults
@@ -14,7 +16,7 @@ from neuron.text.template import ChatTemplate, opens_thinking
 from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.catalogue import CALL_STYLES
 from protocol.errors import ErrorCode, FleetError
-from protocol.generate import GenerateRequest, Sampling
+from protocol.generate import GenerateRequest, Role, Sampling
 from protocol.job import Job
 
 THINKING_ENDS = "\n</think>\n\n"
@@ -75,8 +77,11 @@ class Prompter:
     async def prepare(self, job: Job, ready: Ready) -> Prompt:
         """Raises ``FleetError`` when the template refuses the conversation or it is too long."""
         request = job.request
+        limit = ready.context_limit
         rendering = await self.render(request, job.rendered_at)
-        tokens, limit = rendering.tokens, ready.context_limit
+        if request.truncates and len(rendering.tokens) >= limit:
+            rendering = await self._shortened(job, limit) or rendering
+        tokens = rendering.tokens
         what = "messages" if request.prompt is None else "prompt"
         if len(tokens) >= limit:
             raise FleetError(
@@ -93,6 +98,35 @@ class Prompter:
             )
         sample = self._sample(request, job, limit - len(tokens), ready.vocab_size)
         return Prompt(rendering, prompt_hash(tokens), sample)
+
+    async def _shortened(self, job: Job, limit: int) -> Rendering | None:
+        """The prompt without its oldest turns, as many as must go; None when even the last one is
+        too long. A later attempt leaves out what the first one has left out."""
+        request = job.request
+        wanted = request.sampling.max_tokens or limit
+        room = limit - min(wanted, limit // 4)
+        messages = request.messages
+        start = next((n for n, m in enumerate(messages) if m.role is not Role.SYSTEM), 0)
+        turns = [n for n, m in enumerate(messages) if m.role is Role.USER and n > start]
+
+        async def without(number: int) -> Rendering:
+            kept = (*messages[:start], *messages[turns[number] :])
+            shorter = msgspec.structs.replace(request, messages=kept)
+            return await self.render(shorter, job.rendered_at)
+
+        fewest, most = 0, len(turns)
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if len((await without(middle)).tokens) < room:
+                most = middle
+            else:
+                fewest = middle + 1
+        rendering: Rendering | None = None
+        for number in range(fewest, len(turns)):
+            rendering = await without(number)
+            if job.prompt_hash in ("", prompt_hash(rendering.tokens)):
+                break
+        return rendering
 
     async def render(self, request: GenerateRequest, rendered_at: float) -> Rendering:
         """The prompt of a request as text and as tokens. Raises ``FleetError`` when there cannot
@@ -114,7 +148,8 @@ class Prompter:
                 tokens = await self.tokenizer.encode_async(text)
                 return Rendering(text, tokens, opens, begun=begun)
             case str(text):
-                return Rendering(text, await self.tokenizer.encode_async(text), is_raw=True)
+                tokens = await self.tokenizer.encode_async(text, add_special=request.add_special)
+                return Rendering(text, tokens, is_raw=True)
             case ids:
                 self._check_tokens(ids, self.tokenizer.vocab_size, "prompt")
                 return Rendering(self.tokenizer.decode(ids), list(ids), is_raw=True)

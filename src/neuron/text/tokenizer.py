@@ -85,22 +85,22 @@ class Tokenizer:
             raise broken(path, f"the tokenizers library refuses it ({error})") from error
         return cls(backend, end_token_ids(folder, backend.token_to_id))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt.
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Token ids of a rendered prompt; special tokens in the text are recognised.
 
-        Nothing is added, because the template has written what belongs there, and special tokens
-        in the text are recognised.
+        Nothing is added, because the template has written what belongs there; to a text that no
+        template has made, *add_special* adds what the model's texts begin with.
         """
         # the fast variant leaves out character offsets: a third less time
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special)
         ids: list[int] = encoding.ids
         return ids
 
-    async def encode_async(self, text: str) -> list[int]:
+    async def encode_async(self, text: str, *, add_special: bool = False) -> list[int]:
         """As :meth:`encode`, in a thread when the text is long, so that the event loop goes on."""
         if len(text) <= INLINE_CHARS:
-            return self.encode(text)
-        return await asyncio.to_thread(self.encode, text)
+            return self.encode(text, add_special=add_special)
+        return await asyncio.to_thread(self.encode, text, add_special=add_special)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of *ids*; characters cut at either end become U+FFFD, unknown ids nothing."""

@@ -4,6 +4,7 @@ import msgspec
 
 from cortex.answer import Choice
 from cortex.api.body import (
+    StreamOptions,
     check_count,
     checked_model,
     invalid,
@@ -44,6 +45,8 @@ class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
     legacy: bool = False
     """Calls are written as ``function_call``."""
     logprobs: bool = False
+    hides_reasoning: bool = False
+    running_usage: bool = False
 
 
 def decode_chat(body: bytes) -> Call:
@@ -67,14 +70,20 @@ def decode_chat(body: bytes) -> Call:
         | (chat.chat_template_kwargs or {}),
         continues_last=bool(chat.continue_final_message) and last.role == "assistant",
     )
-    echo = Echo(legacy=chat.functions is not None, logprobs=bool(chat.logprobs))
+    options = chat.stream_options or StreamOptions()
+    echo = Echo(
+        legacy=chat.functions is not None,
+        logprobs=bool(chat.logprobs),
+        hides_reasoning=chat.include_reasoning is False,
+        running_usage=bool(options.continuous_usage_stats),
+    )
     return Call(
         choices=tuple(Choice(request, number) for number in range(chat.n or 1)),
         model=chat.model,
         stream=bool(chat.stream),
         seed=chat.seed,
         priority=priority_of(chat.service_tier),
-        include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
+        include_usage=bool(options.include_usage),
         echo=msgspec.json.encode(echo),
     )
 

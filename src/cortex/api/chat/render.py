@@ -8,7 +8,7 @@ import msgspec
 from cortex.api.chat.decode import Echo
 from cortex.api.cursor import Place
 from cortex.api.errors import envelope
-from cortex.api.openai import DONE, FINGERPRINT, finish_text, logprobs_out, usage_out
+from cortex.api.openai import DONE, FINGERPRINT, UsageOut, finish_text, logprobs_out, usage_out
 from cortex.api.writer import Folder, Head, Writer
 from cortex.stream import Ended, Started
 from protocol.errors import WireError
@@ -35,6 +35,7 @@ class ChunkWriter(Writer):
         # The constant part of every chunk is encoded once.
         self._head = b"data: " + _encode(constant)[:-1] + b","
         self._tail = b',"usage":null}\n\n' if head.include_usage else b"}\n\n"
+        self._shows_usage = head.include_usage and self._echo.running_usage
 
     def _chunk(
         self, choice: int, delta: bytes, finish: str | None = None, logprobs: bytes = b"null"
@@ -48,8 +49,11 @@ class ChunkWriter(Writer):
             + b',"finish_reason":'
             + (b"null" if finish is None else _encode(finish))
             + b"}]"
-            + self._tail
+            + (self._usage(choice) if self._shows_usage else self._tail)
         )
+
+    def _usage(self, choice: int) -> bytes:
+        return b',"usage":' + _encode(usage_out([self._usage_so_far(choice)])) + b"}\n\n"
 
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
         if started is None:  # who speaks
@@ -76,6 +80,8 @@ class ChunkWriter(Writer):
                 shown = _encode(logprobs_out(logprobs)) if self._echo.logprobs else b"null"
                 return self._chunk(choice, b'{"content":' + _encode(text) + b"}", logprobs=shown)
             case Reasoning(text):
+                if self._echo.hides_reasoning:
+                    return b""
                 return self._chunk(choice, b'{"reasoning_content":' + _encode(text) + b"}")
             case ToolCallPart(index, arguments=arguments):
                 function = {"arguments": arguments}
@@ -91,7 +97,7 @@ class ChunkWriter(Writer):
 
     def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
         if self.head.include_usage:
-            yield self._head + b'"choices":[],"usage":' + _encode(usage_out(ended)) + b"}\n\n"
+            yield self._head + b'"choices":[],"usage":' + _encode(_usage(ended)) + b"}\n\n"
 
     def failure(self, error: WireError) -> bytes:
         """As an error object; without ``[DONE]``, for the answer is not."""
@@ -114,7 +120,7 @@ class ChatFolder(Folder):
                 "created": self.head.created,
                 "model": self.head.model,
                 "choices": [self._choice(number, one) for number, one in enumerate(ended)],
-                "usage": usage_out(ended),
+                "usage": _usage(ended),
                 "service_tier": "default",
                 "system_fingerprint": FINGERPRINT,
             }
@@ -132,7 +138,7 @@ class ChatFolder(Folder):
             "refusal": None,
             "annotations": [],
         }
-        if reasoning:
+        if reasoning and not self._echo.hides_reasoning:
             message["reasoning_content"] = reasoning
         if calls and self._echo.legacy:
             message["function_call"] = _function(calls[0])
@@ -147,6 +153,10 @@ class ChatFolder(Folder):
             "logprobs": logprobs_out(entries) if self._echo.logprobs else None,
             "finish_reason": _finish(ended, self._echo),
         }
+
+
+def _usage(ended: Sequence[Ended]) -> UsageOut:
+    return usage_out([one.usage for one in ended])
 
 
 def _function(call: ToolCallPart) -> dict[str, str]:

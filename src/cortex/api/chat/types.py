@@ -131,6 +131,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, bool | Integer | float | str | None] | None = None
     continue_final_message: bool | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
     service_tier: str | None = None
     modalities: list[str] | None = None
     response_format: ResponseFormat | None = None

@@ -4,7 +4,14 @@ the field and says what to do."""
 import msgspec
 
 from cortex.answer import Choice
-from cortex.api.body import checked_model, invalid, priority_of, read, sampling_of
+from cortex.api.body import (
+    StreamOptions,
+    checked_model,
+    invalid,
+    priority_of,
+    read,
+    sampling_of,
+)
 from cortex.api.completions.types import CompletionRequest
 from cortex.api.dialect import Call
 from protocol.generate import GenerateRequest
@@ -22,6 +29,7 @@ class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
 
     prompts: int = 1
     logprobs: bool = False
+    running_usage: bool = False
 
 
 def decode_completion(body: bytes) -> Call:
@@ -40,17 +48,24 @@ def decode_completion(body: bytes) -> Call:
     sampling = sampling_of(asked, max_tokens=max_tokens, logprobs=asked.logprobs)
     model = checked_model(asked.model)
     requests = [
-        GenerateRequest(model, sampling=sampling, prompt=prompt, echo=bool(asked.echo))
+        GenerateRequest(
+            model,
+            sampling=sampling,
+            prompt=prompt,
+            add_special=asked.add_special_tokens is not False,
+            echo=bool(asked.echo),
+        )
         for prompt in prompts
     ]
-    echo = Echo(len(prompts), asked.logprobs is not None)
+    options = asked.stream_options or StreamOptions()
+    echo = Echo(len(prompts), asked.logprobs is not None, bool(options.continuous_usage_stats))
     return Call(
         choices=tuple(Choice(request, n) for request in requests for n in range(count)),
         model=asked.model,
         stream=bool(asked.stream),
         seed=asked.seed,
         priority=priority_of(asked.service_tier),
-        include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        include_usage=bool(options.include_usage),
         echo=msgspec.json.encode(echo),
     )
 

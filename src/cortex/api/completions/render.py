@@ -7,7 +7,7 @@ import msgspec
 from cortex.api.completions.decode import Echo
 from cortex.api.cursor import Place
 from cortex.api.errors import envelope
-from cortex.api.openai import DONE, FINGERPRINT, LEAST_LOGPROB, finish_text, usage_out
+from cortex.api.openai import DONE, FINGERPRINT, LEAST_LOGPROB, UsageOut, finish_text, usage_out
 from cortex.api.writer import Folder, Head, Writer
 from cortex.stream import Ended, Started
 from protocol.errors import WireError
@@ -27,9 +27,17 @@ class CompletionWriter(Writer):
         self._echo = head.told(Echo)
         self._lengths = [0] * head.choices
 
-    def _chunk(self, **fields: object) -> bytes:
-        usage = {"usage": None} if self.head.include_usage else {}
-        return b"data: " + _encode({**_constant(self.head), **usage, **fields}) + b"\n\n"
+    def _chunk(self, choices: list[dict[str, object]], usage: UsageOut | None = None) -> bytes:
+        chunk = {**_constant(self.head), "choices": choices}
+        if self.head.include_usage:
+            chunk["usage"] = usage
+        return b"data: " + _encode(chunk) + b"\n\n"
+
+    def _chunk_of(self, choice: int, text: Text, finish: str | None) -> bytes:
+        offset = self._lengths[choice] - len(text.text)
+        shown = _choice(choice, text, self._echo, finish, offset)
+        is_shown = self._echo.running_usage
+        return self._chunk([shown], usage_out([self._usage_so_far(choice)]) if is_shown else None)
 
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
         return ()
@@ -44,17 +52,14 @@ class CompletionWriter(Writer):
     def _said(self, choice: int, part: Part) -> bytes:
         if not isinstance(part, Text):
             return b""
-        offset = self._lengths[choice] - len(part.text)
-        return self._chunk(choices=[_choice(choice, part, self._echo, None, offset)])
+        return self._chunk_of(choice, part, None)
 
     def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
-        finish = finish_text(ended.reason)
-        offset = self._lengths[choice]
-        yield self._chunk(choices=[_choice(choice, Text(""), self._echo, finish, offset)])
+        yield self._chunk_of(choice, Text(""), finish_text(ended.reason))
 
     def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
         if self.head.include_usage:
-            yield self._chunk(choices=[], usage=usage_out(ended, self._echo.prompts))
+            yield self._chunk([], _usage(ended, self._echo))
 
     def failure(self, error: WireError) -> bytes:
         """As an error object; without ``[DONE]``, for the answer is not."""
@@ -72,8 +77,12 @@ class CompletionFolder(Folder):
             texts = [part for part in self.whole(number) if isinstance(part, Text)]
             text = texts[0] if texts else Text("")
             choices.append(_choice(number, text, echo, finish_text(one.reason), 0))
-        usage = usage_out(ended, echo.prompts)
-        return _encode({**_constant(self.head), "choices": choices, "usage": usage})
+        answer = {**_constant(self.head), "choices": choices, "usage": _usage(ended, echo)}
+        return _encode(answer)
+
+
+def _usage(ended: Sequence[Ended], echo: Echo) -> UsageOut:
+    return usage_out([one.usage for one in ended], echo.prompts)
 
 
 def _constant(head: Head) -> dict[str, object]:

@@ -208,5 +208,6 @@ def usage_out(usage: Usage) -> dict[str, object]:
         "cache_read_input_tokens": usage.cached_tokens,
         "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
         "service_tier": "standard",
     }

@@ -67,6 +67,7 @@ def decode_responses(body: bytes) -> Call:
             logprobs=(asked.top_logprobs or 0) if wants_logprobs else None,
         ),
         template_options=thinking_options(effort),
+        truncates=asked.truncation == "auto",
     )
     echo = Echo(msgspec.Raw(_shown(asked)), wants_logprobs, _ENCRYPTED in include)
     return Call(
