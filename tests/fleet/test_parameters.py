@@ -275,7 +275,11 @@ async def test_thinking_is_switched(fleet: TestFleet) -> None:
     for effort, thinks in (("high", True), ("none", False)):
         found = await choice(fleet, reasoning_effort=effort, chat_template_kwargs=None)
         assert bool(found["message"].get("reasoning_content")) is thinks
-    quiet = {"reasoning_effort": "high", "include_reasoning": False, "chat_template_kwargs": None}
+    quiet: dict[str, Any] = {
+        "reasoning_effort": "high",
+        "include_reasoning": False,
+        "chat_template_kwargs": None,
+    }
     found = await choice(fleet, **quiet)
     assert "reasoning_content" not in found["message"]
     events = await fleet.stream_events(QUESTION, **(_plain() | quiet))
