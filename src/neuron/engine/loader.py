@@ -32,7 +32,7 @@ from neuron.models.checkpoint import (
 from neuron.models.config import ModelConfig, load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadCode, LoadError
-from neuron.models.weights import DTYPES, load_weights, match_slots
+from neuron.models.weights import DTYPES, load_weights, match_slots, wanted_bytes
 
 PROGRESS_SECONDS = 0.25
 WARM_UP_TOKENS = 32
@@ -158,7 +158,7 @@ def fill_model(
     """Reads the weights of *model*, part by part. Raises :class:`LoadError`."""
     pairs = match_slots(entries, model.slots(), model.ignores)
     by_name = {canonical(entry.name): entry for entry, _ in pairs}
-    total, done = sum(entry.nbytes for entry, _ in pairs), 0
+    total, done = sum(wanted_bytes(entry, slot) for entry, slot in pairs), 0
     reported = time.monotonic()
 
     def on_bytes(count: int) -> None:

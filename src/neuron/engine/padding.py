@@ -27,7 +27,7 @@ def quickest_rows(model: Decoder, least: int, dtype: torch.dtype) -> int:
     maps = _some_maps(model)
     candidates = (least, *(rows for rows in _ROWS if rows > least))
     inputs = {
-        (rows, linear.inputs): torch.zeros(rows, linear.inputs, dtype=dtype)
+        (rows, linear.inputs.size): torch.zeros(rows, linear.inputs.size, dtype=dtype)
         for rows, linear in itertools.product(candidates, maps)
     }
     seconds: dict[int, list[float]] = {rows: [] for rows in candidates}
@@ -35,7 +35,7 @@ def quickest_rows(model: Decoder, least: int, dtype: torch.dtype) -> int:
         for rows in candidates:
             began = time.perf_counter()
             for linear in maps:
-                linear(inputs[rows, linear.inputs])
+                Linear.forward(linear, inputs[rows, linear.inputs.size])  # no sum over a group
             seconds[rows].append(time.perf_counter() - began)
     medians = {rows: statistics.median(taken) for rows, taken in seconds.items()}
     best = min(medians, key=medians.__getitem__)

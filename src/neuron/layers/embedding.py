@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from neuron.layers.group import AllReduce, Group, Share, gather_columns
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 
 _SLICE_BYTES = 64 << 20
@@ -13,26 +14,43 @@ _SLICE_BYTES = 64 << 20
 
 
 class Embedding(nn.Module):
-    """A matrix ``[vocab, hidden]``, one row for each token id."""
+    """A matrix ``[vocab, hidden]``, one row for each token id; each rank has a share of the rows."""
 
-    def __init__(self, vocab: int, hidden: int, dtype: torch.dtype) -> None:
+    def __init__(self, vocab: int, hidden: int, dtype: torch.dtype, group: Group) -> None:
         """*dtype* of the numbers that come out; those of the matrix may be narrower."""
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab, hidden), requires_grad=False)
+        self.share = group.share(vocab)
+        self.weight = nn.Parameter(torch.empty(self.share.size, hidden), requires_grad=False)
         self._dtype = dtype
+        self._is_alone = group.is_alone
+        self._sum = AllReduce(group)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids ``[tokens]`` → ``[tokens, hidden]``."""
-        return functional.embedding(tokens, self.weight).to(self._dtype)
+        if self._is_alone:
+            return functional.embedding(tokens, self.weight).to(self._dtype)
+        own = tokens - self.share.begin
+        is_other = (own < 0) | (own >= self.share.size)
+        if not self.share.size:  # more ranks than rows
+            out = torch.zeros(len(tokens), self.weight.shape[1], dtype=self._dtype)
+            return self._sum(out.to(tokens.device))
+        out = functional.embedding(own.masked_fill(is_other, 0), self.weight).to(self._dtype)
+        return self._sum(out.masked_fill_(is_other[:, None], 0.0))
 
 
 class Head(nn.Module):
-    """A linear map from the last hidden state to the logits of the vocabulary."""
+    """A linear map from the last hidden state to the logits of the vocabulary; each rank has a
+    share of them."""
 
-    def __init__(self, weight: nn.Parameter, dtype: torch.dtype) -> None:
-        """*weight* ``[vocab, hidden]``, which may be the embedding's; computes in *dtype*."""
+    def __init__(
+        self, weight: nn.Parameter, dtype: torch.dtype, share: Share, group: Group
+    ) -> None:
+        """*weight* ``[share of the vocabulary, hidden]``, which may be the embedding's; computes in
+        *dtype*."""
         super().__init__()
         self.weight = weight
+        self.share = share
+        self._group = group
         self._dtype = dtype
         self._plan = LinearPlan()
         self._slices: list[torch.Tensor] = []
@@ -52,7 +70,8 @@ class Head(nn.Module):
         self._plan = replace(self._plan, least_rows=rows)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[rows, hidden]`` → float32 logits ``[rows, vocab]``."""
+        """``[rows, hidden]`` → float32 logits ``[rows, vocab]``, on rank 0 only."""
         weights = self._slices or [self.weight]
         outs = [linear(hidden, weight, None, self._plan) for weight in weights]
-        return (outs[0] if len(outs) == 1 else torch.cat(outs, -1)).float()
+        own = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
+        return gather_columns(own, self.share, self._group).float()

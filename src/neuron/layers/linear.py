@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from neuron.layers.group import AllReduce, Group, Share
+from neuron.layers.slot import Slot
+
 _BATCH_HINT = 8
 """The rows for which oneDNN chooses the layout; it is asked for no others."""
 
@@ -57,28 +60,38 @@ def linear(
 
 
 class Linear(nn.Module):
-    """``y = x Wᵀ + b`` where the rows of W are the named *parts*, one after the other."""
+    """``y = x Wᵀ + b`` where the rows of W are the named *parts*, one after the other.
 
-    def __init__(self, inputs: int, parts: Mapping[str, int], *, bias: bool = False) -> None:
+    A rank of a group has a share of the rows of each part, or of the columns.
+    """
+
+    def __init__(self, inputs: Share, parts: Mapping[str, Share], *, bias: bool = False) -> None:
         super().__init__()
-        rows = sum(parts.values())
+        rows = sum(part.size for part in parts.values())
         self.inputs = inputs
         self.nbytes = 0
         """Of the finished weight."""
         self.parts = dict(parts)
-        self.weight = nn.Parameter(torch.empty(rows, inputs), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(rows, inputs.size), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(rows), requires_grad=False) if bias else None
         self._plan = LinearPlan()
 
-    def slots(self, prefix: str) -> dict[str, torch.Tensor]:
+    def slots(self, prefix: str) -> dict[str, Slot]:
         """Checkpoint name → the slice of the parameter that it fills; each is contiguous."""
-        slots: dict[str, torch.Tensor] = {}
-        sizes = list(self.parts.values())
-        for kind, tensor in (("weight", self.weight), ("bias", self.bias)):
-            if tensor is not None:
-                views = torch.split(tensor, sizes)
-                names = (f"{prefix}{part}.{kind}" for part in self.parts)
-                slots |= dict(zip(names, views, strict=True))
+        slots: dict[str, Slot] = {}
+        sizes = [part.size for part in self.parts.values()]
+        for (name, part), view in zip(
+            self.parts.items(), torch.split(self.weight, sizes), strict=True
+        ):
+            whole = (part.whole, self.inputs.whole)
+            is_column = part.size == part.whole  # then only columns can be cut
+            cut = (1, self.inputs.begin) if is_column else (0, part.begin)
+            slots[f"{prefix}{name}.weight"] = Slot(view, whole, *cut)
+        if self.bias is not None:
+            for (name, part), view in zip(
+                self.parts.items(), torch.split(self.bias, sizes), strict=True
+            ):
+                slots[f"{prefix}{name}.bias"] = Slot(view, (part.whole,), 0, part.begin)
         return slots
 
     def finish(self, plan: LinearPlan) -> None:
@@ -95,3 +108,28 @@ class Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """*x* ``[tokens, inputs]`` → ``[tokens, rows]``."""
         return linear(x, self.weight, self.bias, self._plan)
+
+
+class ColumnParallelLinear(Linear):
+    """Each rank computes its share of the outputs, from the whole input."""
+
+    def __init__(self, inputs: int, parts: Mapping[str, Share], *, bias: bool = False) -> None:
+        super().__init__(Share(0, inputs, inputs), parts, bias=bias)
+
+
+class RowParallelLinear(Linear):
+    """Each rank has its share of the inputs; the outputs are summed over the *group*."""
+
+    def __init__(
+        self, inputs: Share, name: str, outputs: int, group: Group, *, bias: bool = False
+    ) -> None:
+        super().__init__(inputs, {name: Share(0, outputs, outputs)}, bias=bias)
+        self._is_alone = group.is_alone
+        self._sum = AllReduce(group)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """*x* ``[tokens, share of the inputs]`` → ``[tokens, outputs]``."""
+        if self._is_alone:
+            return super().forward(x)
+        out = self._sum(linear(x, self.weight, None, self._plan))
+        return out if self.bias is None else out + self.bias

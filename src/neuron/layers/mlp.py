@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from neuron.layers.linear import Linear
+from neuron.layers.group import Group
+from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
+from neuron.layers.slot import Slot
 
 
 class GatedMLP(nn.Module):
@@ -19,15 +21,19 @@ class GatedMLP(nn.Module):
         hidden: int,
         inner: int,
         activation: Callable[[torch.Tensor], torch.Tensor],
+        group: Group,
         *,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.gate_up = Linear(hidden, {"gate_proj": inner, "up_proj": inner}, bias=bias)
-        self.down = Linear(inner, {"down_proj": hidden}, bias=bias)
+        share = group.share(inner)
+        self.gate_up = ColumnParallelLinear(
+            hidden, {"gate_proj": share, "up_proj": share}, bias=bias
+        )
+        self.down = RowParallelLinear(share, "down_proj", hidden, group, bias=bias)
         self.activation = activation
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.gate_up.slots(prefix).items()
         yield from self.down.slots(prefix).items()

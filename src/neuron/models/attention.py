@@ -11,9 +11,11 @@ from torch import nn
 
 from neuron.layers.attention import AttentionStep, attend
 from neuron.layers.cache import KVCache
-from neuron.layers.linear import Linear
+from neuron.layers.group import Group, Share
+from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
 from neuron.layers.norm import HeadNorm
 from neuron.layers.rotary import rotate
+from neuron.layers.slot import Slot
 from neuron.models.config import ModelConfig
 
 Turn = tuple[torch.Tensor, torch.Tensor]
@@ -23,30 +25,31 @@ Turn = tuple[torch.Tensor, torch.Tensor]
 class SelfAttention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245) of one layer."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
         super().__init__()
         traits, hidden = config.traits, config.hidden_size
         self.layer = layer
         self.window = config.windows[layer]
         self.scale = traits.attention_scale
-        self.heads, self.kv_heads, self.dim = config.heads, config.kv_heads, config.head_dim
-        q, kv = self.heads * self.dim, self.kv_heads * self.dim
+        heads, kv_heads = group.share(config.heads), group.heads(config.kv_heads)
+        self.heads, self.kv_heads, self.dim = heads.size, kv_heads.size, config.head_dim
+        q, kv = (Share(*(each * self.dim for each in share)) for share in (heads, kv_heads))
         parts = {"q_proj": q, "k_proj": kv, "v_proj": kv}
-        self.qkv = Linear(hidden, parts, bias=traits.qkv_bias)
-        self.output = Linear(q, {"o_proj": hidden}, bias=traits.output_bias)
+        self.qkv = ColumnParallelLinear(hidden, parts, bias=traits.qkv_bias)
+        self.output = RowParallelLinear(q, "o_proj", hidden, group, bias=traits.output_bias)
         self.norm = None
         if traits.head_norms:
             self.norm = HeadNorm(
                 self.heads, self.kv_heads, self.dim, config.norm_eps, offset=traits.offset_norms
             )
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.qkv.slots(prefix).items()
         yield from self.output.slots(prefix).items()
         if self.norm is not None:
-            yield f"{prefix}q_norm.weight", self.norm.query
-            yield f"{prefix}k_norm.weight", self.norm.key
+            yield f"{prefix}q_norm.weight", Slot.whole(self.norm.query)
+            yield f"{prefix}k_norm.weight", Slot.whole(self.norm.key)
 
     def forward(
         self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep

@@ -17,10 +17,12 @@ from torch.nn import functional
 from neuron.layers.attention import AttentionStep
 from neuron.layers.cache import KVCache
 from neuron.layers.embedding import Embedding, Head
+from neuron.layers.group import ALONE, Group
 from neuron.layers.linear import Kernel, Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
+from neuron.layers.slot import Slot
 from neuron.models.attention import SelfAttention, Turn
 from neuron.models.config import ModelConfig
 from neuron.models.traits import Activation
@@ -38,13 +40,17 @@ def _norm(config: ModelConfig) -> RMSNorm:
 class DecoderLayer(nn.Module):
     """Attention, then the MLP; each reads a normalised copy and is added back to the stream."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
         super().__init__()
         traits = config.traits
         activation = gelu_tanh if traits.activation is Activation.GELU_TANH else functional.silu
-        self.attention = SelfAttention(config, layer)
+        self.attention = SelfAttention(config, layer, group)
         self.mlp = GatedMLP(
-            config.hidden_size, config.intermediate_size, activation, bias=traits.mlp_bias
+            config.hidden_size,
+            config.intermediate_size,
+            activation,
+            group,
+            bias=traits.mlp_bias,
         )
         self.before_attention, self.before_mlp = _norm(config), _norm(config)
         sandwich = traits.sandwich_norms
@@ -65,12 +71,12 @@ class DecoderLayer(nn.Module):
         out: torch.Tensor = x + thought
         return out
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.attention.slots(f"{prefix}self_attn.")
         yield from self.mlp.slots(f"{prefix}mlp.")
         for name, norm in self._norms().items():
-            yield f"{prefix}{name}.weight", norm.weight
+            yield f"{prefix}{name}.weight", Slot.whole(norm.weight)
 
     def _norms(self) -> dict[str, RMSNorm]:
         """The norms by their names in checkpoints, where "post_attention" has two meanings."""
@@ -92,12 +98,12 @@ class Part:
     """A piece of the model that is loaded as a whole."""
 
     module: nn.Module
-    slots: Callable[[], dict[str, torch.Tensor]]
+    slots: Callable[[], dict[str, Slot]]
     """Checkpoint name, in ``checkpoint.canonical`` form → the (slice of a) parameter it fills."""
     holds_head: bool = False
 
 
-def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, torch.Tensor]:
+def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, Slot]:
     return dict(layer.slots(f"layers.{index}."))
 
 
@@ -119,21 +125,34 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, stored: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        stored: torch.dtype,
+        device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         """Computes in *dtype* on *device*. *stored* is the checkpoint's dtype: the embedding, of
-        which single rows are read, and the head until it is packed stay in it."""
+        which single rows are read, and the head until it is packed stay in it. Every rank of a
+        *group* has such a model, with its share of each matrix."""
         super().__init__()
         self.config = config
         self.device = device
+        self.heads = group.share(config.heads).size
+        """Of this rank, as are the next."""
+        self.kv_heads = group.heads(config.kv_heads).size
         with torch.device("meta"), _default_dtype(dtype):
             vocab, hidden = config.vocab_size, config.hidden_size
-            self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.layers))
+            self.layers = nn.ModuleList(
+                DecoderLayer(config, i, group) for i in range(config.layers)
+            )
             self.norm = _norm(config)
             with _default_dtype(stored):
-                self.embedding = Embedding(vocab, hidden, dtype)
-                own = nn.Parameter(torch.empty(vocab, hidden), requires_grad=False)
-            self.head = Head(self.embedding.weight if config.tied else own, dtype)
+                self.embedding = Embedding(vocab, hidden, dtype, group)
+                share = self.embedding.share
+                own = nn.Parameter(torch.empty(share.size, hidden), requires_grad=False)
+            weight = self.embedding.weight if config.tied else own
+            self.head = Head(weight, dtype, share, group)
         # Rounded to the dtype of the weights, as the models were trained.
         root = torch.tensor(hidden**0.5, dtype=dtype)
         self.embedding_scale = float(root) if config.traits.scaled_embedding else None
@@ -165,7 +184,8 @@ class Decoder(nn.Module):
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``."""
+        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``, on rank 0
+        only."""
         logits: torch.Tensor = self.head(self.norm(hidden))
         cap = self.config.traits.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
@@ -188,29 +208,42 @@ class Decoder(nn.Module):
     def resident_bytes(self, plan: LinearPlan) -> int:
         """What the finished model is going to take."""
         weights = sum(tensor.nbytes for tensor in self.parameters())
-        head = self.config.vocab_size * self.config.hidden_size
+        head = self.head.share.size * self.config.hidden_size
         if plan.kernel is Kernel.PACKED:
             stored = 0 if self.config.tied else head * self.head.weight.itemsize
             return weights - stored + head * self.norm.weight.itemsize
         return weights
 
-    def slots(self) -> dict[str, torch.Tensor]:
+    def kv_bytes_per_token(self, itemsize: int) -> int:
+        """Bytes of KV cache that one token needs on this rank, *itemsize* bytes a number."""
+        return 2 * self.config.layers * self.kv_heads * self.config.head_dim * itemsize
+
+    def slots(self) -> dict[str, Slot]:
         """Checkpoint name, in ``canonical`` form → the (slice of a) parameter that it fills."""
         return {name: slot for part in self.parts() for name, slot in part.slots().items()}
 
     def parts(self) -> list[Part]:
         """The model in pieces that are loaded one after the other."""
-        parts = [Part(self.embedding, lambda: {"embed_tokens.weight": self.embedding.weight})]
+        parts = [
+            Part(self.embedding, lambda: {"embed_tokens.weight": self._rows(self.embedding.weight)})
+        ]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             parts.append(Part(layer, functools.partial(_layer_slots, layer, index)))
-        parts.append(Part(self.norm, lambda: {"norm.weight": self.norm.weight}))
+        parts.append(Part(self.norm, lambda: {"norm.weight": Slot.whole(self.norm.weight)}))
         if self.config.tied:  # nothing to read, but something to finish
             parts.append(Part(nn.Module(), dict, holds_head=True))
         else:
-            own = Part(self.head, lambda: {"lm_head.weight": self.head.weight}, holds_head=True)
-            parts.append(own)
+            head = self.head
+            parts.append(
+                Part(head, lambda: {"lm_head.weight": self._rows(head.weight)}, holds_head=True)
+            )
         return parts
+
+    def _rows(self, weight: torch.Tensor) -> Slot:
+        """For this rank's rows of a matrix with one row for each token id."""
+        whole = (self.config.vocab_size, self.config.hidden_size)
+        return Slot(weight, whole, 0, self.embedding.share.begin)
 
     def place(self, part: Part) -> None:
         """Gives the parameters of *part* memory on the device, uninitialised."""

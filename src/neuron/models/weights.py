@@ -6,6 +6,7 @@ through a small buffer, piece by piece. Must not know architectures: a model han
 *slots*, checkpoint name → destination (a slice of a fused parameter, say).
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from neuron.layers.slot import Slot
 from neuron.models.checkpoint import TensorEntry, canonical
 from neuron.models.errors import LoadCode, LoadError
 
@@ -26,9 +28,9 @@ OnBytes = Callable[[int], None]
 
 def match_slots(
     entries: Iterable[TensorEntry],
-    slots: Mapping[str, torch.Tensor],
+    slots: Mapping[str, Slot],
     ignored: Callable[[str], bool],
-) -> list[tuple[TensorEntry, torch.Tensor]]:
+) -> list[tuple[TensorEntry, Slot]]:
     """Pairs every slot with its tensor in the checkpoint, in file order.
 
     Names are compared in ``canonical`` form; *ignored* tells which tensors of a checkpoint
@@ -51,7 +53,7 @@ def match_slots(
         )
     pairs = [(found[name], slot) for name, slot in slots.items()]
     for entry, slot in pairs:
-        if entry.shape != tuple(slot.shape):
+        if entry.shape != slot.shape:
             raise LoadError(
                 LoadCode.CORRUPT,
                 f"The weights do not fit config.json: tensor {entry.name!r} has shape "
@@ -81,17 +83,27 @@ class _Piece:
     entry: TensorEntry
     offset: int
     target: torch.Tensor
-    """A contiguous slice of a slot, in one dimension."""
+    """A contiguous slice of a slot: of one dimension, or some rows."""
+    columns: slice | None = None
+    """Of rows that are read as a whole, those that are wanted."""
 
     @property
     def nbytes(self) -> int:
-        return len(self.target) * DTYPES[self.entry.dtype].itemsize
+        """Wanted ones."""
+        return self.target.numel() * DTYPES[self.entry.dtype].itemsize
+
+
+def wanted_bytes(entry: TensorEntry, slot: Slot) -> int:
+    """What :func:`load_weights` is going to report for a pair."""
+    return slot.target.numel() * DTYPES[entry.dtype].itemsize
 
 
 def load_weights(
-    pairs: Iterable[tuple[TensorEntry, torch.Tensor]], on_bytes: OnBytes = lambda _: None
+    pairs: Iterable[tuple[TensorEntry, Slot]], on_bytes: OnBytes = lambda _: None
 ) -> None:
-    """Reads every paired tensor into its slot (contiguous), converting dtypes.
+    """Reads every paired tensor, or the range of it that is wanted, into its slot, converting
+    dtypes. Of a range of columns the whole rows are read, a few at a time: they lie together in
+    the file.
 
     *on_bytes* is told of every few bytes that have been read. Raises :class:`LoadError`: CORRUPT
     when a file ends early, NOT_FOUND when it cannot be read.
@@ -109,18 +121,28 @@ def load_weights(
             raise
 
 
-def _pieces(entry: TensorEntry, slot: torch.Tensor) -> Iterator[_Piece]:
-    assert slot.is_contiguous(), entry.name
-    flat, size = slot.detach().view(-1), DTYPES[entry.dtype].itemsize
+def _pieces(entry: TensorEntry, slot: Slot) -> Iterator[_Piece]:
+    assert slot.target.is_contiguous(), entry.name
+    target, size = slot.target.detach(), DTYPES[entry.dtype].itemsize
+    row = math.prod(slot.shape[1:])  # numbers
+    if slot.is_cut_across:
+        columns = slice(slot.begin, slot.begin + target.shape[1])
+        rows = max(1, PIECE_BYTES // (row * size))
+        for start in range(0, len(target), rows):
+            offset = entry.begin + start * row * size
+            yield _Piece(entry, offset, target[start : start + rows], columns)
+        return
+    flat, begin = target.view(-1), entry.begin + slot.begin * row * size
     for start in range(0, len(flat), PIECE_BYTES // size):
-        target = flat[start : start + PIECE_BYTES // size]
-        yield _Piece(entry, entry.begin + start * size, target)
+        yield _Piece(entry, begin + start * size, flat[start : start + PIECE_BYTES // size])
 
 
 def _read(piece: _Piece) -> None:
     entry, target = piece.entry, piece.target
-    direct = target.dtype == DTYPES[entry.dtype] and target.device.type == "cpu"
-    buffer = target if direct else torch.empty(len(target), dtype=DTYPES[entry.dtype])
+    dtype, columns = DTYPES[entry.dtype], piece.columns
+    direct = target.dtype == dtype and target.device.type == "cpu" and columns is None
+    shape = target.shape if columns is None else (len(target), entry.shape[1])
+    buffer = target if direct else torch.empty(shape, dtype=dtype)
     try:
         descriptor = os.open(entry.file, os.O_RDONLY)
         try:
@@ -133,11 +155,11 @@ def _read(piece: _Piece) -> None:
             f"{entry.file} cannot be read: {error.strerror}. Check the disk and try again.",
         ) from error
     if not direct:
-        target.copy_(buffer)
+        target.copy_(buffer if columns is None else buffer[:, columns])
 
 
 def _fill(descriptor: int, entry: TensorEntry, target: torch.Tensor, offset: int) -> None:
-    view = memoryview(target.view(torch.uint8).numpy().data)
+    view = memoryview(target.view(-1).view(torch.uint8).numpy().data)
     while view:
         count = os.preadv(descriptor, [view], offset)
         if count == 0:

@@ -102,7 +102,7 @@ def test_a_missing_bias_shows(tmp_path: Path, variant: str, bias: str) -> None:
     chosen = VARIANTS[variant]
     folder = write_checkpoint(tmp_path, chosen.family, **chosen.changes)
     rig = Rig(folder, reference=True)
-    biases = [slot for name, slot in rig.model.slots().items() if name.endswith(bias)]
+    biases = [slot.target for name, slot in rig.model.slots().items() if name.endswith(bias)]
     assert len(biases) == 3
     for slot in biases:
         slot.zero_()

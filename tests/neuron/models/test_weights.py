@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def parameters(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    return plain_model(folder, dtype).slots()
+    return {name: slot.target for name, slot in plain_model(folder, dtype).slots().items()}
 
 
 @pytest.mark.parametrize("form", [{}, {"shards": 3}, {"prefix": ""}, {"shards": 2, "prefix": ""}])
@@ -248,7 +248,7 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 model = Decoder(load_config(folder), torch.float32, torch.float32, torch.device("cpu"))
-weights = sum(slot.nbytes for slot in model.slots().values())
+weights = sum(slot.target.nbytes for slot in model.slots().values())
 fill_model(model, read_checkpoint(folder).values(), plan)
 stop.set()
 watcher.join()

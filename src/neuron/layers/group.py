@@ -1,0 +1,123 @@
+"""The ranks that share one model, and what they say to each other while they compute.
+
+Tensor parallelism after Megatron-LM (arXiv 1909.08053): each rank holds a share of every matrix,
+and partial sums are added up over the group. A group of one is the usual case and costs nothing.
+Must not know models; how a group comes to be is ``engine/rendezvous.py``'s business.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import distributed
+
+SUMMED = (torch.float32, torch.bfloat16, torch.float16)
+_ORDERLESS = 2
+"""Up to so many ranks a sum is the same whatever its order."""
+
+
+class Share(NamedTuple):
+    """The part of something that a rank has: so many of a *whole*, from *begin* on."""
+
+    begin: int
+    size: int
+    whole: int
+
+
+class Group:
+    """One rank's view of the group."""
+
+    def __init__(self, rank: int = 0, size: int = 1, *, exact: bool = False) -> None:
+        """*exact*: a sum does not depend, to the bit, on what else is summed with it."""
+        self.rank = rank
+        self.size = size
+        self.exact = exact
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is nobody to talk to."""
+        return self.size == 1
+
+    def share(self, whole: int) -> Share:
+        """This rank's part of *whole* equal things; the last ranks may have fewer, or none."""
+        most = -(-whole // self.size)
+        begin = min(self.rank * most, whole)
+        return Share(begin, min(most, whole - begin), whole)
+
+    def heads(self, kv_heads: int) -> Share:
+        """This rank's part of the key/value heads; several ranks have the same one where there are
+        fewer heads than ranks."""
+        if self.size <= kv_heads:
+            return self.share(kv_heads)
+        return Share(self.rank * kv_heads // self.size, 1, kv_heads)
+
+    def least(self, value: int) -> int:
+        """The smallest of what all ranks say."""
+        return self._agreed(value, distributed.ReduceOp.MIN)
+
+    def total(self, value: int) -> int:
+        """The sum of what all ranks say."""
+        return self._agreed(value, distributed.ReduceOp.SUM)
+
+    def _agreed(self, value: int, how: distributed.ReduceOp.RedOpType) -> int:
+        if self.is_alone:
+            return value
+        on_gpu = distributed.get_backend() == distributed.Backend.NCCL
+        told = torch.tensor([value], device="cuda" if on_gpu else "cpu")
+        distributed.all_reduce(told, how)
+        return int(told)
+
+
+ALONE = Group()
+
+
+class AllReduce:
+    """Sums a tensor over the group, in place.
+
+    NCCL on GPUs, where it can be captured in a graph; gloo on a CPU. gloo adds up in an order that
+    depends on where in the tensor a number stands, so an exact group of more than two gathers and
+    adds in the order of the ranks.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """*x*, of float32, bfloat16 or float16, any shape; returns it, summed.
+
+        Raises ValueError for a strided *x*: it would have to be copied, and is nearly always a
+        mistake in how the model is put together.
+        """
+        if self._group.is_alone:
+            return x
+        if not x.is_contiguous():
+            raise ValueError(
+                f"all-reduce of a strided tensor: shape {list(x.shape)}, strides "
+                f"{list(x.stride())}. Sum a tensor that is contiguous."
+            )
+        if x.dtype not in SUMMED:
+            raise ValueError(
+                f"all-reduce of {x.dtype}; summed are "
+                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in SUMMED)}."
+            )
+        if self._group.exact and self._group.size > _ORDERLESS:
+            return self._in_order(x)
+        distributed.all_reduce(x)
+        return x
+
+    def _in_order(self, x: torch.Tensor) -> torch.Tensor:
+        all_of_them = x.new_empty(self._group.size, *x.shape)
+        distributed.all_gather_into_tensor(all_of_them.view(-1, *x.shape[1:]), x)
+        torch.sum(all_of_them, 0, out=x)
+        return x
+
+
+def gather_columns(x: torch.Tensor, share: Share, group: Group) -> torch.Tensor:
+    """Every rank's columns *x* ``[rows, share.size]`` → on rank 0 all of them ``[rows, whole]``;
+    on the others what they gave."""
+    if group.is_alone:
+        return x
+    widest = -(-share.whole // group.size)
+    x = torch.nn.functional.pad(x, (0, widest - share.size)).contiguous()
+    parts = [torch.empty_like(x) for _ in range(group.size)] if group.rank == 0 else None
+    distributed.gather(x, parts)
+    return x if parts is None else torch.cat(parts, -1)[:, : share.whole]
