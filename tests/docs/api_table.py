@@ -308,9 +308,9 @@ HEAD = """\
 Base address: `http://127.0.0.1:31313`. Every endpoint is also found without `/v1`, and those of
 Anthropic's dialect under `/anthropic`. Unknown fields are ignored; a known field of a wrong type or
 range is a 400 that names it; null is the same as absent. Errors are written in the dialect of their
-path. What clients have to be told is in [clients.md](clients.md); what
-they get, byte for byte, in [transcripts](../tests/cortex/transcripts). A body has 32 MiB at most, and
-what the bus takes of it (8 MiB as `deploy/nats.conf` has it).
+path. What clients have to be told is in [clients.md](clients.md); what they get, byte for byte, in
+[transcripts](../tests/cortex/transcripts). A body has 32 MiB at most, and what the bus takes of it
+(8 MiB as `deploy/nats.conf` has it).
 
 `/apply-template`, `/v1/chat/completions/input_tokens` and `/v1/responses/input_tokens` take the
 body of the request that they are asked about. `GET /v1/models` lists all models under all their

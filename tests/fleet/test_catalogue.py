@@ -136,9 +136,8 @@ async def test_a_profile_says_how_its_model_writes_calls(nats: NatsServer) -> No
     script = Script(lambda add: ('{"name": "f", ', '"parameters": {"x": 1}}'))
     tools = [{"type": "function", "function": {"name": "f"}}]
     for style, finish in (("auto", "stop"), ("llama", "tool_calls")):
-        profile = Profile(MODEL, tool_calls=style)
-        async with running_fleet(nats, (profile,)) as fleet:
-            await until(lambda: fleet.gateway.catalogue.listed(MODEL) == profile)
+        async with running_fleet(nats, (Profile(MODEL, tool_calls=style),)) as fleet:
+            await until(lambda: MODEL in fleet.gateway.catalogue.models, what="the profile")
             await fleet.add_node(script.start)
             await fleet.ready()
             (choice,) = (await fleet.chat(tools=tools)).json()["choices"]

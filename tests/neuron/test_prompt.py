@@ -1,4 +1,4 @@
-"""From requests to prompts: what is added to a text, and what is left out of a long conversation."""
+"""From requests to prompts: what is added to a text, and left out of a long conversation."""
 
 from pathlib import Path
 from typing import Any

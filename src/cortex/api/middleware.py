@@ -21,8 +21,8 @@ class ForgetsRest:
     """ASGI middleware for answers that come before their request has been read to its end.
 
     Such an answer goes out at once, but the connection stays until the client has sent the rest,
-    within bounds: most clients read nothing before they have sent everything, and would see a broken
-    connection in place of the answer.
+    within bounds: most clients read nothing before they have sent everything, and would see a
+    broken connection in place of the answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -193,8 +193,8 @@ def test_text_modules_never_import_the_machine_learning_stack() -> None:
 def test_mistral_gets_ids_of_nine_characters(load: Callable[[str], ChatTemplate]) -> None:
     """Its templates refuse all others, and clients send back ids in many forms."""
     template = load(
-        "[TOOL_CALLS]{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.id }}|{% endfor %}"
-        "{{ m.tool_call_id }}|{% endfor %}"
+        "[TOOL_CALLS]{% for m in messages %}"
+        "{% for c in m.tool_calls or [] %}{{ c.id }}|{% endfor %}{{ m.tool_call_id }}|{% endfor %}"
     )
 
     def ids(call: str, result: str) -> list[str]:
