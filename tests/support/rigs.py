@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from neuron.engine.blocks import BlockPool, blocks_for
+from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.messages import Sample
 from neuron.engine.probe import choose_path
@@ -14,6 +15,7 @@ from neuron.engine.runner import Runner
 from neuron.engine.scheduler import Chunk, Plan
 from neuron.engine.sequence import Sequence
 from neuron.layers.cache import KVCache
+from neuron.layers.group import ALONE, Group
 from neuron.layers.linear import LinearPlan
 from neuron.models.checkpoint import TensorEntry, read_checkpoint
 from neuron.models.config import load_config
@@ -43,17 +45,19 @@ class Rig:
         device: torch.device = CPU,
         exact: bool | None = None,
         reference: bool = False,
+        group: Group = ALONE,
     ) -> None:
+        """Of a *group*, every rank has one and computes the same; rank 0 has the logits."""
         self.config = config = load_config(folder)
-        self.model = Decoder(config, dtype, dtype, device)
+        self.model = Decoder(config, dtype, dtype, device, group)
         self.path = choose_path(
             config, self.model.linears, dtype, device, exact=exact, reference=reference
         )
         fill_model(self.model, read_checkpoint(folder).values(), self.path.linear)
         cache = KVCache(
-            config.layers, blocks, config.kv_heads, config.head_dim, dtype=dtype, device=device
+            config.layers, blocks, self.model.kv_heads, config.head_dim, dtype=dtype, device=device
         )
-        self.runner = Runner(self.model, cache, self.path)
+        self.runner = Runner(Forward(self.model, cache, self.path))
         self.pool = BlockPool(blocks)
         self._ids = iter(range(10**6))
 

@@ -1,6 +1,7 @@
 """``python -m neuron.engine --fd N``: an engine process, started by the neuron service.
 
-*N* is its end of the channel's socketpair. The process ends with its parent, whatever happens.
+*N* is its end of the channel's socketpair. A model over several devices has such a process for each
+of them, its ranks. The process ends with its parent, whatever happens.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import traceback
 from neuron.engine import heap
 from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.messages import Fatal
+from neuron.engine.ranks import ENVIRONMENT, FollowerEnd, Leader
 from protocol.parent import die_with_parent
 
 
@@ -20,17 +22,25 @@ def main() -> int:
     """Runs the engine; returns the exit status (see ``serve.py``)."""
     parser = argparse.ArgumentParser(prog="neuron.engine", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the channel's file descriptor")
+    parser.add_argument("--rank", type=int, default=0, help="which one of its group it is")
+    parser.add_argument(
+        "--lines", type=int, nargs="*", default=[], help="of rank 0: to the others; of them: to it"
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
     die_with_parent(os.getppid())
     for variable in heap.KERNELS_VARIABLES:
         os.environ.setdefault(variable, str(heap.KERNELS_KEPT))
+    os.environ.update(ENVIRONMENT)
     channel = EngineEnd(socket.socket(fileno=arguments.fd))
+    lines = [socket.socket(fileno=line) for line in arguments.lines]
     try:
         # Late, because it imports torch: until here a dying parent is noticed within milliseconds.
-        from neuron.engine.serve import serve
+        from neuron.engine.serve import serve, serve_rank
 
-        return serve(channel)
+        if arguments.rank:
+            return serve_rank(channel, FollowerEnd(lines[0]), arguments.rank)
+        return serve(channel, Leader(lines))
     except ChannelClosed:
         return 0
     except Exception as error:

@@ -65,7 +65,7 @@ class FrameReader(Generic[Received]):
         return frame
 
 
-def encode_frame(encoder: msgspec.msgpack.Encoder, message: ToEngine | FromEngine) -> bytes:
+def encode_frame(encoder: msgspec.msgpack.Encoder, message: msgspec.Struct) -> bytes:
     """One message as a frame; raises :class:`FrameError` if it is too large."""
     body = encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:

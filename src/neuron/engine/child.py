@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 STDERR_LINES = 40
 STDERR_LINE_BYTES = 400
@@ -23,15 +23,15 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, command: list[str], *, fd: int, environment: Mapping[str, str] | None
+        cls, command: list[str], *, fds: Sequence[int], environment: Mapping[str, str] | None
     ) -> "Child":
-        """Starts *command*, which inherits *fd* under the same number."""
+        """Starts *command*, which inherits *fds* under the same numbers."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            pass_fds=(fd,),
+            pass_fds=tuple(fds),
             start_new_session=True,
             env=environment,
         )

@@ -1,18 +1,18 @@
 """The engine process as the neuron service sees it: start, add, abort, watch, stop; no torch.
 
-Owns one child process and its channel. A stuck child is killed; a dead one ends every open stream
+Owns its processes, usually one. A stuck engine is killed; a dead one ends every open stream
 with :class:`EngineDied`. Starting a new one after that is the service's business.
 """
 
 import asyncio
 import contextlib
-import socket
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
-from neuron.engine.channel import ChannelClosed, FrameError, ServiceEnd
-from neuron.engine.child import Child
+import msgspec
+
+from neuron.engine.channel import ChannelClosed
+from neuron.engine.crew import Crew
 from neuron.engine.messages import (
     Abort,
     Add,
@@ -21,6 +21,7 @@ from neuron.engine.messages import (
     FromEngine,
     LoadFailed,
     Loading,
+    LoadStage,
     Output,
     Progress,
     Ready,
@@ -35,8 +36,6 @@ from neuron.models.errors import LoadCode
 
 OnProgress = Callable[[Loading], None]
 STOP_GRACE_SECONDS = 5.0
-EXIT_SECONDS = 5.0
-"""How long a process whose channel has ended may take to end too."""
 
 
 class EngineLoadError(Exception):
@@ -54,60 +53,57 @@ class EngineLoadError(Exception):
 class EngineProcess:
     """A loaded engine. Create it with :meth:`start`."""
 
-    def __init__(
-        self, child: Child, channel: ServiceEnd, ready: Ready, deadlines: Deadlines
-    ) -> None:
+    def __init__(self, crew: Crew, ready: Ready, deadlines: Deadlines) -> None:
         self.ready = ready
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the process has ended, however it did."""
-        self._child = child
-        self._channel = channel
+        self._crew = crew
         self._watch = StepWatch(deadlines)
         self._streams: dict[int, SequenceStream] = {}
         self._last_step: Step | None = None
         self._last_step_at = 0.0
         self._prefixes: tuple[str, ...] = ()
         self._reason = ""
-        self._task = asyncio.create_task(self._serve(), name=f"engine-{child.pid}")
+        self._task = asyncio.create_task(self._serve(), name=f"engine-{self.pid}")
 
     @classmethod
     async def start(
         cls,
         start: Start,
         *,
+        devices: Sequence[str] = (),
         on_progress: OnProgress = lambda _: None,
         deadlines: Deadlines | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> "EngineProcess":
         """Spawns an engine and waits until it is ready.
 
-        *environment* is the child's whole environment; None inherits. Raises
-        :class:`EngineLoadError`. Cancelling it ends the process.
+        *devices* share the model, one process each; empty = it has that of *start* for itself.
+        *environment* is the processes' whole environment; None inherits. Raises
+        :class:`EngineLoadError`. Cancelling it ends the processes.
         """
         deadlines = deadlines or Deadlines()
-        ours, theirs = socket.socketpair()
-        channel = await ServiceEnd.open(ours)
+        starts = [msgspec.structs.replace(start, device=device) for device in devices] or [start]
+        crew = await Crew.spawn(len(starts), environment)
         try:
-            with theirs:
-                fd = theirs.fileno()
-                command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(fd)]
-                child = await Child.spawn(command, fd=fd, environment=environment)
-        except BaseException:
-            channel.close()
-            raise
-        try:
-            ready = await _load(child, channel, start, on_progress, deadlines)
+            await crew.begin(starts)
+            ready = await _loaded(crew, start, on_progress, deadlines)
         except BaseException as error:
             if not isinstance(error, EngineLoadError):
-                child.kill()
-            channel.close()
-            await child.ended(kill_after=EXIT_SECONDS)
+                crew.kill()
+            await crew.buried()
             raise
-        return cls(child, channel, ready, deadlines)
+        return cls(crew, ready, deadlines)
 
     @property
     def pid(self) -> int:
-        return self._child.pid
+        """Of rank 0."""
+        return self._crew.pids[0]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all ranks, in order."""
+        return self._crew.pids
 
     @property
     def stats(self) -> EngineStats:
@@ -136,7 +132,7 @@ class EngineProcess:
             raise ValueError(f"sequence id {add.id} is open already")
         stream = self._streams[add.id] = SequenceStream(add.id)
         try:
-            await self._channel.send(add)
+            await self._crew.send(add)
         except ChannelClosed:
             pass  # the stream is told why as soon as the process has ended
         except BaseException:
@@ -152,27 +148,26 @@ class EngineProcess:
         stream = self._streams.pop(sequence_id, None)
         if stream is not None:
             stream.end()
-            self._channel.send_soon(Abort(sequence_id))
+            self._crew.send_soon(Abort(sequence_id))
 
     async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """Ends the process, by force after *grace_seconds*; returns when it is gone."""
         self._reason = self._reason or "it was stopped"
-        self._channel.send_soon(Shutdown())
+        self._crew.send_soon(Shutdown())
         try:
             async with asyncio.timeout(grace_seconds):
                 await asyncio.shield(self._task)
         except TimeoutError:
-            self._child.kill()
+            self._crew.kill()
             await asyncio.shield(self._task)
 
     async def _serve(self) -> None:
         watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
         try:
-            while messages := await self._channel.receive():
-                for message in messages:
+            while (arrived := await self._crew.receive()).messages:
+                for message in arrived.messages:
                     self._handle(message)
-        except FrameError as error:
-            self._reason = self._reason or str(error)
+            self._reason = self._reason or arrived.fault
         finally:
             watchdog.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -180,9 +175,8 @@ class EngineProcess:
             await self._bury()
 
     async def _bury(self) -> None:
-        """The channel has ended, so the process has or must."""
-        self._channel.close()
-        obituary = await self._child.ended(kill_after=EXIT_SECONDS)
+        """A channel has ended, so all processes have or must."""
+        obituary = await self._crew.buried()
         reason = f"{self._reason} ({obituary})" if self._reason else obituary
         self.died.set_result(reason)
         streams, self._streams = self._streams, {}
@@ -207,7 +201,7 @@ class EngineProcess:
                 self._reason = message.message
             case Ready() | Loading() | LoadFailed():
                 self._reason = f"it sent {type(message).__name__} while serving"
-                self._child.kill()
+                self._crew.kill()
             case _:
                 assert_never(message)
 
@@ -234,46 +228,42 @@ class EngineProcess:
                     f"{len(self._streams)} sequences were open (deadline "
                     f"{self._watch.deadline:.1f} s), so it was killed as stuck"
                 )
-                self._child.kill()
+                self._crew.kill()
                 return
 
 
-async def _load(
-    child: Child,
-    channel: ServiceEnd,
-    start: Start,
-    on_progress: OnProgress,
-    deadlines: Deadlines,
-) -> Ready:
-    """Sends *start* and waits for Ready; raises :class:`EngineLoadError`."""
+async def _loaded(crew: Crew, start: Start, on_progress: OnProgress, deadlines: Deadlines) -> Ready:
+    """Waits for rank 0's Ready; raises :class:`EngineLoadError`."""
     fatal = ""
-    with contextlib.suppress(ChannelClosed):
-        await channel.send(start)
+    progress: dict[int, Loading] = {}
     while True:
         try:
             async with asyncio.timeout(deadlines.load_seconds):
-                messages = await channel.receive()
+                arrived = await crew.receive()
         except TimeoutError as error:
+            crew.kill()
             raise EngineLoadError(
                 LoadCode.TIMEOUT,
                 f"The engine gave no sign of life for {deadlines.load_seconds:.0f} s while it "
                 f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
             ) from error
-        if not messages:
-            obituary = await child.ended(kill_after=EXIT_SECONDS)
-            why = f"{fatal} ({obituary})" if fatal else obituary
+        if not arrived.messages:
+            obituary = await crew.buried()
+            why = f"{fatal or arrived.fault} ({obituary})" if fatal or arrived.fault else obituary
             raise EngineLoadError(
                 LoadCode.CRASHED,
                 f"The engine ended while it loaded {start.model_dir}: {why}. "
                 "Load it again; if it ends again, report this text.",
             )
-        for message in messages:
+        for message in arrived.messages:
             match message:
                 case Loading():
-                    on_progress(message)
+                    progress[arrived.rank] = message
+                    on_progress(_together(progress))
                 case Ready():
                     return message
                 case LoadFailed():
+                    crew.kill(spared=arrived.rank)
                     raise EngineLoadError(message.code, message.message)
                 case Fatal():
                     fatal = message.message
@@ -281,3 +271,13 @@ async def _load(
                     pass  # cannot come before Ready
                 case _:
                     assert_never(message)
+
+
+def _together(progress: Mapping[int, Loading]) -> Loading:
+    """The progress of all ranks: the stage of the last one."""
+    stages = list(LoadStage)
+    return Loading(
+        min((one.stage for one in progress.values()), key=stages.index),
+        sum(one.done_bytes for one in progress.values()),
+        sum(one.total_bytes for one in progress.values()),
+    )

@@ -47,8 +47,9 @@ def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dty
     return _DTYPES[dtypes.chosen(asked, checkpoint, cpu=device.type == "cpu")]
 
 
-def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:
-    """The physical cores that this process may use; hyperthreads slow matrix products down.
+def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 1) -> int:
+    """The physical cores that this process may use, or its part of them where several *ranks* share
+    them; hyperthreads slow matrix products down.
 
     One for a model below :data:`TINY_BYTES`: waking a second thread takes longer than its share
     of the work, and many times longer while something else keeps a core busy.
@@ -66,7 +67,7 @@ def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO) -> int:
         fields = {key.strip(): value.strip() for key, _, value in pairs}
         if "core id" in fields and int(fields.get("processor", "-1")) in allowed:
             cores.add((fields.get("physical id", "0"), fields["core id"]))
-    return len(cores) or len(allowed)
+    return max(1, (len(cores) or len(allowed)) // ranks)
 
 
 def numerics(device: torch.device, dtype: torch.dtype, path: str) -> str:

@@ -6,8 +6,11 @@ Nothing is read before the headers say that it fits.
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import torch
 from tokenizers import Tokenizer
 
@@ -15,13 +18,17 @@ from neuron.engine import heap, memory
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
+from neuron.engine.forward import Forward
 from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
 from neuron.engine.padding import quickest_rows
 from neuron.engine.probe import KernelPath, choose_path
+from neuron.engine.ranks import Leader
+from neuron.engine.rendezvous import lead
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import CHUNK_TOKENS, STEP_TOKENS, Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
 from neuron.layers.cache import KVCache
+from neuron.layers.group import Group
 from neuron.layers.linear import Kernel, LinearPlan
 from neuron.models.checkpoint import (
     TensorEntry,
@@ -32,6 +39,7 @@ from neuron.models.checkpoint import (
 from neuron.models.config import ModelConfig, load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadCode, LoadError
+from neuron.models.sharding import check_ranks
 from neuron.models.weights import DTYPES, load_weights, match_slots, wanted_bytes
 
 PROGRESS_SECONDS = 0.25
@@ -40,59 +48,82 @@ WARM_UP_TOKENS = 32
 OnProgress = Callable[[Loading], None]
 
 
-def load_engine(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
-    """Loads the model that *start* names. Raises :class:`LoadError`."""
-    with heap.tidy():
-        return _load(start, on_progress)
+class Loaded(NamedTuple):
+    """A rank's part of a model, ready to compute."""
+
+    forward: Forward
+    ready: Ready
+    """About the whole model."""
 
 
-def _load(start: Start, on_progress: OnProgress) -> tuple[Engine, Ready]:
+def load_engine(
+    start: Start, on_progress: OnProgress, leader: Leader | None = None
+) -> tuple[Engine, Ready]:
+    """Loads the model that *start* names, as rank 0 of the ranks that *leader* leads. Raises
+    :class:`LoadError`."""
+    leader = leader or Leader()
     began = time.monotonic()
+    with heap.tidy():
+        tokenizer = load_tokenizer(Path(start.model_dir))
+        forward, ready = load_rank(start, on_progress, lambda device: lead(leader, device))
+        pool = BlockPool(ready.kv_cache_tokens // BLOCK_TOKENS)
+        runner = Runner(forward, leader)
+        _warm_up(runner, pool, ready.context_limit)
+    engine = Engine(
+        runner,
+        tokenizer,
+        pool,
+        _limits(start, forward.model),
+        context_limit=ready.context_limit,
+        vocab_size=ready.vocab_size,
+    )
+    return engine, msgspec.structs.replace(ready, load_seconds=time.monotonic() - began)
+
+
+def load_rank(
+    start: Start, on_progress: OnProgress, join: Callable[[torch.device], Group]
+) -> Loaded:
+    """Loads what this rank has of the model. All ranks do the same, and agree on the way; a group
+    of one is the usual case. Raises :class:`LoadError`."""
     _check_start(start)
     on_progress(Loading(LoadStage.CHECKING, 0, 0))
     folder = Path(start.model_dir)
     config = load_config(folder)
     entries = read_checkpoint(folder)
-    tokenizer = load_tokenizer(folder)
     device = open_device(start.device)
     stored = config.dtype or most_common_dtype(entries.values())
     dtype = choose_dtype(start.dtype, stored, device)
-    model, path = _plan_model(start, config, entries.values(), dtype, device)
+    group = join(device)
+    check_ranks(config, group.size)
+    model, path = _plan_model(start, config, entries.values(), dtype, device, group)
     weight_bytes = model.resident_bytes(path.linear)
-    memory.check_weights_fit(weight_bytes, memory.free_bytes(device), start.device)
+    sharing = group.size if device.type == "cpu" else 1  # ranks with one memory
+    memory.check_weights_fit(weight_bytes * sharing, memory.free_bytes(device), start.device)
+    group.least(0)  # nobody takes memory before everybody has looked
 
     fill_model(model, entries.values(), path.linear, on_progress)
     on_progress(Loading(LoadStage.WARMING, weight_bytes, weight_bytes))
     if device.type == "cpu" and not path.reference:
         model.pad_to(quickest_rows(model, path.linear.least_rows, dtype))
-    cache, budget = _make_cache(start, config, dtype, device)
-    pool = BlockPool(cache.blocks)
-    runner = Runner(model, cache, path)
-    _warm_up(runner, pool, budget.context_limit)
-    engine = Engine(
-        runner,
-        tokenizer,
-        pool,
-        _limits(start, model),
-        context_limit=budget.context_limit,
-        vocab_size=config.vocab_size,
-    )
+    group.least(0)  # nor more, before everybody has its weights
+    cache, budget = _make_cache(start, model, dtype, group)
+    classes = group.words("numerics", numerics(device, dtype, path.name))
     ready = Ready(
         architecture=config.architecture,
         dtype=str(dtype).removeprefix("torch."),
         context_limit=budget.context_limit,
         max_running=start.max_running,
-        weight_bytes=weight_bytes,
-        kv_cache_bytes=cache.nbytes,
+        weight_bytes=group.total(weight_bytes),
+        kv_cache_bytes=group.total(cache.nbytes),
         kv_cache_tokens=cache.blocks * BLOCK_TOKENS,
         kv_cache_why=budget.why,
         vocab_size=config.vocab_size,
-        load_seconds=time.monotonic() - began,
+        load_seconds=0.0,
         exact=path.exact,
-        numerics=numerics(device, dtype, path.name),
+        numerics=" + ".join(classes),
         notes=path.notes,
     )
-    return engine, ready
+    return Loaded(Forward(model, cache, path), ready)
 
 
 def _check_start(start: Start) -> None:
@@ -134,18 +165,23 @@ def _plan_model(
     entries: Iterable[TensorEntry],
     dtype: torch.dtype,
     device: torch.device,
+    group: Group,
 ) -> tuple[Decoder, KernelPath]:
     """The model without memory, and the kernels for it; checks that the weights belong to it."""
-    model = Decoder(config, dtype, dtype, device)
+    model = Decoder(config, dtype, dtype, device, group)
     match_slots(entries, model.slots(), model.ignores)
-    torch.set_num_threads(start.threads or default_threads(model.resident_bytes(LinearPlan())))
+    usual = default_threads(model.resident_bytes(LinearPlan()), ranks=group.size)
+    torch.set_num_threads(start.threads or usual)
     path = choose_path(
         config, model.linears, dtype, device, exact=start.exact, reference=start.reference
     )
+    if not group.least(path.exact):  # where one cannot be, none needs to be
+        path = replace(path, exact=False)
+    group.is_exact = path.exact
     if path.linear.kernel is Kernel.PACKED:
         # The head is kept in another layout anyway, so the embedding can stay as it is stored.
         stored = DTYPES[most_common_dtype(entries)]
-        model = Decoder(config, dtype, stored, device)
+        model = Decoder(config, dtype, stored, device, group)
     return model, path
 
 
@@ -176,28 +212,30 @@ def fill_model(
 
 
 def _make_cache(
-    start: Start, config: ModelConfig, dtype: torch.dtype, device: torch.device
+    start: Start, model: Decoder, dtype: torch.dtype, group: Group
 ) -> tuple[KVCache, memory.KVBudget]:
+    """As large as fits on every rank."""
+    config, device = model.config, model.device
     limit = config.context_limit
     if start.max_context is not None:
         limit = min(limit, start.max_context)
     budget = memory.kv_budget(
-        free=memory.free_bytes(device),
-        bytes_per_token=config.kv_bytes_per_token(dtype.itemsize),
+        free=memory.free_bytes(device) // (group.size if device.type == "cpu" else 1),
+        bytes_per_token=model.kv_bytes_per_token(dtype.itemsize),
         context_limit=limit,
         max_running=start.max_running,
         asked_bytes=start.kv_cache_bytes,
         share=memory.CUDA_SHARE if device.type == "cuda" else memory.CPU_SHARE,
     )
+    blocks = group.least(budget.blocks)
+    if blocks < budget.blocks:
+        tokens = blocks * BLOCK_TOKENS
+        why = f"{tokens} tokens: what fits on the rank with the least free memory"
+        budget = memory.KVBudget(blocks, min(budget.context_limit, tokens), why)
     cache = KVCache(
-        config.layers,
-        budget.blocks,
-        config.kv_heads,
-        config.head_dim,
-        dtype=dtype,
-        device=device,
+        config.layers, blocks, model.kv_heads, config.head_dim, dtype=dtype, device=device
     )
-    return cache, budget
+    return cache, replace(budget, context_limit=group.least(budget.context_limit))
 
 
 def _limits(start: Start, model: Decoder) -> Limits:
@@ -206,7 +244,7 @@ def _limits(start: Start, model: Decoder) -> Limits:
     chunk = max(CHUNK_TOKENS[kind], start.max_running)
     # Multiplications that a token takes: over the weights, and for each token of its context.
     weights = sum(parameter.numel() for parameter in model.layers.parameters())
-    context = 2 * config.layers * config.heads * config.head_dim
+    context = 2 * config.layers * model.heads * config.head_dim
     return Limits(
         start.max_running,
         start.max_queued,

@@ -13,8 +13,8 @@ from neuron.engine.logprobs import logprobs, slice_rows
 from neuron.engine.messages import Logprobs
 from neuron.engine.scheduler import Chunk
 
-Head = Callable[[torch.Tensor], torch.Tensor]
-"""Hidden states ``[rows, hidden]`` → float32 logits ``[rows, vocab]``."""
+Head = Callable[[list[int]], torch.Tensor]
+"""Rows of the batch → their float32 logits ``[rows, vocab]``."""
 
 
 class PromptScores:
@@ -24,8 +24,8 @@ class PromptScores:
         self._vocab = vocab
         self._found: dict[int, list[Logprobs]] = {}
 
-    def add(self, chunk: Chunk, hidden: torch.Tensor, head: Head) -> bool:
-        """Scores the prompt tokens that follow those of *chunk*, whose *hidden* states are given.
+    def add(self, chunk: Chunk, first: int, head: Head) -> bool:
+        """Scores the prompt tokens that follow those of *chunk*, whose rows begin with *first*.
 
         Nothing happens for a sequence that does not ask or has answer tokens: then its prompt was
         reported before. One whose prompt is computed anew begins anew. Returns False where the
@@ -45,7 +45,7 @@ class PromptScores:
         rows = slice_rows(self._vocab)
         for at in range(0, len(next_tokens), rows):
             tokens = next_tokens[at : at + rows]
-            logits = head(hidden[at : at + len(tokens)])
+            logits = head(list(range(first + at, first + at + len(tokens))))
             if not bool(logits.sum().isfinite()):
                 return False
             found += logprobs(logits, tokens, [top] * len(tokens))

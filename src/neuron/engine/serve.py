@@ -1,51 +1,108 @@
 """The life of an engine process on its channel: load, then step until told to end.
 
 Owns the loop. Commands are drained before every step, so an abort takes effect before the next
-one; without work the loop sleeps in ``receive``.
+one; without work the loop sleeps in ``receive``. A rank other than 0 does what rank 0 tells it.
 """
 
-from typing import assert_never
+from collections.abc import Callable
+from typing import TypeVar, assert_never
+
+import torch
 
 from neuron.engine.channel import EngineEnd
 from neuron.engine.engine import Engine
-from neuron.engine.loader import load_engine
+from neuron.engine.forward import Forward
+from neuron.engine.loader import load_engine, load_rank
 from neuron.engine.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
+from neuron.engine.ranks import Compute, FollowerEnd, Join, Leader, Project
+from neuron.engine.rendezvous import follow
 from neuron.engine.runner import EngineFault
 from neuron.engine.shortage import shortage
 from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4
 """Exit statuses; 1 and 2 are Python's own."""
+T = TypeVar("T")
 
 
-def serve(channel: EngineEnd) -> int:
-    """Serves one model; returns the exit status. Raises ChannelClosed when the service is gone."""
+def serve(channel: EngineEnd, leader: Leader | None = None) -> int:
+    """Serves one model, as rank 0 of the ranks that *leader* leads; returns the exit status. Raises
+    ChannelClosed when the service, or another rank, is gone."""
+    start, rest = _start(channel)
+    loaded = _load(channel, start, lambda: load_engine(start, channel.send, leader))
+    if loaded is None:
+        return LOAD_FAILED
+    engine, ready = loaded
+    channel.send(ready)
+    return _work(channel, start, lambda: _run(engine, channel, rest))
+
+
+def serve_rank(channel: EngineEnd, line: FollowerEnd, rank: int) -> int:
+    """Does another rank's part; returns the exit status. Raises ChannelClosed when rank 0 is
+    gone."""
+    start, _ = _start(channel)
+    loaded = _load(
+        channel, start, lambda: load_rank(start, channel.send, lambda d: follow(line, rank, d))
+    )
+    if loaded is None:
+        return LOAD_FAILED
+    return _work(channel, start, lambda: _obey(loaded.forward, line))
+
+
+def _start(channel: EngineEnd) -> tuple[Start, list[ToEngine]]:
     first, *rest = channel.receive(wait=True)
     assert isinstance(first, Start), first
+    return first, rest
+
+
+def _load(channel: EngineEnd, start: Start, load: Callable[[], T]) -> T | None:
+    """None when it cannot be loaded; then the service has been told why."""
     try:
-        engine, ready = load_engine(first, channel.send)
+        return load()
     except LoadError as error:
         channel.send(LoadFailed(error.code, error.message))
-        return LOAD_FAILED
     except Exception as error:
         if (lacking := shortage(error)) is None:
             raise
         message = (
-            f"{first.device} ran out of memory during the load: {lacking}. Unload a model first, "
+            f"{start.device} ran out of memory during the load: {lacking}. Unload a model first, "
             "or give this one less with max_context or slots."
         )
         channel.send(LoadFailed(LoadCode.OUT_OF_MEMORY, message))
-        return LOAD_FAILED
-    channel.send(ready)
+    return None
+
+
+def _work(channel: EngineEnd, start: Start, work: Callable[[], int]) -> int:
     try:
-        return _run(engine, channel, rest)
+        return work()
     except EngineFault as error:
         channel.send(Fatal(str(error)))
     except Exception as error:
         if (lacking := shortage(error)) is None:
             raise
-        channel.send(Fatal(f"{first.device} ran out of memory while it computed: {lacking}"))
+        channel.send(Fatal(f"{start.device} ran out of memory while it computed: {lacking}"))
     return FATAL
+
+
+@torch.inference_mode()
+def _obey(forward: Forward, line: FollowerEnd) -> int:
+    """Until rank 0 is gone."""
+    step = 0
+    while True:
+        match line.next():
+            case Compute(step=number) as batch:
+                step += 1
+                if number != step:
+                    raise EngineFault(f"rank 0 sent step {number}, step {step} was due")
+                forward.compute(batch)
+            case Project(step=number, rows=rows):
+                if number != step:
+                    raise EngineFault(f"rank 0 wants rows of step {number}, {step} was the last")
+                forward.logits(rows)
+            case Join():
+                raise EngineFault("rank 0 sent a second Join")
+            case other:
+                assert_never(other)
 
 
 def _run(engine: Engine, channel: EngineEnd, commands: list[ToEngine]) -> int:

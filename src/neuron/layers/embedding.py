@@ -14,7 +14,7 @@ _SLICE_BYTES = 64 << 20
 
 
 class Embedding(nn.Module):
-    """A matrix ``[vocab, hidden]``, one row for each token id; each rank has a share of the rows."""
+    """A matrix ``[vocab, hidden]``, one row for each token id, of which a rank has a share."""
 
     def __init__(self, vocab: int, hidden: int, dtype: torch.dtype, group: Group) -> None:
         """*dtype* of the numbers that come out; those of the matrix may be narrower."""

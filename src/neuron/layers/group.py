@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import Store
 
 SUMMED = (torch.float32, torch.bfloat16, torch.float16)
 _ORDERLESS = 2
@@ -26,11 +27,13 @@ class Share(NamedTuple):
 class Group:
     """One rank's view of the group."""
 
-    def __init__(self, rank: int = 0, size: int = 1, *, exact: bool = False) -> None:
-        """*exact*: a sum does not depend, to the bit, on what else is summed with it."""
+    def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
+        """*store*: where the ranks leave words for each other."""
         self.rank = rank
         self.size = size
-        self.exact = exact
+        self.is_exact = False
+        """A sum shall not depend, to the bit, on what else is summed with it."""
+        self._store = store
 
     @property
     def is_alone(self) -> bool:
@@ -57,6 +60,13 @@ class Group:
     def total(self, value: int) -> int:
         """The sum of what all ranks say."""
         return self._agreed(value, distributed.ReduceOp.SUM)
+
+    def words(self, name: str, own: str) -> list[str]:
+        """What each rank says under *name*, which is used once."""
+        if self._store is None:
+            return [own]
+        self._store.set(f"{name}/{self.rank}", own)
+        return [self._store.get(f"{name}/{rank}").decode() for rank in range(self.size)]
 
     def _agreed(self, value: int, how: distributed.ReduceOp.RedOpType) -> int:
         if self.is_alone:
@@ -99,15 +109,17 @@ class AllReduce:
                 f"all-reduce of {x.dtype}; summed are "
                 f"{', '.join(str(dtype).removeprefix('torch.') for dtype in SUMMED)}."
             )
-        if self._group.exact and self._group.size > _ORDERLESS:
+        if self._group.is_exact and self._group.size > _ORDERLESS:
             return self._in_order(x)
         distributed.all_reduce(x)
         return x
 
     def _in_order(self, x: torch.Tensor) -> torch.Tensor:
-        all_of_them = x.new_empty(self._group.size, *x.shape)
-        distributed.all_gather_into_tensor(all_of_them.view(-1, *x.shape[1:]), x)
-        torch.sum(all_of_them, 0, out=x)
+        summands = [torch.empty_like(x) for _ in range(self._group.size)]
+        distributed.all_gather(summands, x)
+        x.copy_(summands[0])
+        for summand in summands[1:]:
+            x += summand
         return x
 
 

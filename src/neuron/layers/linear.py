@@ -107,6 +107,10 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """*x* ``[tokens, inputs]`` → ``[tokens, rows]``."""
+        return self.own(x)
+
+    def own(self, x: torch.Tensor) -> torch.Tensor:
+        """What this rank computes by itself."""
         return linear(x, self.weight, self.bias, self._plan)
 
 
@@ -130,6 +134,10 @@ class RowParallelLinear(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """*x* ``[tokens, share of the inputs]`` → ``[tokens, outputs]``."""
         if self._is_alone:
-            return super().forward(x)
-        out = self._sum(linear(x, self.weight, None, self._plan))
+            return super().own(x)
+        out = self._sum(self.own(x))
         return out if self.bias is None else out + self.bias
+
+    def own(self, x: torch.Tensor) -> torch.Tensor:
+        """This rank's summand; the bias comes afterwards, once."""
+        return linear(x, self.weight, None, self._plan)

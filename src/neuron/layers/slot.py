@@ -1,4 +1,4 @@
-"""Where a tensor of a checkpoint goes: into a parameter, or a part of one, as a whole or in part."""
+"""Where a tensor of a checkpoint goes, or the range of it that a rank holds."""
 
 from typing import NamedTuple, Self
 

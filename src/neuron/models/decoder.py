@@ -184,8 +184,8 @@ class Decoder(nn.Module):
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``, on rank 0
-        only."""
+        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``; whole on
+        rank 0 only."""
         logits: torch.Tensor = self.head(self.norm(hidden))
         cap = self.config.traits.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -212,7 +212,7 @@ def test_refusals(checkpoint: Path) -> None:
 
 def test_poisoned_logits_are_a_fault(checkpoint: Path) -> None:
     engine = load(checkpoint)
-    engine._runner._model.norm.weight.fill_(float("nan"))
+    engine._runner._forward.model.norm.weight.fill_(float("nan"))
     engine.add(add(1))
     with pytest.raises(PoisonedLogits, match="NaN"):
         engine.step()

@@ -187,7 +187,7 @@ def test_an_aborted_prompt_leaves_no_scores(checkpoint: Path) -> None:
 
 def test_a_poisoned_prompt_is_a_fault(checkpoint: Path) -> None:
     engine = load(checkpoint, max_step_tokens=16)
-    engine._runner._model.norm.weight.fill_(float("nan"))
+    engine._runner._forward.model.norm.weight.fill_(float("nan"))
     engine.add(Add(1, prompt(60), Sample(5, prompt_logprobs=1)))
     with pytest.raises(PoisonedLogits, match="NaN"):
         engine.step()

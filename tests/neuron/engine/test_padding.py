@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from neuron.engine.padding import quickest_rows
+from neuron.layers.group import Share
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
 
@@ -15,13 +16,13 @@ from tests.support.tiny_models import write_checkpoint
 class Map:
     """A linear map that takes as long as the test says."""
 
-    inputs = 8
+    inputs = Share(0, 8, 8)
     nbytes = 1
 
     def __init__(self, milliseconds: dict[int, float]) -> None:
         self._milliseconds = milliseconds
 
-    def __call__(self, x: torch.Tensor) -> None:
+    def own(self, x: torch.Tensor) -> None:
         time.sleep(self._milliseconds.get(len(x), 3.0) / 1000)
 
 
