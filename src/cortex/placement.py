@@ -105,6 +105,8 @@ class NodeView(NamedTuple):
     """Models whose weights are kept in its host memory."""
     sizes: Mapping[str, int] = {}
     """What models would take there, on each device."""
+    spreads: Mapping[str, int] = {}
+    """On how many devices, where the node says so: ranks on a CPU share it."""
     refused: Mapping[str, str] = {}
     """Models that cannot be loaded there now, and why."""
     busyness: float = 0.0
@@ -218,7 +220,10 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
             return Misfit(node.name, why)
     if need.model in node.refused:
         return Misfit(node.name, node.refused[need.model])
-    need = need._replace(bytes_each=node.sizes.get(need.model, need.bytes_each))
+    need = need._replace(
+        bytes_each=node.sizes.get(need.model, need.bytes_each),
+        devices=node.spreads.get(need.model, need.devices),
+    )
     floor = max(need.bytes_each, need.min_device_bytes)
     large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
     if len(large) < need.devices:

@@ -125,6 +125,7 @@ class Survey:
             files=frozenset(r.model for r in records if r.has_files),
             warm=frozenset(r.model for r in records if r.is_warm),
             sizes={r.model: r.estimate.bytes_each for r in records if r.estimate},
+            spreads={r.model: r.estimate.devices for r in records if r.estimate},
             refused={
                 **{
                     r.model: r.error.message for r in records if r.error and r.state not in _HOLDING

@@ -118,8 +118,8 @@ class ScriptedEngine:
         self._task = asyncio.create_task(self._run(), name="scripted engine")
 
     @property
-    def pid(self) -> int:
-        return 0  # it has no process
+    def pids(self) -> tuple[int, ...]:
+        return ()  # it has no process
 
     @property
     def stats(self) -> EngineStats:

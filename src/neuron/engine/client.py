@@ -6,7 +6,7 @@ with :class:`EngineDied`. Starting a new one after that is the service's busines
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 import msgspec
@@ -71,19 +71,20 @@ class EngineProcess:
         cls,
         start: Start,
         *,
-        devices: Sequence[str] = (),
         on_progress: OnProgress = lambda _: None,
         deadlines: Deadlines | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> "EngineProcess":
         """Spawns an engine and waits until it is ready.
 
-        *devices* share the model, one process each; empty = it has that of *start* for itself.
-        *environment* is the processes' whole environment; None inherits. Raises
-        :class:`EngineLoadError`. Cancelling it ends the processes.
+        Where ``start.devices`` share the model, there is a process for each of them. *environment*
+        is the processes' whole environment; None inherits. Raises :class:`EngineLoadError`.
+        Cancelling it ends the processes.
         """
         deadlines = deadlines or Deadlines()
-        starts = [msgspec.structs.replace(start, device=device) for device in devices] or [start]
+        starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
+            start
+        ]
         crew = await Crew.spawn(len(starts), environment)
         try:
             await crew.begin(starts)
@@ -221,7 +222,7 @@ class EngineProcess:
             await asyncio.sleep(interval)
             # When this very process was held up, the engine's steps wait unread: count no more
             # than was meant to pass.
-            passed = min(loop.time() - before, 2 * interval)
+            passed = min(loop.time() - max(before, self._last_step_at), 2 * interval)
             if self._watch.tick(passed, has_work=bool(self._streams)):
                 self._reason = (
                     f"no step finished for {self._watch.silent_seconds:.1f} s although "

@@ -23,6 +23,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """A folder with config.json, *.safetensors (single or with an index) and tokenizer.json."""
     device: str = "cpu"
     """``cpu`` or ``cuda:N``."""
+    devices: tuple[str, ...] = ()
+    """Of all ranks, where several share the model; each rank is told its own as *device*."""
     dtype: str = "auto"
     """``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the checkpoint's own, but
     float32 on a CPU without bfloat16 instructions."""

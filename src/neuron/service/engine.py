@@ -25,8 +25,8 @@ class Engine(Protocol):
     """Resolves to the reason when the engine has ended."""
 
     @property
-    def pid(self) -> int:
-        """Of its process."""
+    def pids(self) -> tuple[int, ...]:
+        """Of its processes."""
         ...
 
     @property

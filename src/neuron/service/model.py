@@ -52,7 +52,8 @@ class EngineSettings(NamedTuple):
         """The engine's first message."""
         return Start(
             model_dir=str(folder),
-            device=hold.device,
+            device=hold.ranks[0],
+            devices=hold.ranks if len(hold.ranks) > 1 else (),
             dtype=self.dtype if profile.dtype == "auto" else profile.dtype,
             exact=self.exact,
             max_running=profile.slots or self.slots,
@@ -67,14 +68,15 @@ class Hold(NamedTuple):
 
     devices: tuple[int, ...]
     """Positions in the node's list."""
-    device: str
-    """As engines name it."""
+    ranks: tuple[str, ...]
+    """The device of each of the engine's processes, as engines name it; several can share a
+    CPU."""
     estimate: Estimate
 
     @property
     def kv_bytes(self) -> int | None:
-        """For the engine; None = it chooses."""
-        return self.estimate.kv_bytes or None
+        """For each rank; None = the engine chooses."""
+        return self.estimate.kv_bytes * len(self.devices) // len(self.ranks) or None
 
 
 Reserve = Callable[["Model"], AbstractAsyncContextManager[Hold]]
@@ -165,9 +167,9 @@ class Model:
         return self._worker
 
     @property
-    def pid(self) -> int:
-        """Of its engine; 0 while it has none."""
-        return self._engine.pid if self._engine else 0
+    def pids(self) -> tuple[int, ...]:
+        """Of its engine; none while it has none."""
+        return self._engine.pids if self._engine else ()
 
     @property
     def load(self) -> ModelLoad | None:

@@ -285,7 +285,9 @@ class Models:
             devices = await self._make_room(model, order, offer.estimate)
             self._ledger.reserve(model.id, devices, offer.estimate.bytes_each)
         try:
-            yield Hold(devices, self._ledger.name(devices[0]), offer.estimate)
+            names = tuple(map(self._ledger.name, devices))
+            several = offer.profile.min_devices if len(names) == 1 else 1
+            yield Hold(devices, names * several, offer.estimate)
         finally:
             self._ledger.release(model.id)
 

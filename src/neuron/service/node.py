@@ -217,7 +217,7 @@ class Node:
     async def _measure(self) -> None:
         """What others take of the devices, for the books and for the fleet; and what engines really
         take, for the next estimate."""
-        pids = {model.id: model.pid for model in self.models}
+        pids = {model.id: model.pids for model in self.models}
         usage, sizes = await asyncio.to_thread(self._look_at_memory, pids)
         draining = self.models.is_draining
         self._live = NodeLive(self.name, self.instance, usage, draining=draining)
@@ -228,10 +228,10 @@ class Node:
                 self._offers.takes(model, beside_kv(size, offer.estimate.kv_bytes))
 
     def _look_at_memory(
-        self, pids: dict[str, int]
+        self, pids: dict[str, tuple[int, ...]]
     ) -> tuple[tuple[DeviceUsage, ...], dict[str, int]]:
         """In a thread: NVML can hang for seconds. On a GPU an engine is taken at its word."""
-        sizes = {model: private_bytes(pid) for model, pid in pids.items()}
+        sizes = {model: sum(map(private_bytes, some)) for model, some in pids.items()}
         own = [0] * len(self._devices)
         for model, held in self._ledger.all_held().items():
             for device in held.devices:
