@@ -76,3 +76,29 @@ def serve(
             raise
         click.echo(f"neuron: {reason}", err=True)
         sys.exit(EX_CONFIG if isinstance(reason, SettingsError) else 1)
+
+
+@cli.command("tp-check")
+@click.option("--device", "devices", multiple=True, help="cpu or cuda:N; one for each rank.")
+@click.option("--ranks", type=click.IntRange(2, 16), help="So many; default: all GPUs, else 2.")
+def tp_check(devices: tuple[str, ...], ranks: int | None) -> None:
+    """Try whether this host's devices can share a model (tensor parallelism).
+
+    The ranks meet, sum tensors, time that, and compute the demo model together. Nothing else is
+    touched; a node may run meanwhile.
+
+    \b
+    Examples:
+      neuron tp-check
+      neuron tp-check --device cuda:0 --device cuda:2
+    """
+    from neuron import tp_check as checks
+
+    chosen = devices or checks.usual_devices(ranks)
+    if len(chosen) < 2:
+        click.echo(f"neuron: {len(chosen)} device is not enough to share a model", err=True)
+        sys.exit(1)
+    click.echo(f"{len(chosen)} ranks: {', '.join(chosen)}")
+    works = checks.check(chosen, click.echo)
+    click.echo("these devices can share a model" if works else "these devices cannot share a model")
+    sys.exit(0 if works else 1)

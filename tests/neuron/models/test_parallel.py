@@ -2,17 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import distributed
 
+from neuron.engine.loader import fill_model
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group, gather_columns
+from neuron.layers.linear import LinearPlan
+from neuron.models.checkpoint import read_checkpoint
 from neuron.models.config import load_config
+from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadError
 from neuron.models.sharding import check_ranks, possible_ranks
-from tests.support.ranks import Ranks, ranks
+from neuron.models.weights import load_weights, match_slots
+from tests.support.ranks import CPU, Ranks, ranks
 from tests.support.rigs import Rig
 from tests.support.tiny_models import FAMILIES, write_checkpoint
 
@@ -199,3 +204,62 @@ def test_the_refusal_names_the_numbers_that_work(
             check_ranks(config, count)
         assert f"spread over {count} devices" in caught.value.message
         assert f"one of {', '.join(map(str, works))}." in caught.value.message
+
+
+# -- what a rank takes -----------------------------------------------------------------------------
+
+
+class Taken(NamedTuple):
+    """By one rank's load, in bytes."""
+
+    slices: int
+    along_rows: int
+    """Of them, those that are single runs in the file."""
+    read: int
+    read_along_rows: int
+    anonymous: int
+
+
+def loaded(group: Group, folder: Path) -> Taken:
+    """Loads a rank's part, and measures what that takes."""
+    entries = read_checkpoint(folder)
+    model = Decoder(load_config(folder), torch.float32, torch.float32, CPU, group)
+    slots = model.slots()
+    rows = {name: slot for name, slot in slots.items() if not slot.is_cut_across}
+    sizes = {name: slot.target.numel() * 4 for name, slot in slots.items()}
+    anonymous, read = _status("RssAnon"), _read_bytes()
+    fill_model(model, entries.values(), LinearPlan())
+    anonymous, read = _status("RssAnon") - anonymous, _read_bytes() - read
+    pairs = match_slots(entries.values(), model.slots(), model.ignores)
+    before = _read_bytes()
+    load_weights([(entry, slot) for entry, slot in pairs if not slot.is_cut_across])
+    return Taken(
+        sum(sizes.values()),
+        sum(sizes[name] for name in rows),
+        read,
+        _read_bytes() - before,
+        anonymous,
+    )
+
+
+def _status(key: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition(f"{key}:")[2].split()[0]) << 10
+
+
+def _read_bytes() -> int:
+    return int(Path("/proc/self/io").read_text().partition("rchar:")[2].split()[0])
+
+
+def test_a_rank_takes_and_reads_its_slice_only(tmp_path: Path, group: Ranks) -> None:
+    shape: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 8192}
+    heads: dict[str, Any] = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64}
+    folder = write_checkpoint(tmp_path, num_hidden_layers=4, **shape, **heads)
+    whole = (folder / "model.safetensors").stat().st_size
+    for taken in group.run_all(loaded, folder):
+        assert taken.slices < 1.05 * whole / group.group.size
+        assert taken.anonymous <= 1.1 * taken.slices + (128 << 20)
+        assert taken.read_along_rows <= 1.2 * taken.along_rows
+        # Columns lie in every row of their file, so that whole rows are read.
+        across = (taken.slices - taken.along_rows) * group.group.size
+        assert taken.read <= 1.2 * (taken.along_rows + across)

@@ -1,0 +1,122 @@
+"""``neuron tp-check``: can this host's devices share a model? No torch: the ranks are processes.
+
+Owns their lives: a rank that does not come, or does not go on, is named and all are ended.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neuron.config import engine_environment, visible_devices
+from neuron.discovery import Hardware
+from neuron.engine.ranks import ENVIRONMENT
+from protocol.fleet import DeviceKind
+
+SECONDS = 120.0
+CPU_RANKS = 2
+_SHOWN_LINES = 5
+
+
+def usual_devices(ranks: int | None) -> tuple[str, ...]:
+    """All GPUs, or the first *ranks* of them; without any, so many ranks on the CPU."""
+    hardware = Hardware(visible_devices=visible_devices())
+    try:
+        found = hardware.discover()
+    finally:
+        hardware.close()
+    gpus = [f"cuda:{device.index}" for device in found if device.kind is DeviceKind.CUDA]
+    if gpus:
+        return tuple(gpus[:ranks])
+    return ("cpu",) * (ranks or CPU_RANKS)
+
+
+def check(devices: Sequence[str], say: Callable[[str], None], *, seconds: float = SECONDS) -> bool:
+    """Tries a rank on each of *devices*; tells line by line what is found, and returns whether they
+    can share a model."""
+    lines = [socket.socketpair() for _ in devices[1:]]
+    ranks: list[_Rank] = []
+    with tempfile.TemporaryDirectory(prefix="tp-check-") as folder:
+        try:
+            for number, device in enumerate(devices):
+                ends = [ours for ours, _ in lines] if number == 0 else [lines[number - 1][1]]
+                ranks.append(_Rank(number, device, ends, Path(folder)))
+            for one, other in lines:
+                one.close()
+                other.close()
+            return _watched(ranks, say, time.monotonic() + seconds)
+        finally:
+            for rank in ranks:
+                rank.end()
+
+
+class _Rank:
+    """One process, which writes into files."""
+
+    def __init__(
+        self, number: int, device: str, ends: Sequence[socket.socket], folder: Path
+    ) -> None:
+        self.name = f"rank {number} ({device})"
+        self._report = folder / f"{number}.out"
+        self._stderr = folder / f"{number}.err"
+        self._said = 0
+        fds = [end.fileno() for end in ends]
+        command = [sys.executable, "-P", "-m", "neuron.engine.check", "--rank", str(number)]
+        command += ["--device", device, "--lines", *map(str, fds)]
+        with self._report.open("w") as out, self._stderr.open("w") as err:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=fds,
+                start_new_session=True,
+                env={**engine_environment(), **ENVIRONMENT},
+            )
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def news(self) -> list[str]:
+        """Lines of its report that have not been taken yet."""
+        whole = self._report.read_text().split("\n")[:-1]
+        new, self._said = whole[self._said :], len(whole)
+        return new
+
+    def last_words(self) -> list[str]:
+        """Of its stderr."""
+        return self._stderr.read_text().strip().splitlines()[-_SHOWN_LINES:]
+
+    def end(self) -> None:
+        """Now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _watched(ranks: Sequence[_Rank], say: Callable[[str], None], deadline: float) -> bool:
+    while True:
+        statuses = [rank.status for rank in ranks]
+        for line in ranks[0].news():
+            say(line)
+        failed = next((rank for rank in ranks if rank.status), None)
+        if failed is not None:
+            say(f"{failed.name} ended with status {failed.status}")
+            for line in failed.last_words():
+                say(f"  {line}")
+            return False
+        if all(status == 0 for status in statuses):
+            return True
+        if time.monotonic() > deadline:
+            late = ", ".join(rank.name for rank in ranks if rank.status is None)
+            say(f"no verdict in time; still at work, or stuck: {late}")
+            return False
+        time.sleep(0.05)
