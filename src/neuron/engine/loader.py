@@ -22,8 +22,8 @@ from neuron.engine.forward import Forward
 from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
 from neuron.engine.padding import quickest_rows
 from neuron.engine.probe import KernelPath, choose_path
-from neuron.engine.ranks import Leader
-from neuron.engine.rendezvous import lead
+from neuron.engine.ranks import FollowerEnd, Leader
+from neuron.engine.rendezvous import follow, lead
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import CHUNK_TOKENS, STEP_TOKENS, Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
@@ -48,7 +48,7 @@ WARM_UP_TOKENS = 32
 OnProgress = Callable[[Loading], None]
 
 
-class Loaded(NamedTuple):
+class _Loaded(NamedTuple):
     """A rank's part of a model, ready to compute."""
 
     forward: Forward
@@ -65,7 +65,7 @@ def load_engine(
     began = time.monotonic()
     with heap.tidy():
         tokenizer = load_tokenizer(Path(start.model_dir))
-        forward, ready = load_rank(start, on_progress, lambda device: lead(leader, device))
+        forward, ready = _load_rank(start, on_progress, lambda device: lead(leader, device))
         pool = BlockPool(ready.kv_cache_tokens // BLOCK_TOKENS)
         runner = Runner(forward, leader)
         _warm_up(runner, pool, ready.context_limit)
@@ -80,11 +80,16 @@ def load_engine(
     return engine, msgspec.structs.replace(ready, load_seconds=time.monotonic() - began)
 
 
-def load_rank(
+def load_follower(start: Start, on_progress: OnProgress, line: FollowerEnd, rank: int) -> Forward:
+    """Loads what another rank has of the model. Raises :class:`LoadError`."""
+    with heap.tidy():
+        return _load_rank(start, on_progress, lambda device: follow(line, rank, device)).forward
+
+
+def _load_rank(
     start: Start, on_progress: OnProgress, join: Callable[[torch.device], Group]
-) -> Loaded:
-    """Loads what this rank has of the model. All ranks do the same, and agree on the way; a group
-    of one is the usual case. Raises :class:`LoadError`."""
+) -> _Loaded:
+    """All ranks do the same, and agree on the way; a group of one is the usual case."""
     _check_start(start)
     on_progress(Loading(LoadStage.CHECKING, 0, 0))
     folder = Path(start.model_dir)
@@ -93,8 +98,8 @@ def load_rank(
     device = open_device(start.device)
     stored = config.dtype or most_common_dtype(entries.values())
     dtype = choose_dtype(start.dtype, stored, device)
+    check_ranks(config, len(start.devices) or 1)
     group = join(device)
-    check_ranks(config, group.size)
     model, path = _plan_model(start, config, entries.values(), dtype, device, group)
     weight_bytes = model.resident_bytes(path.linear)
     sharing = group.size if device.type == "cpu" else 1  # ranks with one memory
@@ -123,7 +128,7 @@ def load_rank(
         numerics=" + ".join(classes),
         notes=path.notes,
     )
-    return Loaded(Forward(model, cache, path), ready)
+    return _Loaded(Forward(model, cache, path), ready)
 
 
 def _check_start(start: Start) -> None:

@@ -12,10 +12,9 @@ import torch
 from neuron.engine.channel import EngineEnd
 from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
-from neuron.engine.loader import load_engine, load_rank
+from neuron.engine.loader import load_engine, load_follower
 from neuron.engine.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
 from neuron.engine.ranks import Compute, FollowerEnd, Join, Leader, Project
-from neuron.engine.rendezvous import follow
 from neuron.engine.runner import EngineFault
 from neuron.engine.shortage import shortage
 from neuron.models.errors import LoadCode, LoadError
@@ -41,12 +40,10 @@ def serve_rank(channel: EngineEnd, line: FollowerEnd, rank: int) -> int:
     """Does another rank's part; returns the exit status. Raises ChannelClosed when rank 0 is
     gone."""
     start, _ = _start(channel)
-    loaded = _load(
-        channel, start, lambda: load_rank(start, channel.send, lambda d: follow(line, rank, d))
-    )
-    if loaded is None:
+    forward = _load(channel, start, lambda: load_follower(start, channel.send, line, rank))
+    if forward is None:
         return LOAD_FAILED
-    return _work(channel, start, lambda: _obey(loaded.forward, line))
+    return _work(channel, start, lambda: _obey(forward, line))
 
 
 def _start(channel: EngineEnd) -> tuple[Start, list[ToEngine]]:
