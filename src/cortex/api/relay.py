@@ -117,6 +117,8 @@ class Relay:
         await open_sse(self._send, self._answer.id)
         opening = writer.opening()
         data, outcome = self._render(writer, arrived)
+        if not arrived:  # the first thing to know is what it waits for
+            data = writer.keep_alive(self._answer.waits_for)
         data = opening + data
         while True:
             if outcome is not None:
