@@ -89,6 +89,22 @@ class Agent:
         return re.findall(r".{1,7}", text, re.DOTALL)
 
 
+def misspelt(folder: Path) -> Path:
+    """The file that shall be mended, in a folder of its own."""
+    file = folder / "work" / "hello.txt"
+    file.parent.mkdir()
+    file.write_text("Hello, wrold!\n")
+    return file
+
+
+def assert_mended(file: Path, agent: Agent) -> None:
+    """It is, and every prompt began with the one before."""
+    assert file.read_text() == "Hello, world!\n"
+    first, second, third = agent.prompts
+    assert reused(first, second) >= 0.99
+    assert reused(second, third) >= 0.99
+
+
 def reused(earlier: Sequence[int], later: Sequence[int]) -> float:
     """The share of a prompt that a prefix cache gives back to the next one."""
     pairs = zip(earlier, later, strict=False)

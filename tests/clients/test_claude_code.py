@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.agent import Agent, installed, recipe, reused, run
+from tests.clients.agent import Agent, assert_mended, installed, misspelt, recipe, run
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
@@ -16,10 +16,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
 async def test_claude_code_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
     claude = await installed("claude")
-    work = tmp_path / "work"
-    work.mkdir()
-    file = work / "hello.txt"
-    file.write_text("Hello, wrold!\n")
+    file = misspelt(tmp_path)
     agent = Agent(
         ("Read", {"file_path": str(file)}),
         ("Edit", {"file_path": str(file), "old_string": "wrold", "new_string": "world"}),
@@ -36,10 +33,7 @@ async def test_claude_code_mends_a_file(nats: NatsServer, tmp_path: Path) -> Non
         }
         command = [claude, "-p", "Mend the typo in hello.txt.", "--output-format", "json"]
         command += ["--dangerously-skip-permissions"]
-        code, said = await run(command, work, environment)
+        code, said = await run(command, file.parent, environment)
     assert code == 0, said
     assert json.loads(said)["result"] == "The typo is mended."
-    assert file.read_text() == "Hello, world!\n"
-    first, second, third = agent.prompts
-    assert reused(first, second) >= 0.99
-    assert reused(second, third) >= 0.99
+    assert_mended(file, agent)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.agent import Agent, installed, recipe, reused, run
+from tests.clients.agent import Agent, assert_mended, installed, misspelt, recipe, run
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
@@ -26,11 +26,8 @@ apps = false
 
 async def test_codex_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
     codex = await installed("codex")
-    work, home = tmp_path / "work", tmp_path / "codex"
-    work.mkdir()
+    file, home = misspelt(tmp_path), tmp_path / "codex"
     home.mkdir()
-    file = work / "hello.txt"
-    file.write_text("Hello, wrold!\n")
     agent = Agent(
         ("exec_command", {"cmd": "cat hello.txt"}),
         ("exec_command", {"cmd": "sed -i s/wrold/world/ hello.txt"}),
@@ -42,10 +39,7 @@ async def test_codex_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
         environment = {"HOME": str(tmp_path), "CODEX_HOME": str(home)}
         command = [codex, "exec", "--skip-git-repo-check", "--json"]
         command += ["--dangerously-bypass-approvals-and-sandbox", "Mend the typo in hello.txt."]
-        code, said = await run(command, work, environment)
+        code, said = await run(command, file.parent, environment)
     assert code == 0, said
     assert "The typo is mended." in said
-    assert file.read_text() == "Hello, world!\n"
-    first, second, third = agent.prompts
-    assert reused(first, second) >= 0.99
-    assert reused(second, third) >= 0.99
+    assert_mended(file, agent)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.agent import Agent, installed, recipe, reused, run
+from tests.clients.agent import Agent, assert_mended, installed, misspelt, recipe, run
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
@@ -23,23 +23,17 @@ QUIET = {
 
 async def test_opencode_mends_a_file(nats: NatsServer, tmp_path: Path) -> None:
     opencode = await installed("opencode")
-    work = tmp_path / "work"
-    work.mkdir()
-    file = work / "hello.txt"
-    file.write_text("Hello, wrold!\n")
+    file = misspelt(tmp_path)
     agent = Agent(
         ("read", {"filePath": str(file)}),
         ("edit", {"filePath": str(file), "oldString": "wrold", "newString": "world"}),
     )
     script = Script(agent.answer, context=200_000)
     async with scripted_fleet(nats, script) as fleet:
-        (work / "opencode.json").write_text(recipe("opencode", fleet.url, MODEL))
+        (file.parent / "opencode.json").write_text(recipe("opencode", fleet.url, MODEL))
         environment = {**QUIET, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
         command = [opencode, "run", "--title", "typo", "--auto", "Mend the typo in hello.txt."]
-        code, said = await run(command, work, environment)
+        code, said = await run(command, file.parent, environment)
     assert code == 0, said
     assert "The typo is mended." in said
-    assert file.read_text() == "Hello, world!\n"
-    first, second, third = agent.prompts
-    assert reused(first, second) >= 0.99
-    assert reused(second, third) >= 0.99
+    assert_mended(file, agent)

@@ -14,6 +14,7 @@ from protocol.catalogue import Profile
 from protocol.fleet import ModelState
 from tests.support.fleet import MODEL, TestFleet, running_fleet
 from tests.support.nats import NatsServer
+from tests.support.ranks import rank_processes
 from tests.support.waiting import until
 from tests.support.watched import WatchedEngines, real_fleet
 
@@ -110,7 +111,7 @@ async def test_a_ranks_death_in_the_load_is_tried_again(
     async def kill() -> None:
         """The first processes that there are."""
         while not killed:
-            pids = ranks_of(os.getpid())
+            pids = rank_processes("neuron.engine")
             if len(pids) == 2:
                 os.kill(pids[rank], how)
                 killed.append(pids[rank])
@@ -121,21 +122,7 @@ async def test_a_ranks_death_in_the_load_is_tried_again(
         await parallel(fleet, engines, "n1")
         await task
         assert (await fleet.chat(QUESTION, **PLAIN)).status_code == 200
-        assert killed[0] not in ranks_of(os.getpid())
-
-
-def ranks_of(parent: int) -> list[int]:
-    """The engine processes of this process, by rank."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if b"neuron.engine" in words and int(status[1]) == parent and b"--rank" in words:
-            found.append((int(words[words.index(b"--rank") + 1]), int(folder.name)))
-    return [pid for _, pid in sorted(found)]
+        assert killed[0] not in rank_processes("neuron.engine")
 
 
 def listening() -> set[int]:
@@ -150,6 +137,6 @@ async def test_nothing_is_left_behind(nats: NatsServer) -> None:
     async with running_fleet(nats, (Profile(MODEL, min_devices=2),)) as fleet:
         await parallel(fleet, WatchedEngines(), "n1")
         assert listening() - before, "the ranks meet at a port"
-    assert not ranks_of(os.getpid())
+    assert not rank_processes("neuron.engine")
     await until(lambda: not listening() - before, what="the ports are free")
     assert set(os.listdir("/dev/shm")) <= shared

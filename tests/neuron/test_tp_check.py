@@ -4,13 +4,15 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from neuron import tp_check
 from neuron.cli import cli
+from tests.support.ranks import rank_processes
+
+PROGRAM = "neuron.engine.check"
 
 
 def test_two_ranks_on_a_cpu_can_share_a_model() -> None:
@@ -46,7 +48,7 @@ def test_a_rank_that_does_not_go_on_is_named(how: signal.Signals) -> None:
     said: list[str] = []
 
     def disturb() -> None:
-        while not (found := _ranks()):
+        while len(found := rank_processes(PROGRAM)) < 2:
             time.sleep(0.01)
         os.kill(found[-1], how)
 
@@ -57,18 +59,4 @@ def test_a_rank_that_does_not_go_on_is_named(how: signal.Signals) -> None:
     text = "\n".join(said)
     assert "rank 1 (cpu)" in text
     assert "stuck" in text if how is signal.SIGSTOP else "status -9" in text
-    assert not _ranks()
-
-
-def _ranks() -> list[int]:
-    """The processes of this one, by rank; none until both are there."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if b"neuron.engine.check" in words and int(parent) == os.getpid():
-            found.append((int(words[words.index(b"--rank") + 1]), int(folder.name)))
-    return [pid for _, pid in sorted(found)] if len(found) == 2 else []
+    assert not rank_processes(PROGRAM)
