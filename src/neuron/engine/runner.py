@@ -92,7 +92,8 @@ class Runner:
 
 def _piece(chunk: Chunk) -> Piece:
     sequence, end = chunk.sequence, chunk.start + chunk.count
-    return Piece(sequence.tokens[chunk.start : end], chunk.start, sequence.blocks)
+    tokens = sequence.tokens[chunk.start : end]
+    return Piece(sequence.id, tokens, chunk.start, sequence.blocks)
 
 
 def _ends(plan: Plan) -> list[int]:

@@ -29,6 +29,7 @@ class Sequence:
     admitted: bool = False
     """Whether it has run before (a preempted sequence waits again)."""
     blocks: list[int] = field(default_factory=list)
+    """Grows at its end; other blocks are another list (``ranks.py`` counts on it)."""
     keys: list[Key] = field(default_factory=list)
     """The keys of its full blocks, as far as they have been needed."""
     published: int = 0
