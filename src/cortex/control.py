@@ -104,7 +104,8 @@ class Control:
         victims = tuple(
             Victim(victim.model, self._survey.drain_seconds(victim.model)) for victim in fit.victims
         )
-        said = LoadOrder(planned.model, "", profile, fit.devices, victims, why="an operator")
+        devices = fit.devices if fit.has_files else ()  # what it takes is not known before
+        said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
         await self._order(fit.node, "load", codec.encode(said))
         return planned
 

@@ -105,8 +105,8 @@ class NodeView(NamedTuple):
     """Models whose weights are kept in its host memory."""
     sizes: Mapping[str, int] = {}
     """What models would take there, on each device."""
-    spreads: Mapping[str, int] = {}
-    """On how many devices, where the node says so: ranks on a CPU share it."""
+    ranks_share: bool = False
+    """All ranks of a model are on one device, as on a CPU."""
     refused: Mapping[str, str] = {}
     """Models that cannot be loaded there now, and why."""
     busyness: float = 0.0
@@ -222,9 +222,9 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
         return Misfit(node.name, node.refused[need.model])
     need = need._replace(
         bytes_each=node.sizes.get(need.model, need.bytes_each),
-        devices=node.spreads.get(need.model, need.devices),
+        devices=1 if node.ranks_share else need.devices,
     )
-    floor = max(need.bytes_each, need.min_device_bytes)
+    floor = max(need.bytes_each, need.min_device_bytes, 1)  # some devices are not for models
     large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
     if len(large) < need.devices:
         return Misfit(node.name, _too_small(need, node, floor, len(large)), is_for_ever=True)
@@ -270,9 +270,12 @@ def _credit(missing: dict[int, int], resident: Resident, size: int) -> None:
 
 def _too_small(need: Need, node: NodeView, floor: int, large: int) -> str:
     sizes = [size_text(device.total_bytes) for device in node.devices if device.total_bytes]
-    wanted = f"{need.devices} device{'s' * (need.devices > 1)} of {size_text(floor)}"
+    wanted = f"{need.devices} device{'s' * (need.devices > 1)}"
+    if is_known := floor > 1:
+        wanted += f" of {size_text(floor)}"
+    are = "that large" if is_known else "for models"
     have = ", ".join(sizes) or "none"
-    return f"it takes {wanted}, and {large} here are that large (models may have {have})"
+    return f"it takes {wanted}, and {large} here are {are} (models may have {have})"
 
 
 def _too_full(

@@ -7,7 +7,7 @@ which order is under way. It decides nothing.
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cortex.catalogue import Catalogue
@@ -16,7 +16,7 @@ from cortex.fleet import Fleet, Node
 from cortex.placement import DeviceView, Need, NodeView, Resident
 from cortex.planner import Want
 from cortex.standing import Standing
-from protocol.fleet import ModelLoad, ModelRecord, ModelState
+from protocol.fleet import Device, DeviceKind, ModelLoad, ModelRecord, ModelState
 
 RECENT_SECONDS = 60.0
 """What was loaded in it counts as lately."""
@@ -39,6 +39,11 @@ class Picture(NamedTuple):
     wants: tuple[Want, ...]
     taken: frozenset[str]
     """Nodes that load something, or make room for it."""
+
+
+def has_only_cpu(devices: Sequence[Device]) -> bool:
+    """Whether all devices that models may have are CPUs."""
+    return all(device.kind is DeviceKind.CPU for device in devices if device.budget_bytes)
 
 
 class Survey:
@@ -125,7 +130,7 @@ class Survey:
             files=frozenset(r.model for r in records if r.has_files),
             warm=frozenset(r.model for r in records if r.is_warm),
             sizes={r.model: r.estimate.bytes_each for r in records if r.estimate},
-            spreads={r.model: r.estimate.devices for r in records if r.estimate},
+            ranks_share=node.info is not None and has_only_cpu(node.info.devices),
             refused={
                 **{
                     r.model: r.error.message for r in records if r.error and r.state not in _HOLDING

@@ -94,11 +94,12 @@ def tp_check(devices: tuple[str, ...], ranks: int | None) -> None:
     """
     from neuron import tp_check as checks
 
-    chosen = devices or checks.usual_devices(ranks)
-    if len(chosen) < 2:
-        click.echo(f"neuron: {len(chosen)} device is not enough to share a model", err=True)
+    try:
+        chosen = checks.chosen_devices(devices, ranks)
+    except ValueError as error:
+        click.echo(f"neuron: {error}", err=True)
         sys.exit(1)
     click.echo(f"{len(chosen)} ranks: {', '.join(chosen)}")
-    works = checks.check(chosen, click.echo)
-    click.echo("these devices can share a model" if works else "these devices cannot share a model")
-    sys.exit(0 if works else 1)
+    verdict = checks.check(chosen, click.echo)
+    click.echo(verdict)
+    sys.exit(1 if verdict is checks.Verdict.FAILS else 0)

@@ -60,7 +60,7 @@ class NeuronConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_cache_mb: int = 0
     """KV cache per model; 0 = for 4,096 tokens a slot, and for at least one long context."""
     threads: int = 0
-    """Compute threads on a CPU; 0 = all cores."""
+    """Compute threads of a model on a CPU, which its ranks share; 0 = all cores."""
     drain_seconds: float = 8.0
     """How long running answers may take to finish after SIGTERM."""
 

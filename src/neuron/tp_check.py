@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 from neuron.config import engine_environment, visible_devices
 from neuron.discovery import Hardware
-from neuron.engine.ranks import ENVIRONMENT
+from neuron.engine.ranks import ENVIRONMENT, UNTRIED
 from protocol.fleet import DeviceKind
 
 SECONDS = 120.0
@@ -24,7 +25,31 @@ CPU_RANKS = 2
 _SHOWN_LINES = 5
 
 
-def usual_devices(ranks: int | None) -> tuple[str, ...]:
+class Verdict(StrEnum):
+    """Of a check, for people."""
+
+    WORKS = "these devices can share a model"
+    UNTRIED = "these devices add up rightly; no model was tried"
+    FAILS = "these devices cannot share a model"
+
+
+def chosen_devices(asked: Sequence[str], ranks: int | None) -> tuple[str, ...]:
+    """A device for each rank: those *asked* for, or *ranks* of the usual ones. Raises ValueError
+    for what cannot be tried."""
+    if asked and ranks is not None:
+        raise ValueError("give --ranks, or --device for each rank, not both")
+    devices = tuple(asked) or _usual_devices(ranks)
+    if len(devices) < 2:
+        raise ValueError(f"{len(devices)} device is not enough to share a model")
+    gpus = [device for device in devices if device != "cpu"]
+    if 0 < len(gpus) < len(devices):
+        raise ValueError("a model is shared by GPUs, or by ranks on the CPU, not by both")
+    if len(set(gpus)) < len(gpus):
+        raise ValueError("each rank needs a GPU of its own")
+    return devices
+
+
+def _usual_devices(ranks: int | None) -> tuple[str, ...]:
     """All GPUs, or the first *ranks* of them; without any, so many ranks on the CPU."""
     hardware = Hardware(visible_devices=visible_devices())
     try:
@@ -32,14 +57,17 @@ def usual_devices(ranks: int | None) -> tuple[str, ...]:
     finally:
         hardware.close()
     gpus = [f"cuda:{device.index}" for device in found if device.kind is DeviceKind.CUDA]
+    if gpus and len(gpus) < (ranks or 0):
+        raise ValueError(f"this host has {len(gpus)} GPUs that can be used, not {ranks}")
     if gpus:
         return tuple(gpus[:ranks])
     return ("cpu",) * (ranks or CPU_RANKS)
 
 
-def check(devices: Sequence[str], say: Callable[[str], None], *, seconds: float = SECONDS) -> bool:
-    """Tries a rank on each of *devices*; tells line by line what is found, and returns whether they
-    can share a model."""
+def check(
+    devices: Sequence[str], say: Callable[[str], None], *, seconds: float = SECONDS
+) -> Verdict:
+    """Tries a rank on each of *devices*; tells line by line what is found."""
     lines = [socket.socketpair() for _ in devices[1:]]
     ranks: list[_Rank] = []
     with tempfile.TemporaryDirectory(prefix="tp-check-") as folder:
@@ -47,13 +75,13 @@ def check(devices: Sequence[str], say: Callable[[str], None], *, seconds: float 
             for number, device in enumerate(devices):
                 ends = [ours for ours, _ in lines] if number == 0 else [lines[number - 1][1]]
                 ranks.append(_Rank(number, device, ends, Path(folder)))
-            for one, other in lines:
-                one.close()
-                other.close()
             return _watched(ranks, say, time.monotonic() + seconds)
         finally:
             for rank in ranks:
                 rank.end()
+            for one, other in lines:
+                one.close()
+                other.close()
 
 
 class _Rank:
@@ -102,21 +130,21 @@ class _Rank:
         self._process.wait()
 
 
-def _watched(ranks: Sequence[_Rank], say: Callable[[str], None], deadline: float) -> bool:
+def _watched(ranks: Sequence[_Rank], say: Callable[[str], None], deadline: float) -> Verdict:
     while True:
         statuses = [rank.status for rank in ranks]
         for line in ranks[0].news():
             say(line)
-        failed = next((rank for rank in ranks if rank.status), None)
+        failed = next((rank for rank in ranks if rank.status not in (None, 0, UNTRIED)), None)
         if failed is not None:
             say(f"{failed.name} ended with status {failed.status}")
             for line in failed.last_words():
                 say(f"  {line}")
-            return False
-        if all(status == 0 for status in statuses):
-            return True
+            return Verdict.FAILS
+        if None not in statuses:
+            return Verdict.UNTRIED if UNTRIED in statuses else Verdict.WORKS
         if time.monotonic() > deadline:
             late = ", ".join(rank.name for rank in ranks if rank.status is None)
             say(f"no verdict in time; still at work, or stuck: {late}")
-            return False
+            return Verdict.FAILS
         time.sleep(0.05)

@@ -118,6 +118,24 @@ def test_why_not() -> None:
     ]
 
 
+def test_devices_that_are_not_for_models_are_no_devices() -> None:
+    """Whatever it takes, known or not."""
+    host = node("host", 24, 24, 0)
+    for size in (10, 0):
+        assert 2 not in asked(need(size, devices=2), host).fits[0].devices
+    (misfit,) = asked(need(0, devices=3), host).misfits
+    assert misfit.why == (
+        "it takes 3 devices, and 2 here are for models (models may have 24.0 GiB, 24.0 GiB)"
+    )
+
+
+def test_ranks_on_a_cpu_take_one_device() -> None:
+    host = node("host", 24, ranks_share=True)
+    for size in (10, 0):
+        assert asked(need(size, devices=4), host).fits[0].devices == (0,)
+    assert not asked(need(25, devices=4), host).fits
+
+
 def test_small_devices_are_left_alone() -> None:
     wanted = need(4, min_device_bytes=20 * GIB)
     assert best(wanted, node("small", 12), node("big", 24))[0] == "big"

@@ -138,10 +138,11 @@ MODELS = [f"m{number}" for number in range(12)]
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[World, list[Request]]:
-    """Three memory sizes, one or two devices, twelve models, one of them pinned; up to forty
-    requests; nodes that die and return, and are drained."""
+    """Three memory sizes, one to four devices that need not be equal, twelve models, one of them
+    pinned; up to forty requests; nodes that die and return, and are drained."""
+    more = st.lists(st.sampled_from([0, 4, 8, 16, 32]), max_size=3)
     nodes = {
-        f"n{number}": (size,) * draw(st.sampled_from([1, 1, 2]))
+        f"n{number}": (size, *draw(st.one_of(st.just([]), st.just([size]), more)))
         for number, size in enumerate(draw(st.permutations([8, 16, 32])))
     }
     models = {}
@@ -149,7 +150,7 @@ def worlds(draw: st.DrawFn) -> tuple[World, list[Request]]:
         need = Need(
             name,
             draw(st.integers(2, 10)),
-            draw(st.sampled_from([1, 1, 1, 2])),
+            draw(st.sampled_from([1, 1, 1, 2, 3])),
             residency=draw(st.sampled_from([50, 100, 100, 200])),
             nodes=frozenset(draw(st.sampled_from([(), (), ("n0",), ("n1", "n2")]))),
         )

@@ -153,3 +153,26 @@ async def test_a_model_that_cannot_be_loaded_is_refused_and_others_are_served(
         broken.load_error = None
         await until(lambda: states(fleet)["bad"] == ModelState.ABSENT, seconds=10)
         assert (await fleet.chat(model="bad", max_tokens=2)).status_code == 200
+
+
+async def test_a_load_whose_process_dies_is_tried_again(nats: NatsServer) -> None:
+    """Nobody who waits for the model notices, unless it dies every time."""
+    script, deaths = Script(answer), 2
+
+    async def start(start: Start, **more: Any) -> Any:
+        nonlocal deaths
+        deaths -= 1
+        script.load_error = EngineLoadError("crashed", "signal SIGKILL") if deaths >= 0 else None
+        return await script.start(start, **more)
+
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(start, models=(), memory_mb=150)
+        await until(lambda: states(fleet) == {"a": ModelState.ABSENT})
+        assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200
+        assert deaths == -1
+        await fleet.client.post("/models/unload", json={"model": "a"})
+        await until(lambda: states(fleet) == {"a": ModelState.ABSENT})
+        deaths = 3
+        refused = await fleet.chat(model="a", max_tokens=2)
+        assert refused.status_code == 503
+        assert "signal SIGKILL" in refused.json()["error"]["message"]

@@ -30,16 +30,17 @@ def test_nccl_sums_alone_and_in_a_graph() -> None:
         group.size = 2  # so that it is not skipped
         summed = AllReduce(group)
         for dtype in SUMMED:
-            x = torch.ones(4, 8, dtype=dtype, device=device)
+            x = torch.zeros(4, 8, dtype=dtype, device=device)
             summed(x)
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                out = summed(x)
-            graph.replay()
+                out = summed(x.add_(1))
+            for _ in range(3):
+                graph.replay()
             torch.cuda.synchronize()
             assert out.data_ptr() == x.data_ptr()
-            assert torch.equal(x, torch.ones_like(x))
+            assert torch.equal(x, torch.full_like(x, 3)), "of one rank; and nothing is copied"
     finally:
         distributed.destroy_process_group()
 

@@ -51,6 +51,11 @@ def test_what_is_reserved_is_not_to_be_had_until_it_is_released() -> None:
     assert books.choose(1, 16 * GIB) == (0,)
 
 
+def test_devices_that_are_not_there_have_no_room() -> None:
+    assert not ledger(8, 8).fits((0, 2), 1)
+    assert not ledger(8, 8).fits((-1,), 1)
+
+
 def test_what_others_take_counts() -> None:
     books = ledger(16)
     books.others_take([12 * GIB])

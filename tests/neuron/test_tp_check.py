@@ -1,6 +1,7 @@
 """``neuron tp-check``, as an operator runs it."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 
 from neuron import tp_check
 from neuron.cli import cli
+from neuron.discovery import Hardware
+from protocol.fleet import Device, DeviceKind
 from tests.support.ranks import rank_processes
 
 PROGRAM = "neuron.engine.check"
@@ -29,18 +32,43 @@ def test_two_ranks_on_a_cpu_can_share_a_model() -> None:
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    result = CliRunner().invoke(cli, ["tp-check", "--device", "cpu", "--device", "cuda:9"])
+    result = CliRunner().invoke(cli, ["tp-check", "--device", "cuda:8", "--device", "cuda:9"])
     assert result.exit_code == 1
-    assert "rank 1 (cuda:9) ended with status 4" in result.output
-    assert "Device 'cuda:9' cannot be used" in result.output
+    assert re.search(r"rank \d \(cuda:[89]\) ended with status 4", result.output)
+    assert re.search(r"Device 'cuda:[89]' cannot be used", result.output)
     assert "Traceback" not in result.output
     assert result.output.splitlines()[-1] == "these devices cannot share a model"
 
 
-def test_one_device_is_not_enough() -> None:
-    result = CliRunner().invoke(cli, ["tp-check", "--device", "cpu"])
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("--device cpu", "1 device is not enough"),
+        ("--device cpu --device cuda:0", "by GPUs, or by ranks on the CPU, not by both"),
+        ("--device cuda:1 --device cuda:1", "each rank needs a GPU of its own"),
+        ("--device cpu --device cpu --ranks 3", "give --ranks, or --device for each rank"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(words: str, why: str) -> None:
+    result = CliRunner().invoke(cli, ["tp-check", *words.split()])
     assert result.exit_code == 1
-    assert "1 device is not enough" in result.output
+    assert why in result.output
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [Device(DeviceKind.CUDA, i, f"gpu {i}", 1 << 30) for i in range(2)]
+    monkeypatch.setattr(Hardware, "discover", lambda _: gpus)
+    assert tp_check.chosen_devices((), None) == ("cuda:0", "cuda:1")
+    with pytest.raises(ValueError, match="this host has 2 GPUs that can be used, not 4"):
+        tp_check.chosen_devices((), 4)
+
+
+def test_three_ranks_add_up_and_the_demo_model_cannot_say_more() -> None:
+    result = CliRunner().invoke(cli, ["tp-check", "--ranks", "3"])
+    assert result.exit_code == 0, result.output
+    *_, model, verdict = result.output.splitlines()
+    assert model == "the demo model is not tried: it spreads over 1, 2, 4 ranks"
+    assert verdict == "these devices add up rightly; no model was tried"
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
@@ -54,7 +82,8 @@ def test_a_rank_that_does_not_go_on_is_named(how: signal.Signals) -> None:
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    assert not tp_check.check(("cpu", "cpu"), said.append, seconds=6)
+    verdict = tp_check.check(("cpu", "cpu"), said.append, seconds=6)
+    assert verdict is tp_check.Verdict.FAILS
     thread.join()
     text = "\n".join(said)
     assert "rank 1 (cpu)" in text

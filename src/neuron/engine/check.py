@@ -21,7 +21,7 @@ from neuron.engine.device import open_device
 from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.probe import KernelPath
-from neuron.engine.ranks import Compute, FollowerEnd, Leader, Piece
+from neuron.engine.ranks import UNTRIED, Compute, FollowerEnd, Leader, Piece
 from neuron.engine.rendezvous import follow, lead
 from neuron.layers.cache import KVCache
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group
@@ -62,13 +62,21 @@ def main() -> int:
         group = follow(FollowerEnd(lines[0]), arguments.rank, device)
     else:
         group = lead(Leader(lines), device)
-    distributed.barrier()
+    group.least(0)
     report = _Report(is_silent=arguments.rank > 0)
     backend = distributed.get_backend()
     report.line(f"{group.size} ranks met after {time.monotonic() - began:.1f} s, over {backend}")
     is_right = _sums_are_right(group, device, report)
     _costs(group, device, report)
-    return OK if _model_is_right(group, device, report) and is_right else WRONG
+    if not is_right:
+        return WRONG
+    folder = Path(next(iter(demo_model.__path__)))
+    possible = possible_ranks(load_config(folder))
+    if group.size not in possible:
+        numbers = ", ".join(map(str, possible))
+        report.line(f"the demo model is not tried: it spreads over {numbers} ranks")
+        return UNTRIED
+    return OK if _model_is_right(folder, group, device, report) else WRONG
 
 
 class _Report:
@@ -112,13 +120,7 @@ def _costs(group: Group, device: torch.device, report: _Report) -> None:
         report.line(f"{size >> 10:>6} KiB  {median * 1e6:>7.0f} µs  {rate:>5.2f} GB/s")
 
 
-def _model_is_right(group: Group, device: torch.device, report: _Report) -> bool:
-    folder = Path(next(iter(demo_model.__path__)))
-    possible = possible_ranks(load_config(folder))
-    if group.size not in possible:
-        numbers = ", ".join(map(str, possible))
-        report.line(f"the demo model is not tried: it spreads over {numbers} ranks")
-        return True
+def _model_is_right(folder: Path, group: Group, device: torch.device, report: _Report) -> bool:
     found = _logits(folder, device, group)
     if group.rank:
         return True
@@ -146,7 +148,7 @@ def _logits(folder: Path, device: torch.device, group: Group) -> torch.Tensor:
     )
     forward = Forward(model, cache, KernelPath())
     with torch.inference_mode():
-        forward.compute(Compute(1, [Piece(_PROMPT, 0, blocks)]))
+        forward.compute(Compute(1, [Piece(0, _PROMPT, 0, blocks)]))
         return forward.logits(list(range(len(_PROMPT))))
 
 

@@ -163,11 +163,15 @@ class EngineProcess:
             await asyncio.shield(self._task)
 
     async def _serve(self) -> None:
+        """The other ranks only ever say why they end; what they told of the load may come late."""
         watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
         try:
             while (arrived := await self._crew.receive()).messages:
                 for message in arrived.messages:
-                    self._handle(message)
+                    if arrived.rank == 0:
+                        self._handle(message)
+                    elif isinstance(message, Fatal):
+                        self._reason = message.message
             self._reason = self._reason or arrived.fault
         finally:
             watchdog.cancel()

@@ -43,6 +43,7 @@ class Crew:
         self._members = tuple(members)
         self._arrived: asyncio.Queue[Arrived] = asyncio.Queue()
         self._first_gone: int | None = None
+        self._was_killed = False
         self._readers = [
             asyncio.create_task(self._read(rank), name=f"engine-{member.child.pid}")
             for rank, member in enumerate(self._members)
@@ -61,6 +62,7 @@ class Crew:
             for member in members:
                 member.child.kill()
                 member.channel.close()
+                await member.child.ended()
             raise
         finally:
             for line in lines:
@@ -93,13 +95,14 @@ class Crew:
 
     def kill(self, *, spared: int | None = None) -> None:
         """Ends all of them now; the *spared* one ends by itself."""
+        self._was_killed = True
         for rank, member in enumerate(self._members):
             if rank != spared:
                 member.child.kill()
 
     async def buried(self) -> str:
         """One is gone, or shall be: ends the others, and says how the first one ended."""
-        first = self._first_gone or 0
+        first, was_killed = self._first_gone or 0, self._was_killed
         self._members[first].channel.close()
         how = await self._members[first].child.ended(kill_after=EXIT_SECONDS)
         others = [member for rank, member in enumerate(self._members) if rank != first]
@@ -112,7 +115,10 @@ class Crew:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        return f"rank {first} of {len(self._members)}: {how}" if others else how
+        if not others:
+            return how
+        who = f"{len(self._members)} ranks" if was_killed else f"rank {first} of {len(others) + 1}"
+        return f"{who}: {how}"
 
     async def _read(self, rank: int) -> None:
         channel = self._members[rank].channel

@@ -60,7 +60,7 @@ def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 
     try:
         text = cpuinfo.read_text()
     except OSError:
-        return len(allowed)
+        text = ""
     cores: set[tuple[str, str]] = set()
     for block in text.split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())

@@ -21,7 +21,7 @@ class Forward:
         self._cache = cache
         self._path = path
         self._windows = set(model.config.windows)
-        self._group = model.heads // model.kv_heads
+        self._sharing = model.heads // model.kv_heads  # query heads of a key head
         self._hidden = torch.empty(0)
 
     def compute(self, batch: Compute) -> None:
@@ -38,7 +38,7 @@ class Forward:
             positions += range(start, start + count)
             slots += _slots(piece.blocks, start, start + count)
         step = self._path.step(
-            rows, self._tensor(slots), self._windows, self._cache.dtype, self._group
+            rows, self._tensor(slots), self._windows, self._cache.dtype, self._sharing
         )
         at = self._tensor(positions)
         self._hidden = self.model.hidden(self._tensor(tokens), at, self._cache, step)

@@ -176,7 +176,8 @@ def _plan_model(
     model = Decoder(config, dtype, dtype, device, group)
     match_slots(entries, model.slots(), model.ignores)
     usual = default_threads(model.resident_bytes(LinearPlan()), ranks=group.size)
-    torch.set_num_threads(start.threads or usual)
+    asked = max(1, start.threads // group.size) if start.threads else 0
+    torch.set_num_threads(asked or usual)
     path = choose_path(
         config, model.linears, dtype, device, exact=start.exact, reference=start.reference
     )

@@ -43,7 +43,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     kv_cache_bytes: int | None = None
     """None = a share of free memory, never more than max_running full contexts need."""
     threads: int | None = None
-    """Compute threads on a CPU; None = the physical cores this process may use."""
+    """Compute threads of all ranks together on a CPU; None = the physical cores that they may
+    use."""
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):

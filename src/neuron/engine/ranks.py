@@ -16,8 +16,10 @@ import msgspec
 
 from neuron.engine.channel import ChannelClosed, FrameError, FrameReader, encode_frame
 
-ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 """What a rank's process must have in it, so that the group talks over loopback only."""
+UNTRIED = 5
+"""Exit status of ``check.py``: the ranks work together, and no model was tried."""
 _RECEIVE_BYTES = 1 << 20
 
 

@@ -16,7 +16,7 @@ from neuron.engine.ranks import FollowerEnd, Join, Leader
 from neuron.layers.group import Group
 
 LOOPBACK = "127.0.0.1"
-SECONDS = 600.0
+_TIMEOUT = timedelta(seconds=600)
 """How long a rank waits for another one by itself: longer than any load. It is the service that
 notices sooner, because it knows what the group is doing."""
 
@@ -32,7 +32,7 @@ def lead(leader: Leader, device: torch.device) -> Group:
         port,
         leader.size,
         is_master=True,
-        timeout=timedelta(seconds=SECONDS),
+        timeout=_TIMEOUT,
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
     )
@@ -44,17 +44,18 @@ def follow(line: FollowerEnd, rank: int, device: torch.device) -> Group:
     """Another rank's way into it."""
     join = line.next()
     assert isinstance(join, Join), join
-    timeout = timedelta(seconds=SECONDS)
-    store = TCPStore(LOOPBACK, join.port, join.size, timeout=timeout)
+    store = TCPStore(LOOPBACK, join.port, join.size, timeout=_TIMEOUT)
     return _joined(store, rank, join.size, device)
 
 
 def _joined(store: Store, rank: int, size: int, device: torch.device) -> Group:
+    is_gpu = device.type == "cuda"
     distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "nccl" if is_gpu else "gloo",
         store=store,
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=SECONDS),
+        timeout=_TIMEOUT,
+        device_id=device if is_gpu else None,  # else NCCL takes the GPU that has the rank's number
     )
     return Group(rank, size, store=store)

@@ -57,6 +57,8 @@ class Head(nn.Module):
 
     def finish(self, plan: LinearPlan, *, shared: bool) -> None:
         """Brings the loaded weight into the layout of *plan*; *shared* with the embedding."""
+        if not self.share.size:
+            return  # nothing to pack; a rank beyond the vocabulary adds nothing
         self._plan = plan
         if plan.kernel is Kernel.PLAIN:
             return

@@ -41,7 +41,8 @@ class Group:
         return self.size == 1
 
     def share(self, whole: int) -> Share:
-        """This rank's part of *whole* equal things; the last ranks may have fewer, or none."""
+        """This rank's part of *whole* equal things. Of a vocabulary the last ranks may have fewer,
+        or none; everything else is divided evenly (``models/sharding.py``)."""
         most = -(-whole // self.size)
         begin = min(self.rank * most, whole)
         return Share(begin, min(most, whole - begin), whole)

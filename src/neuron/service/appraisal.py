@@ -43,7 +43,7 @@ def appraise(
         kv_bytes=(kv_mb << 20) // ranks if kv_mb else None,
         ranks=ranks,
     )
-    available = (said // ranks if said else budget) // (1 if said else each)
+    available = said // ranks if said else budget // each
     model, entries = load_config(folder), list(read_checkpoint(folder).values())
     check_ranks(model, ranks)
     found = estimate(model, entries, settings, available=available)

@@ -58,7 +58,8 @@ class Ledger:
 
     def fits(self, devices: Sequence[int], bytes_each: int) -> bool:
         """Whether a model could be loaded there now."""
-        return all(self.room(device) >= bytes_each for device in devices)
+        there = range(len(self._devices))
+        return all(d in there and self.room(d) >= bytes_each for d in devices)
 
     def choose(self, count: int, bytes_each: int) -> tuple[int, ...]:
         """The *count* devices on which a model leaves least; empty when it fits on none."""

@@ -18,6 +18,7 @@ import msgspec
 from neuron import store
 from neuron.engine.client import EngineLoadError
 from neuron.engine.messages import Loading, Ready, Start
+from neuron.models.errors import LoadCode
 from neuron.service.engine import Engine, StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
@@ -36,7 +37,11 @@ _LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS_PAUSE_SECONDS = 60.0
 """For a folder that is damaged or unsupported: somebody has to change it first."""
 NO_ROOM_SECONDS = 3.0
-_TEMPORARY = ("crashed", "timeout", "out_of_memory")
+_LOAD_TRIES = 3
+"""A process that dies in its load says little about the model: before requests that wait for it
+fail, there is another one."""
+_DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
+_TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
 
 
 class EngineSettings(NamedTuple):
@@ -250,8 +255,7 @@ class Model:
         """Loads and serves until the engine has died; returns why it did."""
         began = time.monotonic()
         start = self._settings.start(folder, self.offer.profile, hold)
-        engine = await self._start_engine(start, on_progress=self._on_load)
-        self._engine = engine
+        engine = self._engine = await self._load(start)
         self.was_loaded = True
         self._seconds = round(time.monotonic() - began, 2)
         self._took(self._seconds)
@@ -261,6 +265,18 @@ class Model:
             self._engine = None
             await engine.stop()
         return engine.died.result()
+
+    async def _load(self, start: Start) -> Engine:
+        """Raises ``EngineLoadError`` when it cannot be loaded, or has died in every try."""
+        for left in reversed(range(_LOAD_TRIES)):
+            try:
+                return await self._start_engine(start, on_progress=self._on_load)
+            except EngineLoadError as failure:
+                if failure.code not in _DIED or not left:
+                    raise
+                self._restarting(str(failure))
+            await asyncio.sleep(self._pauses.next())
+        raise AssertionError("the last try ends it")
 
     async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
         self._worker = Worker(

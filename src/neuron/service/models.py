@@ -27,8 +27,9 @@ from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder
 log = logging.getLogger("neuron")
 
 LOOK_SECONDS = 30.0
-CATALOGUE_SECONDS = 2.0
 """Between two looks at the folders with models."""
+CATALOGUE_SECONDS = 2.0
+"""How long default models wait for their profiles."""
 PULL_AGAIN_SECONDS = 60.0
 """After a download that failed."""
 BUSY_RETRY_SECONDS = 2
@@ -286,8 +287,8 @@ class Models:
             self._ledger.reserve(model.id, devices, offer.estimate.bytes_each)
         try:
             names = tuple(map(self._ledger.name, devices))
-            several = offer.profile.min_devices if len(names) == 1 else 1
-            yield Hold(devices, names * several, offer.estimate)
+            each = offer.profile.min_devices // len(devices)  # ranks; more than one on a CPU
+            yield Hold(devices, names * each, offer.estimate)
         finally:
             self._ledger.release(model.id)
 
@@ -311,7 +312,7 @@ class Models:
                 await asyncio.wait([leaving])
 
     def _devices(self, order: LoadOrder, estimate: Estimate) -> tuple[int, ...]:
-        if not order.devices:
+        if len(order.devices) != estimate.devices:  # any, or meant for an older profile
             return self._ledger.choose(estimate.devices, estimate.bytes_each)
         fits = self._ledger.fits(order.devices, estimate.bytes_each)
         return order.devices if fits else ()

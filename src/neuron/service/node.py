@@ -21,7 +21,7 @@ from neuron.service.engine import StartEngine
 from neuron.service.gateways import Gateways
 from neuron.service.job import Identity
 from neuron.service.jobs import Jobs
-from neuron.service.ledger import Ledger, with_budgets
+from neuron.service.ledger import Held, Ledger, with_budgets
 from neuron.service.model import EngineSettings, Model
 from neuron.service.models import Models
 from neuron.service.offers import Offers
@@ -217,7 +217,8 @@ class Node:
     async def _measure(self) -> None:
         """What others take of the devices, for the books and for the fleet; and what engines really
         take, for the next estimate."""
-        pids = {model.id: model.pids for model in self.models}
+        held = self._ledger.all_held()
+        pids = {m.id: m.pids for m in self.models if m.id in held and self._is_cpu(held[m.id])}
         usage, sizes = await asyncio.to_thread(self._look_at_memory, pids)
         draining = self.models.is_draining
         self._live = NodeLive(self.name, self.instance, usage, draining=draining)
@@ -230,13 +231,13 @@ class Node:
     def _look_at_memory(
         self, pids: dict[str, tuple[int, ...]]
     ) -> tuple[tuple[DeviceUsage, ...], dict[str, int]]:
-        """In a thread: NVML can hang for seconds. On a GPU an engine is taken at its word."""
+        """*pids*: of the engines on a CPU. On a GPU an engine is taken at its word. In a thread:
+        NVML can hang for seconds."""
         sizes = {model: sum(map(private_bytes, some)) for model, some in pids.items()}
         own = [0] * len(self._devices)
         for model, held in self._ledger.all_held().items():
             for device in held.devices:
-                is_cpu = self._devices[device].kind is DeviceKind.CPU
-                own[device] += sizes.get(model, 0) if is_cpu else held.bytes_each
+                own[device] += sizes.get(model, 0) if self._is_cpu(held) else held.bytes_each
         usage = []
         now = self._hardware.usage(self._devices)
         for device, (found, there) in enumerate(zip(self._devices, now, strict=True)):
@@ -245,6 +246,9 @@ class Node:
             others = found.memory_bytes - there.memory_free_bytes - own[device]
             usage.append(msgspec.structs.replace(there, others_bytes=max(0, others)))
         return tuple(usage), sizes
+
+    def _is_cpu(self, held: Held) -> bool:
+        return self._devices[held.devices[0]].kind is DeviceKind.CPU
 
     async def _serve_verbs(self) -> None:
         async def describe(_: bytes) -> bytes:

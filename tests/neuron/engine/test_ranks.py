@@ -10,7 +10,17 @@ import pytest
 import pytest_asyncio
 
 from neuron.engine.client import EngineLoadError, EngineProcess
-from neuron.engine.messages import Add, Logprobs, Output, Sample, Start
+from neuron.engine.crew import Arrived
+from neuron.engine.messages import (
+    Add,
+    Loading,
+    LoadStage,
+    Logprobs,
+    Output,
+    Progress,
+    Sample,
+    Start,
+)
 from neuron.models.errors import LoadCode
 from tests.support.tiny_models import write_checkpoint
 
@@ -62,7 +72,7 @@ async def answered(engine: EngineProcess, adds: list[Add]) -> dict[int, Answer]:
         prompt: list[Logprobs] = []
         cached = 0
         async for event in await engine.add(add):
-            assert isinstance(event, Output) or not tokens
+            assert isinstance(event, Output | Progress), event  # or it is computed anew
             if isinstance(event, Output):
                 tokens += event.tokens
                 scores += event.logprobs
@@ -123,13 +133,27 @@ async def test_an_answer_goes_on_on_another_number_of_ranks(
         assert (await answered(engine, [rest]))[cut].tokens == whole[cut:]
 
 
-async def test_an_abort_is_heard_by_all(pair: tuple[EngineProcess, EngineProcess]) -> None:
+async def test_an_abort_leaves_all_ranks_in_step(pair: tuple[EngineProcess, EngineProcess]) -> None:
     _, two = pair
     stream = await two.add(Add(500, SHARED, Sample(1000)))
     async for event in stream:
         if isinstance(event, Output):
             two.abort(500)
     assert (await answered(two, [Add(501, SHARED, Sample(5))]))[501].tokens
+
+
+async def test_what_a_rank_told_of_its_load_may_come_late(
+    pair: tuple[EngineProcess, EngineProcess],
+) -> None:
+    _, two = pair
+    two._crew._arrived.put_nowait(Arrived(1, [Loading(LoadStage.WARMING, 1, 1)]))
+    assert (await answered(two, [Add(502, SHARED, Sample(5))]))[502].tokens
+
+
+async def test_nobody_is_blamed_for_being_killed(folder: Path) -> None:
+    engine = await EngineProcess.start(Start(str(folder), devices=("cpu", "cpu")))
+    engine._crew.kill()
+    assert (await engine.died).startswith("2 ranks: signal SIGKILL")
 
 
 @pytest.mark.parametrize(

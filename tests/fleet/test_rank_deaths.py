@@ -1,0 +1,217 @@
+"""Whichever rank of a model dies or freezes, and whenever: the answer is the undisturbed one, the
+model comes back, and nothing is left behind. ``DEATHS`` says how often each."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron.engine.client import EngineProcess
+from neuron.engine.messages import Add, Loading, Start
+from neuron.engine.stream import SequenceStream
+from neuron.engine.watchdog import Deadlines
+from protocol.catalogue import Profile
+from tests.support.fleet import MODEL, TestFleet, running_fleet
+from tests.support.matrix import RUNS
+from tests.support.nats import NatsServer
+from tests.support.ranks import rank_processes
+from tests.support.waiting import until
+from tests.support.watched import WatchedEngines
+
+QUESTION = "What is 17 + 25?"
+PLAIN: dict[str, Any] = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
+QUICK = Deadlines(load_seconds=15.0, first_step_seconds=3.0, step_seconds=3.0)
+"""A load says nothing while torch is imported, which takes seconds on a busy machine."""
+SHARED = (Profile(MODEL, min_devices=2),)
+
+every_rank = pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+"""Rank 0's death is that of any engine; the others' is not."""
+either_way = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+pytestmark = pytest.mark.timeout(60 + 60 * RUNS)
+
+
+def ports(pids: Iterable[int]) -> set[str]:
+    """TCP ports that these processes listen at."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {row[1] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(nats: NatsServer) -> Iterator[None]:
+    """No process, no shared memory, no descriptor of ours."""
+    shared, open_files = set(os.listdir("/dev/shm")), len(os.listdir("/dev/fd"))
+    yield
+    assert not rank_processes("neuron.engine")
+    assert set(os.listdir("/dev/shm")) <= shared
+    assert len(os.listdir("/dev/fd")) <= open_files + 2  # the loop's
+
+
+class MortalEngines(WatchedEngines):
+    """Whose ranks die when the test wants it: *at_load* and *at_add* are given the processes."""
+
+    def __init__(self) -> None:
+        super().__init__(deadlines=QUICK)
+        self.at_load: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.at_add: Callable[[tuple[int, ...]], None] | None = None
+
+    @property
+    def alive(self) -> EngineProcess:
+        """The newest engine."""
+        assert self.engine is not None
+        return self.engine
+
+    async def start(self, start: Start, *, on_progress: Callable[[Loading], None]) -> EngineProcess:
+        """A death of the first load is over before the second one begins."""
+        dying = asyncio.create_task(self.at_load()) if self.at_load else None
+        self.at_load = None
+        try:
+            engine = await super().start(start, on_progress=on_progress)
+        finally:
+            if dying is not None:
+                await dying
+        start_generation = engine.add
+
+        async def and_die(add: Add) -> SequenceStream:
+            stream = await start_generation(add)
+            if self.at_add is not None:
+                self.at_add(engine.pids)
+            self.at_add = None
+            return stream
+
+        engine.add = and_die  # type: ignore[method-assign]
+        return engine
+
+
+async def shared_model(fleet: TestFleet, *nodes: MortalEngines) -> dict[str, Any]:
+    """Nodes that have it; returns the undisturbed answer."""
+    await until(lambda: MODEL in fleet.gateway.catalogue.models, what="the profile")
+    for number, engines in enumerate(nodes, 1):
+        await fleet.add_node(engines.start, name=f"n{number}", drain_seconds=0)
+    await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == len(nodes), seconds=60)
+    return await answer(fleet)
+
+
+async def answer(fleet: TestFleet) -> dict[str, Any]:
+    said = await asyncio.wait_for(fleet.client.post(**request(), timeout=90), 100)
+    assert said.status_code == 200, said.text
+    message: dict[str, Any] = said.json()["choices"][0]["message"]
+    return message
+
+
+def request() -> dict[str, Any]:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **PLAIN}
+    return {"url": "/v1/chat/completions", "json": body}
+
+
+def are_gone(pids: Iterable[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+async def test_they_meet_at_a_port_of_loopback_that_ends_with_them(nats: NatsServer) -> None:
+    async with running_fleet(nats, SHARED) as fleet:
+        await shared_model(fleet, MortalEngines())
+        met = ports(rank_processes("neuron.engine"))
+        assert met
+        assert all(address.startswith("0100007F:") for address in met)
+    assert not met & ports([os.getpid(), *rank_processes("neuron.engine")])
+    for address in met:
+        socket.create_server(("127.0.0.1", int(address.rpartition(":")[2], 16))).close()
+
+
+@every_rank
+@either_way
+async def test_in_mid_answer(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+    """It goes on where the model is too."""
+    nodes = MortalEngines(), MortalEngines()
+    async with running_fleet(nats, SHARED) as fleet:
+        expected = await shared_model(fleet, *nodes)
+        for _ in range(RUNS):
+            before = [len(node.steps) for node in nodes]
+            task = asyncio.create_task(answer(fleet))
+            await until(lambda b=before: [len(n.steps) for n in nodes] != b)  # type: ignore[misc]
+            (node,) = (n for n, b in zip(nodes, before, strict=True) if len(n.steps) > b)
+            engine = node.alive
+            await asyncio.sleep(random.uniform(0, 0.3))
+            assert not task.done(), "too late"
+            os.kill(engine.pids[rank], how)
+            assert await task == expected
+            await engine.died
+            assert are_gone(engine.pids)
+            await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == 2, seconds=60)
+
+
+@every_rank
+@either_way
+async def test_in_the_first_step(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+    """Of a request that only this node could answer: it waits until the model is back."""
+    engines = MortalEngines()
+    async with running_fleet(nats, SHARED) as fleet:
+        expected = await shared_model(fleet, engines)
+        for _ in range(RUNS):
+            engine = engines.alive
+            steps = len(engines.steps)
+            engines.at_add = lambda pids: os.kill(pids[rank], how)
+            assert await answer(fleet) == expected
+            assert are_gone(engine.pids)
+            assert engines.engine is not engine
+            assert engines.steps[steps].step.number == 1, "the old one has not done a step"
+
+
+@every_rank
+async def test_at_rest(nats: NatsServer, rank: int) -> None:
+    """A death is noticed at once; whoever is frozen does not keep the model from being unloaded."""
+    engines = MortalEngines()
+    async with running_fleet(nats, SHARED) as fleet:
+        expected = await shared_model(fleet, engines)
+        for _ in range(RUNS):
+            engine = engines.alive
+            os.kill(engine.pids[rank], signal.SIGKILL)
+            await asyncio.wait_for(engine.died, 1)
+            assert await answer(fleet) == expected
+            engine = engines.alive
+            os.kill(engine.pids[rank], signal.SIGSTOP)
+            await fleet.client.post("/models/unload", json={"model": MODEL})
+            await until(lambda e=engine: are_gone(e.pids), seconds=10)  # type: ignore[misc]
+            assert await answer(fleet) == expected, "loaded for it"
+
+
+@every_rank
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
+async def test_in_the_load(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+    """At any moment of it; the request that wants the model waits for another load."""
+    engines = MortalEngines()
+    victims: list[int] = []
+
+    async def kill() -> None:
+        await until(lambda: len(rank_processes("neuron.engine")) == 2)
+        pids = rank_processes("neuron.engine")
+        await asyncio.sleep(random.uniform(0, seconds))
+        os.kill(pids[rank], how)
+        victims.append(pids[rank])
+
+    async with running_fleet(nats, SHARED) as fleet:
+        expected = await shared_model(fleet, engines)
+        (placed,) = fleet.gateway.fleet.ready(MODEL)
+        seconds = placed.record.load_seconds
+        for _ in range(RUNS):
+            said = await fleet.client.post("/models/unload", json={"model": MODEL})
+            assert said.status_code == 202, said.text
+            await until(lambda: not rank_processes("neuron.engine"))
+            engines.at_load = kill
+            assert await answer(fleet) == expected
+            assert are_gone(victims)
+        assert len(victims) == RUNS
