@@ -1,11 +1,20 @@
 """A model over two ranks, through the whole fleet: it answers as on one."""
 
+import asyncio
+import os
+import signal
 from typing import Any
 
+import pytest
+
+from cortex.record import Continuity, Record
+from neuron import pages
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
-from tests.support.fleet import MODEL, TestFleet, running_fleet
+from protocol.orders import RecycleOrder
+from tests.support.fleet import MODEL, TestFleet, running_fleet, sse_events
 from tests.support.nats import NatsServer
+from tests.support.ranks import rank_processes
 from tests.support.waiting import until
 from tests.support.watched import WatchedEngines, real_fleet
 
@@ -28,8 +37,7 @@ async def test_the_demo_model_answers_as_before(nats: NatsServer) -> None:
     async with running_fleet(nats, (Profile(MODEL, min_devices=2),)) as fleet:
         await parallel(fleet, engines, "n1")
         assert (await fleet.chat(QUESTION, **PLAIN)).json()["choices"] == expected
-        assert engines.engine is not None
-        assert len(engines.engine.pids) == 2
+        assert len(engines.alive.pids) == 2
         (placed,) = fleet.gateway.fleet.placed(MODEL)
         assert placed.record.estimate is not None
         assert placed.record.estimate.devices == 1, "on a CPU they share it"
@@ -51,3 +59,84 @@ async def test_a_number_of_ranks_that_does_not_work_is_refused(nats: NatsServer)
         (model,) = (await fleet.client.get("/v1/models")).json()["data"]
     assert "4 attention heads" in model["error"]
     assert "one of 1, 2, 4." in model["error"]
+
+
+@pytest.mark.parametrize("ranks", [(2, 1), (1, 2)])
+async def test_an_answer_goes_on_on_a_node_with_another_number_of_ranks(
+    nats: NatsServer, ranks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They round differently, so that it is not exact; what was sent stays, and here all of it is
+    the same."""
+    records: list[Record] = []
+    monkeypatch.setattr(
+        "cortex.metrics.Metrics._count_tokens", lambda self, record: records.append(record)
+    )
+    engines = [WatchedEngines() if number == 2 else WatchedEngines(devices=()) for number in ranks]
+    async with running_fleet(nats, (Profile(MODEL, min_devices=2),)) as fleet:
+        await parallel(fleet, engines[0], "n1")
+        assert len(engines[0].alive.pids) == ranks[0]
+        expected = (await fleet.chat(QUESTION, **PLAIN)).json()["choices"][0]["message"]
+        text = ""
+        async with fleet.streaming(QUESTION, **PLAIN) as answer:
+            async for event in sse_events(answer):
+                for choice in event.get("choices", ()):
+                    text += choice["delta"].get("content") or ""
+                if text and engines[1].engine is None:
+                    os.kill(first := engines[0].alive.pid, signal.SIGSTOP)
+                    await parallel(fleet, engines[1], "n2")
+                    os.kill(first, signal.SIGKILL)
+        assert len(engines[1].alive.pids) == ranks[1]
+        assert text == expected["content"]
+        await until(lambda: records and records[-1].moves)
+        assert records[-1].continuity is Continuity.CONTINUED
+
+
+def shared(*names: str) -> tuple[Profile, ...]:
+    """Models of two ranks that take 1,000 MiB each."""
+    return tuple(Profile(n, source=MODEL, vram_mb=1000, min_devices=2) for n in names)
+
+
+async def test_two_groups_on_one_host(nats: NatsServer) -> None:
+    async with running_fleet(nats, shared("a", "b")) as fleet:
+        await fleet.add_node(WatchedEngines().start, models=(), memory_mb=2500)
+        await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        answers = await asyncio.gather(
+            *(fleet.client.post(**asking(name), timeout=60) for name in "abab")
+        )
+        assert len(rank_processes("neuron.engine")) == 4
+    assert len({str(said.json()["choices"]) for said in answers}) == 1, "and the same"
+
+
+async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsServer) -> None:
+    async with running_fleet(nats, shared("a", "b")) as fleet:
+        warm = 64 if pages.may_lock(64 << 20) else 0
+        node = await fleet.add_node(
+            WatchedEngines().start, models=(), memory_mb=1500, host_cache_mb=warm
+        )
+        await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        answers, groups = [], []
+        for name in "aba":
+            ordered = await fleet.client.post("/models/load", json={"model": name})
+            assert ordered.status_code == 202, ordered.text
+            answers.append(await fleet.client.post(**asking(name), timeout=60))
+            groups.append(set(rank_processes("neuron.engine")))
+            gone = "b" if name == "a" else "a"
+            if warm and len(groups) > 1:
+                await until(lambda m=gone: is_warm(fleet, m))  # type: ignore[misc]
+        node.models.recycle(RecycleOrder("a"))
+        answers.append(await fleet.client.post(**asking("a"), timeout=60))
+        groups.append(set(rank_processes("neuron.engine")))
+    assert all(len(group) == 2 for group in groups), "of one model at a time"
+    assert len(set.union(*groups)) == 8
+    assert len({str(said.json()["choices"]) for said in answers}) == 1
+
+
+def is_warm(fleet: TestFleet, model: str) -> bool:
+    (record,) = fleet.gateway.fleet.records(model)
+    return record.is_warm
+
+
+def asking(model: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": QUESTION}]
+    body = {"model": model, "messages": messages, **PLAIN}
+    return {"url": "/v1/chat/completions", "json": body}

@@ -58,6 +58,12 @@ def nothing_is_left_behind(nats: NatsServer) -> Iterator[None]:
     assert len(os.listdir("/dev/fd")) <= open_files + 2  # the loop's
 
 
+@pytest.fixture(autouse=True)
+def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that ends again and again is started again after ever longer pauses."""
+    monkeypatch.setattr("neuron.service.model._LONGEST_PAUSE_SECONDS", 1.0)
+
+
 class MortalEngines(WatchedEngines):
     """Whose ranks die when the test wants it: *at_load* and *at_add* are given the processes."""
 
@@ -65,12 +71,6 @@ class MortalEngines(WatchedEngines):
         super().__init__(deadlines=QUICK)
         self.at_load: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.at_add: Callable[[tuple[int, ...]], None] | None = None
-
-    @property
-    def alive(self) -> EngineProcess:
-        """The newest engine."""
-        assert self.engine is not None
-        return self.engine
 
     async def start(self, start: Start, *, on_progress: Callable[[Loading], None]) -> EngineProcess:
         """A death of the first load is over before the second one begins."""

@@ -36,6 +36,12 @@ class WatchedEngines:
         self.engine: EngineProcess | None = None
         self.steps: list[Seen] = []
 
+    @property
+    def alive(self) -> EngineProcess:
+        """The newest engine."""
+        assert self.engine is not None, "none has been started"
+        return self.engine
+
     async def start(self, start: Start, *, on_progress: Callable[[Loading], None]) -> EngineProcess:
         """Starts a real engine."""
         start = msgspec.structs.replace(start, **self._changes)
