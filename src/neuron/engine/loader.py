@@ -111,7 +111,9 @@ def _load_rank(
     if device.type == "cpu" and not path.reference:
         model.pad_to(quickest_rows(model, path.linear.least_rows, dtype))
     group.least(0)  # nor more, before everybody has its weights
-    cache, budget = _make_cache(start, model, dtype, group)
+    free = memory.free_bytes(device)
+    uneven = memory.unevenness(start.devices, list(map(int, group.words("free", str(free)))))
+    cache, budget = _make_cache(start, model, dtype, group, free)
     classes = group.words("numerics", numerics(device, dtype, path.name))
     ready = Ready(
         architecture=config.architecture,
@@ -126,7 +128,7 @@ def _load_rank(
         load_seconds=0.0,
         exact=path.exact,
         numerics=" + ".join(classes),
-        notes=path.notes,
+        notes=path.notes + uneven,
     )
     return _Loaded(Forward(model, cache, path), ready)
 
@@ -218,7 +220,7 @@ def fill_model(
 
 
 def _make_cache(
-    start: Start, model: Decoder, dtype: torch.dtype, group: Group
+    start: Start, model: Decoder, dtype: torch.dtype, group: Group, free: int
 ) -> tuple[KVCache, memory.KVBudget]:
     """As large as fits on every rank."""
     config, device = model.config, model.device
@@ -226,7 +228,7 @@ def _make_cache(
     if start.max_context is not None:
         limit = min(limit, start.max_context)
     budget = memory.kv_budget(
-        free=memory.free_bytes(device) // (group.size if device.type == "cpu" else 1),
+        free=free // (group.size if device.type == "cpu" else 1),
         bytes_per_token=model.kv_bytes_per_token(dtype.itemsize),
         context_limit=limit,
         max_running=start.max_running,

@@ -4,6 +4,7 @@ Owns the arithmetic and its explanation; the numbers of CUDA devices come from t
 host from ``neuron.host``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ MIN_BLOCKS = 4
 """Less is no use to anybody."""
 WORKING_BYTES = 64 << 20
 """Memory for activations that must be free beside the weights for a load to make sense."""
+
+MUCH_LESS = 0.9
+"""Of a group's devices, free memory that differs by more is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,20 @@ def check_weights_fit(weight_bytes: int, free: int, device: str) -> None:
             f"memory {gib(WORKING_BYTES)}) but {gib(free)} are free. "
             "Unload another model, or use a smaller one.",
         )
+
+
+def unevenness(devices: Sequence[str], free: Sequence[int]) -> tuple[str, ...]:
+    """A note for whoever owns the *devices* of a model, one for each rank, if their *free* bytes
+    differ much: what the larger ones have beyond the smallest is of no use to it."""
+    least, most = min(free), max(free)
+    if len(set(devices)) < 2 or least > MUCH_LESS * most:
+        return ()
+    sizes = ", ".join(f"{device} {gib(size)}" for device, size in zip(devices, free, strict=True))
+    smallest = devices[free.index(least)]
+    return (
+        f"free memory is uneven ({sizes} after the weights): the KV cache is no larger than "
+        f"{smallest} can hold",
+    )
 
 
 def kv_budget(

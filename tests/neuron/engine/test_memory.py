@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.memory import KVBudget, check_weights_fit, kv_budget
+from neuron.engine.memory import KVBudget, check_weights_fit, kv_budget, unevenness
 from neuron.models.errors import LoadCode, LoadError
 
 GIB = 1 << 30
@@ -51,6 +51,18 @@ def test_too_little_is_an_error_with_the_numbers(changes: dict[str, Any]) -> Non
     with pytest.raises(LoadError, match="16000 bytes") as caught:
         budget(**changes)
     assert caught.value.code is LoadCode.OUT_OF_MEMORY
+
+
+def test_cards_that_are_not_equal_are_reported() -> None:
+    cards = ("cuda:0", "cuda:1")
+    assert unevenness(cards, [10 * GIB, 10 * GIB - 1]) == ()
+    assert unevenness(("cpu", "cpu"), [10 * GIB, 3 * GIB]) == (), "it is the same memory"
+    assert unevenness((), [3 * GIB]) == ()
+    (note,) = unevenness(cards, [10 * GIB, 3 * GIB])
+    assert note == (
+        "free memory is uneven (cuda:0 10.0 GiB, cuda:1 3.0 GiB after the weights): the KV cache "
+        "is no larger than cuda:1 can hold"
+    )
 
 
 def test_weights_are_checked_before_they_are_read() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import distributed
 
-from neuron.engine.loader import fill_model
+from neuron.engine.loader import _make_cache, fill_model
+from neuron.engine.messages import Start
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group, gather_columns
 from neuron.layers.linear import LinearPlan
 from neuron.models.checkpoint import read_checkpoint
@@ -263,3 +264,29 @@ def test_a_rank_takes_and_reads_its_slice_only(tmp_path: Path, group: Ranks) -> 
         # Columns lie in every row of their file, so that whole rows are read.
         across = (taken.slices - taken.along_rows) * group.group.size
         assert taken.read <= 1.2 * (taken.along_rows + across)
+
+
+def cache_with(group: Group, folder: Path, free: list[int]) -> tuple[int, int, str]:
+    """Blocks, the longest context and why, where each rank has so much *free*."""
+    model = Decoder(load_config(folder), torch.float32, torch.float32, CPU, group)
+    own = free[group.rank] * group.size  # on a CPU ranks share what is free
+    cache, budget = _make_cache(Start(str(folder)), model, torch.float32, group, own)
+    return cache.blocks, budget.context_limit, budget.why
+
+
+@pytest.mark.parametrize("smallest", [0, 1])
+def test_the_smallest_says_how_large_the_cache_is(
+    tmp_path: Path, group: Ranks, smallest: int
+) -> None:
+    folder = write_checkpoint(tmp_path, num_attention_heads=4, num_key_value_heads=4)
+    free = [32 << 20] * group.group.size
+    plenty = group.run_all(cache_with, folder, free)
+    free[smallest] = 1 << 20
+    found = group.run_all(cache_with, folder, free)
+    ((blocks, context),) = {(blocks, context) for blocks, context, _ in found}
+    assert blocks < plenty[0][0]
+    assert context <= blocks * 16
+    if smallest == 1:
+        assert (
+            found[0][2] == f"{blocks * 16} tokens: what fits on the rank with the least free memory"
+        )
