@@ -1,4 +1,5 @@
-"""What sharing a model costs on a CPU: a sum over the ranks, and a step of one rank and of two.
+"""What sharing a model costs on a CPU: a sum over the ranks, telling them a step, and a step of one
+rank and of two.
 
 ``python -m bench.tp``; a few minutes. The ranks of a CPU share its cores and the bandwidth of its
 memory, so nothing gets faster here: the figures say what the parallel path itself takes.
@@ -6,8 +7,11 @@ memory, so nothing gets faster here: the figures say what the parallel path itse
 
 import argparse
 import asyncio
+import socket
 import statistics
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import torch
 
 from neuron.engine.client import EngineProcess
 from neuron.engine.messages import Add, FromEngine, Sample, Start, Step
+from neuron.engine.ranks import Compute, FollowerEnd, Leader, Piece
 from neuron.tp_check import check
 from tests.support.tiny_models import write_checkpoint
 
@@ -32,6 +37,9 @@ PROMPT = 512
 ROUNDS = 3
 LOADS = ((1, 16), (8, 16), (1, PROMPT))
 """Sequences, and the tokens of their prompts."""
+TELLINGS = ((64, 4096), (64, 32768))
+"""Sequences, and the tokens of their contexts."""
+REPEATS = 50
 
 
 async def steps(folder: Path, ranks: int, sequences: int, prompt: int) -> tuple[float, float]:
@@ -87,12 +95,43 @@ async def table() -> None:
             print(f"| {what} | {one * 1e3:.1f} ms | {two * 1e3:.1f} ms | {ratio} |")
 
 
+def told(sequences: int, context: int, *, whole: bool) -> float:
+    """Median seconds until another rank has read a decode step; *whole*: with all of the block
+    tables, else with what is new of them."""
+    ours, theirs = socket.socketpair()
+    tables = [list(range(context // 16)) for _ in range(sequences)]
+    seconds = []
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        leader, follower = Leader([ours]), FollowerEnd(theirs)
+        for step in range(REPEATS):
+            if whole:
+                tables = [list(table) for table in tables]
+            pieces = [Piece(i, [7], context - 1, table) for i, table in enumerate(tables)]
+            read = pool.submit(follower.next)
+            began = time.perf_counter()
+            leader.tell(Compute(step, pieces))
+            read.result()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def tellings() -> None:
+    """Prints what it takes to tell a rank its step."""
+    print("| step | whole block tables | what is new of them |\n|---|---|---|")
+    for sequences, context in TELLINGS:
+        all_of_it, news = (told(sequences, context, whole=whole) for whole in (True, False))
+        what = f"{sequences} sequences of {context:,} tokens"
+        print(f"| {what} | {all_of_it * 1e3:.2f} ms | {news * 1e3:.2f} ms |")
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints all three tables."""
     argparse.ArgumentParser(prog="bench.tp", description=__doc__).parse_args()
     for ranks in (2, 4):
         print(f"\n{ranks} ranks:\n")
         check(("cpu",) * ranks, print)
+    print()
+    tellings()
     print()
     asyncio.run(table())
 

@@ -100,8 +100,9 @@ async def test_two_groups_on_one_host(nats: NatsServer) -> None:
     async with running_fleet(nats, shared("a", "b")) as fleet:
         await fleet.add_node(WatchedEngines().start, models=(), memory_mb=2500)
         await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        fleet.client.timeout = 60
         answers = await asyncio.gather(
-            *(fleet.client.post(**asking(name), timeout=60) for name in "abab")
+            *(fleet.chat(QUESTION, model=name, **PLAIN) for name in "abab")
         )
         assert len(rank_processes("neuron.engine")) == 4
     assert len({str(said.json()["choices"]) for said in answers}) == 1, "and the same"
@@ -114,17 +115,18 @@ async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsSe
             WatchedEngines().start, models=(), memory_mb=1500, host_cache_mb=warm
         )
         await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        fleet.client.timeout = 60
         answers, groups = [], []
         for name in "aba":
             ordered = await fleet.client.post("/models/load", json={"model": name})
             assert ordered.status_code == 202, ordered.text
-            answers.append(await fleet.client.post(**asking(name), timeout=60))
+            answers.append(await fleet.chat(QUESTION, model=name, **PLAIN))
             groups.append(set(rank_processes("neuron.engine")))
             gone = "b" if name == "a" else "a"
             if warm and len(groups) > 1:
                 await until(lambda m=gone: is_warm(fleet, m))  # type: ignore[misc]
         node.models.recycle(RecycleOrder("a"))
-        answers.append(await fleet.client.post(**asking("a"), timeout=60))
+        answers.append(await fleet.chat(QUESTION, model="a", **PLAIN))
         groups.append(set(rank_processes("neuron.engine")))
     assert all(len(group) == 2 for group in groups), "of one model at a time"
     assert len(set.union(*groups)) == 8
@@ -134,9 +136,3 @@ async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsSe
 def is_warm(fleet: TestFleet, model: str) -> bool:
     (record,) = fleet.gateway.fleet.records(model)
     return record.is_warm
-
-
-def asking(model: str) -> dict[str, Any]:
-    messages = [{"role": "user", "content": QUESTION}]
-    body = {"model": model, "messages": messages, **PLAIN}
-    return {"url": "/v1/chat/completions", "json": body}

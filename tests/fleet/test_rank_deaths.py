@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from tests.support.watched import WatchedEngines
 
 QUESTION = "What is 17 + 25?"
-PLAIN: dict[str, Any] = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
+PLAIN: dict[str, Any] = {"temperature": 0, "max_tokens": 120, "ignore_eos": True}
 QUICK = Deadlines(load_seconds=15.0, first_step_seconds=3.0, step_seconds=3.0)
 """A load says nothing while torch is imported, which takes seconds on a busy machine."""
 SHARED = (Profile(MODEL, min_devices=2),)
@@ -100,19 +100,15 @@ async def shared_model(fleet: TestFleet, *nodes: MortalEngines) -> dict[str, Any
     for number, engines in enumerate(nodes, 1):
         await fleet.add_node(engines.start, name=f"n{number}", drain_seconds=0)
     await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == len(nodes), seconds=60)
+    fleet.client.timeout = 90
     return await answer(fleet)
 
 
 async def answer(fleet: TestFleet) -> dict[str, Any]:
-    said = await asyncio.wait_for(fleet.client.post(**request(), timeout=90), 100)
+    said = await fleet.chat(QUESTION, **PLAIN)
     assert said.status_code == 200, said.text
     message: dict[str, Any] = said.json()["choices"][0]["message"]
     return message
-
-
-def request() -> dict[str, Any]:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **PLAIN}
-    return {"url": "/v1/chat/completions", "json": body}
 
 
 def are_gone(pids: Iterable[int]) -> bool:
