@@ -14,7 +14,8 @@ from cortex.waiting import Line
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.frames import Accepted
-from tests.support.fleet import MODEL, TestFleet, chat_body, scripted_fleet
+from protocol.job import Priority
+from tests.support.fleet import MODEL, TestFleet, chat_body, scripted_fleet, spied
 from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
@@ -157,18 +158,15 @@ async def _is_empty(fleet: TestFleet) -> bool:
 
 async def test_a_second_delivery_computes_nothing_twice(nats: NatsServer) -> None:
     """The same job once more in the stream, as a late acknowledgement makes it."""
-    seen: list[bytes] = []
     script = Script(answer, step_seconds=0.01)
-    async with scripted_fleet(nats, script, nodes=2) as fleet:
-        spy = await Bus.connect(nats.url, name="spy")
-        await spy.subscribe(f"cortex.job.{MODEL}.normal", lambda m: seen.append(m.data))
+    jobs = subjects.job(MODEL, Priority.NORMAL)
+    async with scripted_fleet(nats, script, nodes=2) as fleet, spied(nats, jobs) as seen:
         task = asyncio.create_task(fleet.chat(max_tokens=100, seed=3))
         await until(lambda: seen and any(e.open for e in script.engines))
-        await spy.request(subjects.job(MODEL, codec.read_job(seen[0]).priority), seen[0])
+        await fleet.gateway.bus.request(jobs, seen[0])
         answered = await task
         assert answered.json()["usage"]["completion_tokens"] == 100
         await until(lambda: not any(e.open for e in script.engines), seconds=5)
-        await spy.close()
 
 
 async def test_a_client_that_does_not_read_is_given_up(

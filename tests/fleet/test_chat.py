@@ -13,9 +13,9 @@ from tests.support.fleet import (
     MODEL,
     TestFleet,
     chat_body,
-    raw_bus,
     running_fleet,
     scripted_fleet,
+    spied,
     sse_events,
 )
 from tests.support.nats import NatsServer
@@ -252,13 +252,11 @@ async def test_a_client_that_leaves_the_line_is_never_handed_over(nats: NatsServ
 
 
 async def test_frames_carry_attempt_instance_and_index(nats: NatsServer) -> None:
-    seen: list[tuple[str, bytes]] = []
-    async with scripted_fleet(nats, Script(lambda add: WORDS)) as fleet:
-        spy = await raw_bus(nats, "cortex.reply.>", seen)
+    script = Script(lambda add: WORDS)
+    async with scripted_fleet(nats, script) as fleet, spied(nats, "cortex.reply.>") as seen:
         await fleet.chat()
-        await until(lambda: b'"finished"' in seen[-1][1] if seen else False)
-        await spy.close()
-    frames = [codec.read_frame(data) for _, data in seen]
+        await until(lambda: b'"finished"' in seen[-1] if seen else False)
+    frames = [codec.read_frame(data) for data in seen]
     assert {(f.attempt, bool(f.instance)) for f in frames} == {(1, True)}
     index = 0
     for frame in frames:

@@ -16,7 +16,6 @@ from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine import StartEngine
 from neuron.service.node import Node
-from protocol.bus import Bus
 from protocol.catalogue import Profile
 from protocol.listen import open_socket, url_of
 from tests.support.nats import NatsServer, connected
@@ -151,8 +150,11 @@ async def scripted_fleet(
         yield fleet
 
 
-async def raw_bus(nats: NatsServer, subject: str, seen: list[tuple[str, bytes]]) -> Bus:
-    """A spy that notes every message on *subject*."""
-    bus = await Bus.connect(nats.url, name="spy")
-    await bus.subscribe(subject, lambda m: seen.append((m.subject, m.data)))
-    return bus
+@contextlib.asynccontextmanager
+async def spied(nats: NatsServer, subject: str) -> AsyncIterator[list[bytes]]:
+    """Every message that is published on *subject* from now on."""
+    seen: list[bytes] = []
+    async with connected(nats.url, "spy") as bus:
+        await bus.subscribe(subject, lambda m: seen.append(m.data))
+        assert await bus.flush(), "else what comes at once would be missed"
+        yield seen
