@@ -160,8 +160,11 @@ class Fleet:
 
     @property
     def is_new(self) -> bool:
-        """Whether some nodes may not have been heard yet, as this gateway has just started."""
-        return self._clock() - self._began < NEW_SECONDS
+        """Whether some nodes may not have been heard yet, as this gateway has just started, or
+        have not said yet what they are."""
+        if self._clock() - self._began < NEW_SECONDS:
+            return True
+        return any(node.info is None for node in self.alive())
 
     @property
     def misses_somebody(self) -> bool:

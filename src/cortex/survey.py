@@ -136,15 +136,17 @@ class Survey:
                     r.model: r.error.message for r in records if r.error and r.state not in _HOLDING
                 },
                 **{model: why for (name, model), why in refused.items() if name == node.name},
-                **self._unknown_to(records),
+                **self._unknown_to(node, records),
             },
             busyness=busy / slots if slots else 0.0,
             is_draining=beat.draining or self._standing.is_drained(node.name),
             recent_load_seconds=self._recent[node.name],
         )
 
-    def _unknown_to(self, records: list[ModelRecord]) -> dict[str, str]:
-        """Models that this node does not offer."""
+    def _unknown_to(self, node: Node, records: list[ModelRecord]) -> dict[str, str]:
+        """Models that this node does not offer, or of which nobody can say whether they fit."""
+        if node.info is None:
+            return dict.fromkeys(self._asked, "it has not said yet what devices it has")
         known = {record.model for record in records}
         return dict.fromkeys(self._asked - known, "it has neither the files nor a source of them")
 

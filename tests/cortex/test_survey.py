@@ -6,8 +6,8 @@ import msgspec
 
 from cortex.catalogue import Catalogue
 from cortex.demand import Demands
-from cortex.fleet import Fleet
-from cortex.placement import EXTRA_IDLE_SECONDS, DeviceView
+from cortex.fleet import NEW_SECONDS, Fleet
+from cortex.placement import EXTRA_IDLE_SECONDS, DeviceView, could_be_had
 from cortex.planner import Want
 from cortex.standing import Standing
 from cortex.survey import Picture, Survey
@@ -117,6 +117,21 @@ def test_what_cannot_be_loaded_is_refused_by_its_node() -> None:
     restarting = record("d", ModelState.LOADING, error=wrong)
     eye.node("n", restarting)
     assert "d" not in {node.name: node.refused for node in eye.look().nodes}["n"]
+
+
+def test_a_node_that_has_not_said_what_it_is_may_yet_do() -> None:
+    eye = Eye()
+    eye.beat("n")
+    said = msgspec.structs.replace(record("a", ModelState.ABSENT), node="n", instance="n")
+    eye.fleet.key_changed(keys.node_model("n", "a"), codec.encode(said))
+    eye.now += NEW_SECONDS
+    eye.beat("n")
+    answer = could_be_had(eye.survey.need("a"), eye.look().nodes)
+    assert [misfit.is_for_ever for misfit in answer.misfits] == [False]
+    assert eye.fleet.is_new
+    eye.node("n")
+    assert could_be_had(eye.survey.need("a"), eye.look().nodes).fits
+    assert not eye.fleet.is_new
 
 
 def test_loads_lately_and_since_when_a_model_is_ready() -> None:

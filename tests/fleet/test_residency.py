@@ -36,7 +36,7 @@ async def two_nodes(fleet: TestFleet, script: Script, memory_mb: int = 100) -> N
         await fleet.add_node(
             script.start, name=name, models=(), slots=script.slots, memory_mb=memory_mb
         )
-    await until(lambda: states(fleet, "n2"))
+    await until(lambda: all("a" in states(fleet, name) for name in ("n1", "n2")))
 
 
 async def test_a_model_whose_requests_keep_waiting_gets_another_replica(nats: NatsServer) -> None:
