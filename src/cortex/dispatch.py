@@ -303,7 +303,7 @@ class Dispatcher:
             could=self._could(model),
             lost_node=self._fleet.remembers(model),
             is_listed=model in self._catalogue.models,
-            is_unsettled=self._fleet.is_new or self._fleet.misses(model),
+            is_unsettled=self._fleet.is_unsettled or self._fleet.misses(model),
         )
 
     # -- hand-over -----------------------------------------------------------------------------

@@ -159,7 +159,7 @@ class Fleet:
         )
 
     @property
-    def is_new(self) -> bool:
+    def is_unsettled(self) -> bool:
         """Whether some nodes may not have been heard yet, as this gateway has just started, or
         have not said yet what they are."""
         if self._clock() - self._began < NEW_SECONDS:

@@ -128,10 +128,10 @@ def test_a_node_that_has_not_said_what_it_is_may_yet_do() -> None:
     eye.beat("n")
     answer = could_be_had(eye.survey.need("a"), eye.look().nodes)
     assert [misfit.is_for_ever for misfit in answer.misfits] == [False]
-    assert eye.fleet.is_new
+    assert eye.fleet.is_unsettled
     eye.node("n")
     assert could_be_had(eye.survey.need("a"), eye.look().nodes).fits
-    assert not eye.fleet.is_new
+    assert not eye.fleet.is_unsettled
 
 
 def test_loads_lately_and_since_when_a_model_is_ready() -> None:

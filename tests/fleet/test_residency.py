@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from cortex.evictor import Strategy
+from cortex.fleet import NEW_SECONDS
 from cortex.placing import Options
 from neuron.engine.client import EngineLoadError
 from neuron.engine.messages import Start
 from protocol import keys
+from protocol.bus import KvBucket
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
 from tests.fleet.test_placing import bucket, profiles, states
@@ -61,6 +63,30 @@ async def test_one_replica_is_enough_without_leave(nats: NatsServer) -> None:
         asked = [fleet.chat(str(n), model="a", max_tokens=100) for n in range(4)]
         assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 4
         assert len(script.engines) == 1
+
+
+async def test_a_node_that_has_not_said_what_it_is_is_waited_for(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node writes what it can in whatever order NATS takes it."""
+    put = KvBucket.put
+    is_let_through = asyncio.Event()
+
+    async def late(bucket: KvBucket, key: str, value: bytes, **options: Any) -> bool:
+        if key == keys.node_info("n1") and not is_let_through.is_set():
+            return False
+        return await put(bucket, key, value, **options)
+
+    monkeypatch.setattr(KvBucket, "put", late)
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(Script(answer).start, models=(), memory_mb=100)
+        await until(lambda: "a" in states(fleet))
+        await asyncio.sleep(NEW_SECONDS)
+        asked = asyncio.create_task(fleet.chat(model="a", max_tokens=5))
+        await asyncio.sleep(0.5)
+        assert not asked.done()
+        is_let_through.set()
+        assert (await asked).status_code == 200
 
 
 async def test_a_minimum_is_there_before_anybody_asks_and_comes_back(nats: NatsServer) -> None:

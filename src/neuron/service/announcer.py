@@ -64,8 +64,7 @@ class Announcer:
             forget_reconnect()
 
     async def flush(self) -> bool:
-        """Writes what differs, in the order in which it was said: a node before its models. False
-        when something could not be written."""
+        """Writes what differs; False when something could not be written."""
         while self._dirty:
             key = next(iter(self._dirty))
             del self._dirty[key]
@@ -75,7 +74,7 @@ class Announcer:
             else:
                 written = await self._bucket.put(key, value.data, ttl_seconds=value.ttl_seconds)
             if not written:
-                self._dirty = {key: None} | self._dirty
+                self._dirty.setdefault(key)
                 return False
             if value.data is None and self._wanted.get(key) == value:
                 del self._wanted[key]
