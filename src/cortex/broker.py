@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 from cortex.config import nats_server_override
-from protocol.parent import bound_to_this_process
-from protocol.settings import SettingsError
+from protocol.runtime.die_with_parent import bound_to_this_process
+from protocol.runtime.settings import SettingsError
 
 START_SECONDS = 10.0
 _CONFIG = """\

@@ -9,12 +9,12 @@ from typing import Any
 import click
 import msgspec
 
-from cortex import __version__, cli_fleet, config, logs
+from cortex import __version__, cli_fleet, config
 from cortex.supervisor import EX_CONFIG
-from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import first_of
-from protocol.settings import SettingsError
+from protocol.runtime import logs, loop
+from protocol.runtime.settings import SettingsError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

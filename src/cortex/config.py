@@ -9,7 +9,7 @@ import msgspec
 from cortex.evictor import Strategy
 from cortex.patience import PLACE_SECONDS
 from protocol.names import InvalidName, check_host_id
-from protocol.settings import SettingsError, load_or_default
+from protocol.runtime.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/cortex/cortex.toml")
 

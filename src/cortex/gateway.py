@@ -21,7 +21,7 @@ from protocol.bus import Bus, BusMessage, KvBucket, KvView
 from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from protocol import settings
 from protocol.catalogue import CALL_STYLES, Limits, Profile, SamplingDefaults
 from protocol.names import InvalidName, check_host_id, check_model_id
-from protocol.settings import SettingsError
+from protocol.runtime import settings
+from protocol.runtime.settings import SettingsError
 
 DEFAULT_PATH = Path("/etc/cortex/models.toml")
 

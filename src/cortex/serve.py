@@ -19,8 +19,8 @@ from cortex.config import GatewayConfig
 from cortex.gateway import Gateway, running_gateway
 from cortex.placing import Options
 from protocol.bus import Bus
-from protocol.listen import BACKLOG, is_loopback, open_socket, url_of
-from protocol.settings import SettingsError, read_token
+from protocol.runtime.listen import BACKLOG, is_loopback, open_socket, url_of
+from protocol.runtime.settings import SettingsError, read_token
 
 log = logging.getLogger("serve")
 

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from protocol.parent import bound_to_this_process
+from protocol.runtime.die_with_parent import bound_to_this_process
 
 EX_CONFIG = 78
 FIRST_PAUSE_SECONDS = 0.2

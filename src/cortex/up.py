@@ -26,8 +26,8 @@ from cortex.broker import Broker
 from cortex.config import child_environment
 from cortex.operator import Operator, OperatorError, model_line
 from cortex.supervisor import Child, HopelessChild, Restarting, Say
-from protocol.listen import open_socket, url_of
-from protocol.settings import SettingsError
+from protocol.runtime.listen import open_socket, url_of
+from protocol.runtime.settings import SettingsError
 
 GATEWAY_GRACE_SECONDS = 32.0
 NEURON_GRACE_SECONDS = 10.0

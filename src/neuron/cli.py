@@ -8,10 +8,10 @@ import click
 import msgspec
 
 from neuron import __version__, config
-from protocol import loop
 from protocol.bus import BusSetupError
 from protocol.errors import FleetError, first_of
-from protocol.settings import SettingsError
+from protocol.runtime import loop
+from protocol.runtime.settings import SettingsError
 
 EX_CONFIG = 78
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from protocol.names import InvalidName, check_host_id, host_id_from
-from protocol.settings import SettingsError, load_or_default
+from protocol.runtime.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/neuron/neuron.toml")
 

@@ -9,8 +9,8 @@ from neuron import warm
 from neuron.http import http_server
 from neuron.service.node import Node
 from protocol.bus import Bus
-from protocol.listen import open_socket
-from protocol.settings import read_token
+from protocol.runtime.listen import open_socket
+from protocol.runtime.settings import read_token
 
 log = logging.getLogger("neuron")
 

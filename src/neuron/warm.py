@@ -28,7 +28,7 @@ from neuron import store
 from neuron.host import Host
 from neuron.pages import MIB, Pages, PagesError, Piece, lock_limit, may_lock
 from protocol.errors import FleetError
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 log = logging.getLogger("warm")
 

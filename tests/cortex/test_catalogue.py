@@ -10,7 +10,7 @@ from cortex.models_file import load
 from protocol import codec, keys
 from protocol.catalogue import CatalogueRecord, Limits, Origin, Profile, SamplingDefaults
 from protocol.generate import GenerateRequest, Message, Role, Sampling
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 FILE = """\
 [aliases]

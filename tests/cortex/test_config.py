@@ -7,7 +7,7 @@ import pytest
 from cortex.config import load
 from cortex.evictor import Strategy
 from cortex.serve import options_of
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 SEED = """
 models_config = "/etc/cortex/models.toml"

@@ -13,7 +13,7 @@ import cortex.config
 import cortex.models_file
 import neuron.cli
 import neuron.config
-from protocol import settings
+from protocol.runtime import settings
 from tests.support.nats import server_binary
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,7 @@ from neuron import pages as pages_module
 from neuron.host import Host
 from neuron.pages import MIB, Pages, PagesError, Piece, may_lock
 from neuron.warm import Warm, check
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 from tests.support.model_folders import weights, write
 from tests.support.page_cache import cached_share, forget, locked_bytes
 from tests.support.up import environment

@@ -17,7 +17,7 @@ from neuron.config import NeuronConfig
 from neuron.service.engine import StartEngine
 from neuron.service.node import Node
 from protocol.catalogue import Profile
-from protocol.listen import open_socket, url_of
+from protocol.runtime.listen import open_socket, url_of
 from tests.support.nats import NatsServer, connected
 from tests.support.scripted import Script
 from tests.support.waiting import until

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cortex.lease import Lease
-from protocol import keys, loop
+from protocol import keys
 from protocol.bus import Bus, KvBucket
 from protocol.leader import Epoch
+from protocol.runtime import loop
 from tests.support.waiting import until
 
 EVERY_SECONDS = 0.005

@@ -14,9 +14,9 @@ from neuron.config import NeuronConfig
 from neuron.engine.messages import Ready
 from neuron.service.node import Node
 from neuron.service.prompt import Prompt, Prompter
-from protocol import loop
 from protocol.bus import Bus
 from protocol.job import Job
+from protocol.runtime import loop
 from tests.support.scripted import Script
 from tests.support.words import answer
 

@@ -16,7 +16,7 @@ from cortex.api.errors import envelope, status_of
 from cortex.control import Planned
 from cortex.gateway import Gateway
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 T = TypeVar("T")
 Answer = dict[str, object]

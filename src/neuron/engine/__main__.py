@@ -15,7 +15,7 @@ from neuron.engine import heap
 from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.messages import Fatal
 from neuron.engine.ranks import ENVIRONMENT, FollowerEnd, Leader
-from protocol.parent import die_with_parent
+from protocol.runtime.die_with_parent import die_with_parent
 
 
 def main() -> int:

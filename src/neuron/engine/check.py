@@ -31,7 +31,7 @@ from neuron.models.config import load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadError
 from neuron.models.sharding import possible_ranks
-from protocol.parent import die_with_parent
+from protocol.runtime.die_with_parent import die_with_parent
 
 OK, WRONG, NO_DEVICE = 0, 3, 4
 SIZES = (4 << 10, 64 << 10, 1 << 20, 16 << 20)

@@ -43,7 +43,7 @@ from protocol.fleet import (
 from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 log = logging.getLogger("neuron")
 

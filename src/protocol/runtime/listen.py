@@ -3,7 +3,7 @@
 import ipaddress
 import socket
 
-from protocol.settings import SettingsError
+from protocol.runtime.settings import SettingsError
 
 BACKLOG = 2048
 """Servers' usual 100 stall the 101st simultaneous connect for a second."""
