@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
-from cortex.receiver import Receiver, Stream
+from cortex.dispatch.receiver import Receiver, Stream
 from protocol import codec, frames, subjects
 from protocol.bus import Bus, Delivery, JobLanes, JobPuller
 from protocol.frames import Text

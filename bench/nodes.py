@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 
-from cortex.fleet import Fleet
+from cortex.fleet.state import Fleet
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.fleet import (

@@ -1,6 +1,6 @@
 """``python -m cortex``"""
 
-from cortex.cli import cli
+from cortex.cli.main import cli
 
 
 def main() -> None:

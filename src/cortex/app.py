@@ -13,17 +13,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cortex import __version__
-from cortex.api import openapi
-from cortex.api.admin import Admin
-from cortex.api.dialects import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
+from cortex.api.dialects.registry import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES
+from cortex.api.endpoints import openapi
+from cortex.api.endpoints.admin import Admin
+from cortex.api.endpoints.fleet_view import FleetView
+from cortex.api.endpoints.generation import Generation, Streams
+from cortex.api.endpoints.models import Models
+from cortex.api.endpoints.tokenization import Texts
 from cortex.api.errors import plain_envelope, style_of
-from cortex.api.fleet import FleetView
-from cortex.api.generation import Generation, Streams
 from cortex.api.middleware import ForgetsRest, NoTrailingSlash, SharedWithPages
-from cortex.api.models import Models
-from cortex.api.texts import Texts
 from cortex.gateway import Gateway
-from cortex.metrics import CONTENT_TYPE
+from cortex.telemetry.metrics import CONTENT_TYPE
 from protocol.job import PROTOCOL
 
 log = logging.getLogger("api")

@@ -8,14 +8,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
-from cortex.catalogue import Catalogue
-from cortex.dispatch import Dispatcher
-from cortex.fleet import HEARTBEAT_TIMEOUT_SECONDS, Fleet
-from cortex.history import History
-from cortex.metrics import Metrics
-from cortex.placing import Options, Placing
-from cortex.prompts import Prompts
-from cortex.wants import Wants
+from cortex.dispatch.dispatcher import Dispatcher
+from cortex.dispatch.render_client import Prompts
+from cortex.fleet.catalogue import Catalogue
+from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.placement.demand_writer import Wants
+from cortex.placement.service import Options, Placing
+from cortex.telemetry.history import History
+from cortex.telemetry.metrics import Metrics
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvBucket, KvView
 from protocol.catalogue import Profile

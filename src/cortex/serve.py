@@ -13,11 +13,11 @@ import hypercorn.asyncio
 import hypercorn.config
 from starlette.types import ASGIApp
 
-from cortex import models_file
 from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
+from cortex.fleet import models_file
 from cortex.gateway import Gateway, running_gateway
-from cortex.placing import Options
+from cortex.placement.service import Options
 from protocol.bus import Bus
 from protocol.runtime.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.runtime.settings import SettingsError, read_token

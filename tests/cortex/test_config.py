@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cortex.config import load
-from cortex.evictor import Strategy
+from cortex.placement.eviction import Strategy
 from cortex.serve import options_of
 from protocol.runtime.settings import SettingsError
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from cortex.api.body import CONSTRAINTS
-from cortex.api.chat.types import ChatRequest
-from cortex.api.completions.types import CompletionRequest
-from cortex.api.messages.types import CountRequest, MessagesRequest
-from cortex.api.responses.types import ResponsesRequest
-from cortex.api.texts import DetokenizeRequest, TokenizeRequest
+from cortex.api.dialects.chat.types import ChatRequest
+from cortex.api.dialects.completions.types import CompletionRequest
+from cortex.api.dialects.fields import CONSTRAINTS
+from cortex.api.dialects.messages.types import CountRequest, MessagesRequest
+from cortex.api.dialects.responses.types import ResponsesRequest
+from cortex.api.endpoints.tokenization import DetokenizeRequest, TokenizeRequest
 
 PARAMETERS = "fleet/test_parameters.py"
 DECODERS = "cortex/test_decoders.py"

@@ -8,9 +8,9 @@ import click
 import msgspec
 import pytest
 
-import cortex.cli
+import cortex.cli.main
 import cortex.config
-import cortex.models_file
+import cortex.fleet.models_file
 import neuron.cli
 import neuron.config
 from protocol.runtime import settings
@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def test_the_example_files_are_the_defaults() -> None:
     gateway = settings.load(ROOT / "deploy/cortex.toml", cortex.config.GatewayConfig)
     assert gateway == cortex.config.GatewayConfig()
-    assert cortex.models_file.load(ROOT / "deploy/models.toml")
+    assert cortex.fleet.models_file.load(ROOT / "deploy/models.toml")
     node = settings.load(ROOT / "deploy/neuron.toml", neuron.config.NeuronConfig)
     assert node == neuron.config.NeuronConfig()
 
@@ -64,7 +64,7 @@ def test_links_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_and_options_exist(page: Path) -> None:
-    groups: dict[str, click.Group] = {"cortex": cortex.cli.cli, "neuron": neuron.cli.cli}
+    groups: dict[str, click.Group] = {"cortex": cortex.cli.main.cli, "neuron": neuron.cli.cli}
     for program, verb, rest in re.findall(
         r"^\s*(?:bin/)?(cortex|neuron) (\w+)(.*)$", page.read_text(), re.MULTILINE
     ):
@@ -78,6 +78,10 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 def test_the_metrics_table_lists_every_metric() -> None:
     page = (ROOT / "docs/operating.md").read_text()
-    for source in ("src/cortex/metrics.py", "src/cortex/gateway.py", "src/neuron/http.py"):
+    for source in (
+        "src/cortex/telemetry/metrics.py",
+        "src/cortex/gateway.py",
+        "src/neuron/http.py",
+    ):
         for name in re.findall(r'"((?:cortex|neuron)_[a-z_]+)"', (ROOT / source).read_text()):
             assert name in page, name

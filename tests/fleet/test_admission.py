@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from cortex.waiting import Line
+from cortex.dispatch.request_queue import Line
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.frames import Accepted
@@ -35,7 +35,7 @@ async def test_a_full_line_is_a_quick_429_with_the_numbers(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = functools.partial(Line, max_waiting_of_tenant=20)
-    monkeypatch.setattr("cortex.dispatch.Line", short)
+    monkeypatch.setattr("cortex.dispatch.dispatcher.Line", short)
     script = Script(answer, slots=1, step_seconds=0.02)
     async with scripted_fleet(nats, script) as fleet:
         dispatcher = fleet.gateway.dispatcher

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cortex.affinity import MIN_CHARACTERS
+from cortex.dispatch.prefix_affinity import MIN_CHARACTERS
 from protocol.bus import BusMessage
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer

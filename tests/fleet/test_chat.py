@@ -110,8 +110,8 @@ async def test_max_tokens_ends_with_length_and_is_clamped(nats: NatsServer) -> N
 async def test_keep_alives_and_headers_come_while_nothing_happens(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cortex.api.relay.HEADERS_AFTER_SECONDS", 0.2)
-    monkeypatch.setattr("cortex.api.relay.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("cortex.api.endpoints.relay.HEADERS_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("cortex.api.endpoints.relay.KEEP_ALIVE_SECONDS", 0.1)
     script = Script()
     async with scripted_fleet(nats, script) as fleet:
         script.engines[0].paused = True
@@ -128,8 +128,8 @@ async def test_keep_alives_and_headers_come_while_nothing_happens(
 async def test_a_request_waits_for_a_model_that_is_loading(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cortex.api.relay.HEADERS_AFTER_SECONDS", 0.1)
-    monkeypatch.setattr("cortex.api.relay.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("cortex.api.endpoints.relay.HEADERS_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("cortex.api.endpoints.relay.KEEP_ALIVE_SECONDS", 0.1)
     async with running_fleet(nats) as fleet:
         script = Script(lambda add: WORDS, load_seconds=0.8)
         await fleet.add_node(script.start)

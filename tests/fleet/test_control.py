@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 from click.testing import CliRunner
 
-from cortex.cli import cli
+from cortex.cli.main import cli
 from tests.fleet.test_placing import profiles, states
 from tests.support.fleet import TestFleet, running_fleet
 from tests.support.nats import NatsServer

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cortex.record import Continuity, Record
+from cortex.telemetry.request_record import Continuity, Record
 from neuron import demo_model
 from neuron.engine.noise import row_key
 from neuron.engine.watchdog import Deadlines
@@ -139,7 +139,8 @@ async def test_an_answer_that_moved_is_the_same_to_the_bit(
 ) -> None:
     records: list[Record] = []
     monkeypatch.setattr(
-        "cortex.metrics.Metrics._count_tokens", lambda self, record: records.append(record)
+        "cortex.telemetry.metrics.Metrics._count_tokens",
+        lambda self, record: records.append(record),
     )
     chance = random.Random(kind)
     model = str(random_model if kind == "random weights" else DEMO)

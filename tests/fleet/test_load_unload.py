@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from starlette.datastructures import Address
 
-from cortex.supervisor import EX_CONFIG
+from cortex.local.supervisor import EX_CONFIG
 from neuron import demo_model
 from neuron.engine.client import EngineLoadError
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cortex.record import Continuity, Record
+from cortex.telemetry.request_record import Continuity, Record
 from neuron import pages
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
@@ -69,7 +69,8 @@ async def test_an_answer_goes_on_on_a_node_with_another_number_of_ranks(
     the same."""
     records: list[Record] = []
     monkeypatch.setattr(
-        "cortex.metrics.Metrics._count_tokens", lambda self, record: records.append(record)
+        "cortex.telemetry.metrics.Metrics._count_tokens",
+        lambda self, record: records.append(record),
     )
     engines = [WatchedEngines() if number == 2 else WatchedEngines(devices=()) for number in ranks]
     async with running_fleet(nats, (Profile(MODEL, min_devices=2),)) as fleet:

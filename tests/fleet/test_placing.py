@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cortex.placing import Options
+from cortex.placement.service import Options
 from neuron.engine.messages import Start
 from protocol import keys
 from protocol.bus import Bus, KvView

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cortex.receiver import Stream
-from cortex.stream import Event, Started
+from cortex.dispatch.receiver import Stream
+from cortex.streams.state import Event, Started
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer

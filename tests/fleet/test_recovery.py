@@ -186,7 +186,7 @@ async def test_a_stream_without_progress_ends(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The neuron lives and says so, but nothing comes of it."""
-    monkeypatch.setattr("cortex.receiver.IDLE_SECONDS", 1.5)
+    monkeypatch.setattr("cortex.dispatch.receiver.IDLE_SECONDS", 1.5)
     script = Script(answer, step_seconds=0.01, prefill_steps=300)
     async with scripted_fleet(nats, script) as fleet:
         async with playing(fleet, seed=12, max_tokens=5) as tape:
@@ -246,7 +246,7 @@ async def test_nats_killed_mid_stream_costs_nothing_but_time(nats: NatsServer) -
 async def test_nats_gone_for_long_is_a_clean_error(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cortex.receiver.CUT_OFF_SECONDS", 0.5)
+    monkeypatch.setattr("cortex.dispatch.receiver.CUT_OFF_SECONDS", 0.5)
     script = Script(answer, step_seconds=0.01)
     async with scripted_fleet(nats, script) as fleet:
         async with playing(fleet, seed=10) as tape:

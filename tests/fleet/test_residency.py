@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cortex.evictor import Strategy
-from cortex.fleet import NEW_SECONDS
-from cortex.placing import Options
+from cortex.fleet.state import NEW_SECONDS
+from cortex.placement.eviction import Strategy
+from cortex.placement.service import Options
 from neuron.engine.client import EngineLoadError
 from neuron.engine.messages import Start
 from protocol import keys

@@ -24,7 +24,7 @@ def test_the_service_imports_neither_torch_nor_transformers() -> None:
 
 
 def test_the_gateway_imports_neither() -> None:
-    program = "import sys, cortex.cli, cortex.serve, cortex.up; print(*sys.modules)"
+    program = "import sys, cortex.cli.main, cortex.serve, cortex.local.up; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
     )

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cortex.lease import Lease
+from cortex.placement.lease import Lease
 from protocol import keys
 from protocol.bus import Bus, KvBucket
 from protocol.leader import Epoch

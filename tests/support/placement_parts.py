@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from cortex.placement import Need
-from cortex.planner import Load
+from cortex.placement.fit import Need
+from cortex.placement.planner import Load
 
 TICK = 0.25
 STANDING_BOUND_SECONDS = 60.0

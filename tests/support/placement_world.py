@@ -8,9 +8,9 @@ them. No clock, no bus.
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
-from cortex.evictor import Strategy
-from cortex.placement import DeviceView, NodeView, Resident
-from cortex.planner import Load, Pull, Recycle, Unload, Want, plan
+from cortex.placement.eviction import Strategy
+from cortex.placement.fit import DeviceView, NodeView, Resident
+from cortex.placement.planner import Load, Pull, Recycle, Unload, Want, plan
 from tests.support.placement_parts import (
     COOLING_SECONDS,
     SETTLE_SECONDS,

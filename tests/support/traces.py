@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from cortex.placement import Need
+from cortex.placement.fit import Need
 from tests.support.placement_parts import ModelSpec, Request
 from tests.support.placement_world import World
 

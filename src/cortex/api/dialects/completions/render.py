@@ -1,0 +1,137 @@
+"""Events → OpenAI's text completions."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cortex.api.dialects.completions.decode import Echo
+from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.openai_common import (
+    DONE,
+    FINGERPRINT,
+    LEAST_LOGPROB,
+    UsageOut,
+    finish_text,
+    usage_out,
+)
+from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.errors import envelope
+from cortex.streams.state import Ended, Started
+from protocol.errors import WireError
+from protocol.frames import Part, Text
+from protocol.generate import TokenLogprobs
+
+_encode = msgspec.json.encode
+
+
+class CompletionWriter(Writer):
+    """Writes ``text_completion`` chunks."""
+
+    trailer = DONE
+
+    def __init__(self, head: Head, seen: Place = ()) -> None:
+        super().__init__(head, seen)
+        self._echo = head.told(Echo)
+        self._lengths = [0] * head.choices
+
+    def _chunk(self, choices: list[dict[str, object]], usage: UsageOut | None = None) -> bytes:
+        chunk = {**_constant(self.head), "choices": choices}
+        if self.head.include_usage:
+            chunk["usage"] = usage
+        return b"data: " + _encode(chunk) + b"\n\n"
+
+    def _chunk_of(self, choice: int, text: Text, finish: str | None) -> bytes:
+        offset = self._lengths[choice] - len(text.text)
+        shown = _choice(choice, text, self._echo, finish, offset)
+        is_shown = self._echo.running_usage
+        return self._chunk([shown], usage_out([self._usage_so_far(choice)]) if is_shown else None)
+
+    def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
+        return ()
+
+    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+        return ()
+
+    def _noted(self, choice: int, part: Part) -> None:
+        if isinstance(part, Text):
+            self._lengths[choice] += len(part.text)
+
+    def _said(self, choice: int, part: Part) -> bytes:
+        if not isinstance(part, Text):
+            return b""
+        return self._chunk_of(choice, part, None)
+
+    def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
+        yield self._chunk_of(choice, Text(""), finish_text(ended.reason))
+
+    def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
+        if self.head.include_usage:
+            yield self._chunk([], _usage(ended, self._echo))
+
+    def failure(self, error: WireError) -> bytes:
+        """As an error object; without ``[DONE]``, for the answer is not."""
+        return b"data: " + envelope(error) + b"\n\n"
+
+
+class CompletionFolder(Folder):
+    """Folds an answer into a ``text_completion``."""
+
+    def answer(self, ended: Sequence[Ended]) -> bytes:
+        """The whole answer as JSON."""
+        echo = self.head.told(Echo)
+        choices = []
+        for number, one in enumerate(ended):
+            texts = [part for part in self.whole(number) if isinstance(part, Text)]
+            text = texts[0] if texts else Text("")
+            choices.append(_choice(number, text, echo, finish_text(one.reason), 0))
+        answer = {**_constant(self.head), "choices": choices, "usage": _usage(ended, echo)}
+        return _encode(answer)
+
+
+def _usage(ended: Sequence[Ended], echo: Echo) -> UsageOut:
+    return usage_out([one.usage for one in ended], echo.prompts)
+
+
+def _constant(head: Head) -> dict[str, object]:
+    return {
+        "id": f"cmpl-{head.id}",
+        "object": "text_completion",
+        "created": head.created,
+        "model": head.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def _choice(
+    number: int, text: Text, echo: Echo, finish: str | None, offset: int
+) -> dict[str, object]:
+    return {
+        "index": number,
+        "text": text.text,
+        "logprobs": logprobs_out(text.logprobs, offset) if echo.logprobs else None,
+        "finish_reason": finish,
+    }
+
+
+def logprobs_out(entries: Sequence[TokenLogprobs], offset: int) -> dict[str, object]:
+    """The ``logprobs`` of a choice: parallel lists. *offset*: characters of the text before."""
+    tokens = [entry.token.decode(errors="replace") for entry in entries]
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [_finite(entry.logprob) for entry in entries],
+        "top_logprobs": [
+            None
+            if entry.logprob is None
+            else {top.token.decode(errors="replace"): _finite(top.logprob) for top in entry.top}
+            for entry in entries
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)

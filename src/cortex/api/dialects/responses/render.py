@@ -1,0 +1,259 @@
+"""Events → OpenAI's responses: items one after the other, each with its own events."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.openai_common import DONE, logprob_entries
+from cortex.api.dialects.responses.decode import Echo, sealed
+from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.errors import http_of
+from cortex.streams.state import Ended, Started
+from protocol.errors import WireError
+from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.generate import FinishReason, TokenLogprobs, Usage
+
+_encode = msgspec.json.encode
+_UNNUMBERED = b'"sequence_number":-1'
+_PREFIXES = {Text: "msg", Reasoning: "rs", ToolCallPart: "fc"}
+Json = dict[str, object]
+
+
+class _Item:
+    """One item of the output, as it grows."""
+
+    def __init__(self, head: Head, echo: Echo, number: int, part: Part) -> None:
+        self.number = number
+        self.kind = type(part)
+        self.id = f"{_PREFIXES[self.kind]}_{head.id}_{number}"
+        self._echo = echo
+        self._call = part if isinstance(part, ToolCallPart) else None
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
+
+    @property
+    def text(self) -> str:
+        """So far."""
+        return "".join(self._texts)
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self._call.name if self._call else ""
+
+    def add(self, part: Part) -> None:
+        """Grows."""
+        match part:
+            case Text(text, logprobs):
+                self._texts.append(text)
+                self._logprobs += logprobs
+            case Reasoning(text):
+                self._texts.append(text)
+            case ToolCallPart(arguments=arguments):
+                self._texts.append(arguments)
+
+    def shown(self, status: str, *, is_empty: bool = False) -> Json:
+        """As JSON; empty when it has only begun."""
+        base: Json = {"id": self.id, "status": status}
+        if self._call is not None:
+            return base | {
+                "type": "function_call",
+                "call_id": self._call.id,
+                "name": self._call.name,
+                "arguments": "" if is_empty else self.text,
+            }
+        if self.kind is Reasoning:
+            seals = self._echo.encrypted and not is_empty
+            return base | {
+                "type": "reasoning",
+                "summary": [],
+                "content": [] if is_empty else [self.content()],
+                "encrypted_content": sealed(self.text) if seals else None,
+            }
+        content = [] if is_empty else [self.content()]
+        return base | {"type": "message", "role": "assistant", "content": content}
+
+    def content(self, *, is_empty: bool = False) -> Json:
+        """Its only part."""
+        text = "" if is_empty else self.text
+        if self.kind is Reasoning:
+            return {"type": "reasoning_text", "text": text}
+        shown = [] if is_empty else self.logprobs()
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": shown}
+
+    def logprobs(self) -> list[dict[str, object]]:
+        """Of all its tokens, if they are wanted."""
+        return logprob_entries(self._logprobs) if self._echo.logprobs else []
+
+
+class ResponseWriter(Writer):
+    """Writes the events of one response."""
+
+    trailer = DONE
+
+    def __init__(self, head: Head, seen: Place = ()) -> None:
+        super().__init__(head, seen)
+        self._echo = head.told(Echo)
+        self._items: list[_Item] = []
+        self._is_open = False
+        self._number = 0
+
+    def numbered(self, body: bytes) -> bytes:
+        """Events count; also those that a client has seen, so that the numbers go on rising."""
+        number, self._number = self._number, self._number + 1
+        return body.replace(_UNNUMBERED, b'"sequence_number":%d' % number, 1)
+
+    def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
+        if started is None:
+            response = _response(self.head, self._echo, "in_progress", [])
+            yield _event("response.created", response=response)
+            yield _event("response.in_progress", response=response)
+
+    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+        last = self._items[-1] if self._is_open else None
+        is_new_call = isinstance(part, ToolCallPart) and bool(part.name)
+        if last is not None and last.kind is type(part) and not is_new_call:
+            return
+        yield from self._close("completed")
+        item = _Item(self.head, self._echo, len(self._items), part)
+        self._items.append(item)
+        self._is_open = True
+        yield _event(
+            "response.output_item.added",
+            output_index=item.number,
+            item=item.shown("in_progress", is_empty=True),
+        )
+        if item.kind is not ToolCallPart:
+            yield self._of_part(
+                "response.content_part.added", item, part=item.content(is_empty=True)
+            )
+
+    def _noted(self, choice: int, part: Part) -> None:
+        self._items[-1].add(part)
+
+    def _said(self, choice: int, part: Part) -> bytes:
+        item = self._items[-1]
+        match part:
+            case Text(text, logprobs):
+                shown = logprob_entries(logprobs) if self._echo.logprobs else []
+                return self._of_part("response.output_text.delta", item, delta=text, logprobs=shown)
+            case Reasoning(text):
+                return self._of_part("response.reasoning_text.delta", item, delta=text)
+            case ToolCallPart(arguments=arguments) if arguments:
+                return self._of_item(
+                    "response.function_call_arguments.delta", item, delta=arguments
+                )
+        return b""
+
+    def _close(self, status: str) -> Iterable[bytes]:
+        """Ends the open item, if there is one."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        item = self._items[-1]
+        if item.kind is ToolCallPart:
+            yield self._of_item(
+                "response.function_call_arguments.done",
+                item,
+                name=item.name,
+                arguments=item.text,
+            )
+        else:
+            if item.kind is Text:
+                yield self._of_part(
+                    "response.output_text.done", item, text=item.text, logprobs=item.logprobs()
+                )
+            else:
+                yield self._of_part("response.reasoning_text.done", item, text=item.text)
+            yield self._of_part("response.content_part.done", item, part=item.content())
+        yield _event("response.output_item.done", output_index=item.number, item=item.shown(status))
+
+    def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
+        if not self._items:  # an answer always has a message
+            yield from self._before(choice, Text(""))
+        status = _status(ended)
+        yield from self._close(status)
+        response = _response(self.head, self._echo, status, self._shown(status), ended)
+        yield _event(f"response.{status}", response=response)
+
+    def _shown(self, status: str) -> list[Json]:
+        last = len(self._items) - 1
+        return [i.shown(status if i.number == last else "completed") for i in self._items]
+
+    def failure(self, error: WireError) -> bytes:
+        """As a failed response, which ends the stream for every client."""
+        shown = self._shown("incomplete")
+        response = _response(self.head, self._echo, "failed", shown, error=error)
+        return self.numbered(_event("response.failed", response=response)) + DONE
+
+    @staticmethod
+    def _of_item(event: str, item: _Item, /, **fields: object) -> bytes:
+        return _event(event, item_id=item.id, output_index=item.number, **fields)
+
+    @staticmethod
+    def _of_part(event: str, item: _Item, /, **fields: object) -> bytes:
+        return _event(event, item_id=item.id, output_index=item.number, content_index=0, **fields)
+
+
+class ResponseFolder(Folder):
+    """Folds an answer into a response."""
+
+    def answer(self, ended: Sequence[Ended]) -> bytes:
+        """The whole response as JSON."""
+        (one,) = ended
+        echo, status = self.head.told(Echo), _status(one)
+        parts = self.whole(0) or [Text("")]
+        items = []
+        for number, part in enumerate(parts):
+            item = _Item(self.head, echo, number, part)
+            item.add(part)
+            items.append(item.shown(status if number == len(parts) - 1 else "completed"))
+        return _encode(_response(self.head, echo, status, items, one))
+
+
+def _event(event: str, /, **fields: object) -> bytes:
+    """One server-sent event with its name in both places; its number comes when it is sent."""
+    data = _encode({"type": event, "sequence_number": -1, **fields})
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+
+
+def _status(ended: Ended) -> str:
+    return "incomplete" if ended.reason is FinishReason.LENGTH else "completed"
+
+
+def _response(
+    head: Head,
+    echo: Echo,
+    status: str,
+    output: list[Json],
+    ended: Ended | None = None,
+    error: WireError | None = None,
+) -> Json:
+    is_cut = ended is not None and ended.reason is FinishReason.LENGTH
+    shown = msgspec.json.decode(echo.response, type=dict[str, msgspec.Raw])
+    return {
+        "id": f"resp_{head.id}",
+        "object": "response",
+        "created_at": head.created,
+        "completed_at": int(time.time()) if status == "completed" else None,
+        "status": status,
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "model": head.model,
+        "output": output,
+        "error": None if error is None else {"code": http_of(error).code, "message": error.message},
+        "usage": None if ended is None else usage_out(ended.usage),
+        **shown,
+    }
+
+
+def usage_out(usage: Usage) -> Json:
+    """The token counts of a response."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

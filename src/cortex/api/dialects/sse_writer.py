@@ -1,0 +1,224 @@
+"""Events of an answer → the server-sent events of a dialect, from any place of the answer on.
+
+A dialect says which bodies a piece of the answer becomes; here are the ids, the joining of what
+arrived together, and the leaving out of what a client that comes back has seen already.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from cortex.api.dialects.cursor import START, Cursor, Place, event_id
+from cortex.streams.state import Ended, Parts, Started
+from protocol.errors import WireError
+from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.generate import Usage
+
+E = TypeVar("E", bound=msgspec.Struct)
+
+
+class Head(NamedTuple):
+    """What every event, or the whole answer, says about itself."""
+
+    id: str
+    """Of the answer's first job."""
+    model: str
+    """The name that the client asked for."""
+    created: int
+    """Unix seconds."""
+    choices: int = 1
+    include_usage: bool = False
+    echo: bytes = b"null"
+    """What the dialect's decoder has left for its renderer, as JSON."""
+
+    def told(self, kind: type[E]) -> E:
+        """That, read."""
+        return msgspec.json.decode(self.echo, type=kind | None) or kind()
+
+
+class Writer(ABC):
+    """Writes one streaming answer. Events go through it in the order of the answer."""
+
+    def __init__(self, head: Head, seen: Place = ()) -> None:
+        """*seen*: where the client has been; empty = nowhere."""
+        self.head = head
+        self._at = list(seen) or [START] * head.choices
+        self._tokens = [0] * head.choices
+        self._prompt_tokens = [0] * head.choices
+        self._id_line = f"id: {head.id}:".encode()
+
+    # -- what a dialect says -------------------------------------------------------------------
+
+    @abstractmethod
+    def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
+        """The events with which a choice begins, before it has a node (*started* is None) or
+        afterwards."""
+
+    @abstractmethod
+    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+        """The events that must come before a part of this kind; none after a part that it can be
+        joined to."""
+
+    def _noted(self, choice: int, part: Part) -> None:  # noqa: B027 - most dialects need none
+        """A part is there, whether or not it will be said; for what is said of it at the end."""
+
+    @abstractmethod
+    def _said(self, choice: int, part: Part) -> bytes:
+        """The event of a part; empty when :meth:`_before` has said it all."""
+
+    @abstractmethod
+    def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
+        """The events with which a choice ends."""
+
+    def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
+        """The events after the end of all choices."""
+        return ()
+
+    def numbered(self, body: bytes) -> bytes:
+        """An event with its number, where a dialect has numbers."""
+        return body
+
+    trailer = b""
+    """Ends the stream; no event, has no id."""
+
+    @abstractmethod
+    def failure(self, error: WireError) -> bytes:
+        """An error after the headers went out; nothing comes after it."""
+
+    def keep_alive(self, waits_for: str) -> bytes:
+        """A comment, which says what the request waits for.
+
+        No empty line ends it: openai-python would take that for the end of another event, as the
+        last one's id still stands.
+        """
+        return f": {waits_for or 'keep-alive'}\n".encode()
+
+    # -- what the relay asks for ---------------------------------------------------------------
+
+    def opening(self) -> bytes:
+        """What can be said before a node has the request."""
+        return b"".join(self._open(choice, None) for choice in range(self.head.choices))
+
+    def started(self, choice: int, started: Started) -> bytes:
+        """A node has it."""
+        self._prompt_tokens[choice] = started.prompt_tokens
+        return self._open(choice, started)
+
+    def _usage_so_far(self, choice: int) -> Usage:
+        return Usage(self._prompt_tokens[choice], self._tokens[choice])
+
+    def _open(self, choice: int, started: Started | None) -> bytes:
+        bodies = list(self._openings(choice, started))
+        places = [Cursor(-1, n) for n in range(1, len(bodies))] + [Cursor(0)]
+        pairs = zip(places, bodies, strict=False)
+        return b"".join(self._event(choice, place, body) for place, body in pairs)
+
+    def parts(self, choice: int, events: Iterable[Parts]) -> bytes:
+        """Pieces of the answer, neighbours of one kind joined into one event."""
+        out: list[bytes] = []
+        waiting: tuple[Part, Cursor] | None = None
+        for event in events:
+            before, said = event.next_index - event.tokens, 0
+            self._tokens[choice] = event.next_index
+            for number, part in enumerate(event.parts, 1):
+                joined = _joined(waiting[0], part) if waiting else None
+                if joined is None:
+                    out += self._spoken(choice, waiting)
+                    waiting = None
+                    for body in self._before(choice, part):
+                        said += 1
+                        out.append(self._event(choice, Cursor(before, said), body))
+                self._noted(choice, part)
+                said += 1
+                is_last = number == len(event.parts)
+                place = Cursor(event.next_index) if is_last else Cursor(before, said)
+                if place > self._at[choice]:
+                    waiting = joined or part, place
+                else:
+                    self.numbered(b"")
+        out += self._spoken(choice, waiting)
+        return b"".join(out)
+
+    def _spoken(self, choice: int, waiting: tuple[Part, Cursor] | None) -> list[bytes]:
+        if waiting is None:
+            return []
+        part, place = waiting
+        body = self._said(choice, part)
+        return [self._event(choice, place, body)] if body else []
+
+    def ended(self, choice: int, ended: Ended) -> bytes:
+        """A choice is complete."""
+        places = (Cursor(self._tokens[choice], n) for n in range(1, 100))
+        pairs = zip(places, self._endings(choice, ended), strict=False)
+        return b"".join(self._event(choice, place, body) for place, body in pairs)
+
+    def closing(self, ended: Sequence[Ended]) -> bytes:
+        """All choices are complete; *ended* is how, in their order."""
+        places = (Cursor(self._tokens[0], n) for n in range(100, 200))
+        pairs = zip(places, self._closings(ended), strict=False)
+        return b"".join(self._event(0, place, body) for place, body in pairs) + self.trailer
+
+    def _event(self, choice: int, place: Cursor, body: bytes) -> bytes:
+        """An event with its id; nothing when the client has been past it."""
+        body = self.numbered(body)
+        if place <= self._at[choice]:
+            return b""
+        self._at[choice] = place
+        if len(self._at) == 1 and not place.events:  # nearly all of them
+            return b"%b%d\n%b" % (self._id_line, place.tokens, body)
+        return event_id(self.head.id, tuple(self._at)) + body
+
+
+class Folder(ABC):
+    """Folds the events of an answer into one JSON document."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self._parts: list[list[Part]] = [[] for _ in range(head.choices)]
+
+    def add(self, choice: int, parts: Iterable[Part]) -> None:
+        """Pieces of the answer, in order."""
+        self._parts[choice].extend(parts)
+
+    def whole(self, choice: int) -> list[Part]:
+        """A choice's parts, each of them whole."""
+        return [_whole(list(run)) for _, run in itertools.groupby(self._parts[choice], _kind)]
+
+    @abstractmethod
+    def answer(self, ended: Sequence[Ended]) -> bytes:
+        """The document; *ended* is how the choices ended, in their order."""
+
+
+def _kind(part: Part) -> tuple[type, int]:
+    return type(part), part.index if isinstance(part, ToolCallPart) else 0
+
+
+def _whole(run: list[Part]) -> Part:
+    """Neighbours of one kind as one part; in one pass, for an answer can be long."""
+    match run[0]:
+        case Text():
+            texts = [part for part in run if isinstance(part, Text)]
+            logprobs = tuple(entry for part in texts for entry in part.logprobs)
+            return Text("".join(part.text for part in texts), logprobs)
+        case Reasoning():
+            return Reasoning("".join(part.text for part in run if isinstance(part, Reasoning)))
+        case ToolCallPart(index, call_id, name):
+            pieces = (part.arguments for part in run if isinstance(part, ToolCallPart))
+            return ToolCallPart(index, call_id, name, "".join(pieces))
+
+
+def _joined(earlier: Part, part: Part) -> Part | None:
+    """Two pieces of one kind as one; None when they are not."""
+    match earlier, part:
+        case Text(), Text():
+            return Text(earlier.text + part.text, earlier.logprobs + part.logprobs)
+        case Reasoning(), Reasoning():
+            return Reasoning(earlier.text + part.text)
+        case ToolCallPart(), ToolCallPart() if earlier.index == part.index and not part.name:
+            return ToolCallPart(
+                earlier.index, earlier.id, earlier.name, earlier.arguments + part.arguments
+            )
+    return None

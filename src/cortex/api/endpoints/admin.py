@@ -1,0 +1,213 @@
+"""The verbs of operators over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``.
+
+They take JSON and nothing else: a web page of somebody else's cannot send that.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cortex.api.access import refused_unless_from_here
+from cortex.api.errors import envelope, status_of
+from cortex.fleet import models_file
+from cortex.gateway import Gateway
+from cortex.placement.operations import Planned
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.runtime.settings import SettingsError
+
+T = TypeVar("T")
+Answer = dict[str, object]
+
+
+class _Model(msgspec.Struct, forbid_unknown_fields=True):
+    """Of load, pull and unpin."""
+
+    model: str
+    node: str = ""
+    """Where; empty = where it fits best, everywhere, or wherever it is pinned."""
+    source: str = ""
+    """A folder on the node or a Hugging Face id; empty = as the catalogue or the node knows."""
+    dry_run: bool = False
+    """Only say what a load would do."""
+
+
+class _Unload(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    node: str = ""
+    """Where; empty = wherever it is."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What still runs then goes on elsewhere; 0 = no limit."""
+    force: bool = False
+    """Although it is pinned."""
+
+
+class _Pin(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    nodes: tuple[str, ...] = ()
+    """Empty = where it is."""
+
+
+class _Name(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Admin:
+    """The endpoints; each answers as soon as an order is taken or a wish is stored."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._control = gateway.placing.control
+
+    async def load(self, request: Request) -> Response:
+        """Has a model loaded, or says what that would do."""
+
+        async def work(asked: _Model) -> Answer:
+            if asked.dry_run:
+                return _explained(self._control.plan(asked.model, asked.node))
+            done = await self._control.load(asked.model, asked.node, asked.source)
+            if done.already or done.fit is None:
+                nodes, victims = sorted(done.already), []
+            else:
+                nodes, victims = [done.fit.node], [v.model for v in done.fit.victims]
+            return {"status": "loading", "model": done.model, "nodes": nodes, "victims": victims}
+
+        return await _answered(request, _Model, work)
+
+    async def unload(self, request: Request) -> Response:
+        """Has a model unloaded."""
+
+        async def work(asked: _Unload) -> Answer:
+            model, nodes = await self._control.unload(
+                asked.model, asked.node, asked.drain_seconds, force=asked.force
+            )
+            return {"status": "unloading", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Unload, work)
+
+    async def pull(self, request: Request) -> Response:
+        """Has a model's files fetched."""
+
+        async def work(asked: _Model) -> Answer:
+            model, nodes = await self._control.pull(asked.model, asked.node, asked.source)
+            return {"status": "fetching", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Model, work)
+
+    async def pin(self, request: Request) -> Response:
+        """Has a model always loaded."""
+
+        async def work(asked: _Pin) -> Answer:
+            model, nodes = await self._control.pin(asked.model, asked.nodes)
+            return {"status": "pinned", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Pin, work)
+
+    async def unpin(self, request: Request) -> Response:
+        """Takes that back."""
+
+        async def work(asked: _Model) -> Answer:
+            model, nodes = await self._control.unpin(asked.model, asked.node)
+            return {"status": "unpinned", "model": model, "nodes": nodes}
+
+        return await _answered(request, _Model, work)
+
+    async def add(self, request: Request) -> Response:
+        """Puts a profile into the catalogue: the keys of ``[[models]]`` as JSON."""
+
+        async def work(body: msgspec.Raw) -> Answer:
+            profile = models_file.read_one(bytes(body))
+            await self._control.add(profile)
+            return {"status": "added", "model": profile.id}
+
+        return await _answered(request, msgspec.Raw, work)
+
+    async def remove(self, request: Request) -> Response:
+        """Takes one out that was added so."""
+
+        async def work(asked: _Name) -> Answer:
+            await self._control.remove(asked.model)
+            return {"status": "removed", "model": asked.model}
+
+        return await _answered(request, _Name, work)
+
+    async def reload(self, request: Request) -> Response:
+        """Reads models.toml again."""
+
+        async def work(_: _Nothing) -> Answer:
+            self._gateway.read_again()
+            return {"status": "read"}
+
+        return await _answered(request, _Nothing, work)
+
+    async def drain(self, request: Request) -> Response:
+        """Has a node emptied."""
+
+        async def work(_: _Nothing) -> Answer:
+            node = request.path_params["node"]
+            await self._control.drain(node)
+            return {"status": "draining", "node": node}
+
+        return await _answered(request, _Nothing, work)
+
+    async def undrain(self, request: Request) -> Response:
+        """Takes that back."""
+
+        async def work(_: _Nothing) -> Answer:
+            node = request.path_params["node"]
+            await self._control.undrain(node)
+            return {"status": "in use", "node": node}
+
+        return await _answered(request, _Nothing, work)
+
+
+def _explained(planned: Planned) -> Answer:
+    """A plan with its reasons."""
+    return {
+        "status": "planned" if planned.fit else "impossible",
+        "model": planned.model,
+        "memory": list(planned.lines),
+        "fits": [
+            {
+                "node": fit.node,
+                "devices": list(fit.devices),
+                "victims": [victim.model for victim in fit.victims],
+                "has_files": fit.has_files,
+                "left_bytes": fit.left_bytes,
+            }
+            for fit in planned.answer.fits
+        ],
+        "misfits": [{"node": m.node, "why": m.why} for m in planned.answer.misfits],
+    }
+
+
+async def _answered(
+    request: Request, kind: type[T], work: Callable[[T], Awaitable[Answer]]
+) -> Response:
+    if refusal := refused_unless_from_here(request):
+        return refusal
+    try:
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            message = "Content-Type: it has to be application/json."
+            raise FleetError(ErrorCode.INVALID_REQUEST, message)
+        done = await work(_decoded(await request.body(), kind))
+    except SettingsError as wrong:
+        error = WireError(ErrorCode.INVALID_REQUEST, str(wrong))
+        return Response(envelope(error), 400, media_type="application/json")
+    except FleetError as failure:
+        status = status_of(failure.error)
+        return Response(envelope(failure.error), status, media_type="application/json")
+    return Response(msgspec.json.encode(done), 202, media_type="application/json")
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.MsgspecError as error:
+        raise FleetError(ErrorCode.INVALID_REQUEST, f"{error}.") from None

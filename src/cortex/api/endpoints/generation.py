@@ -1,0 +1,161 @@
+"""The endpoints that generate: decode, admit, relay, in any dialect.
+
+A client that leaves cancels its request wherever it is. One that comes back for its stream
+(``GET /v1/streams/{id}``, at any gateway of the fleet) names the last event that it saw
+(``Last-Event-ID``, as browsers do by themselves), and the answer goes on after it.
+"""
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from cortex.api.access import caller_of
+from cortex.api.dialects.base import Call, Dialect
+from cortex.api.dialects.cursor import Place, parse_event_id
+from cortex.api.dialects.sse_writer import Head
+from cortex.api.endpoints.relay import Relay
+from cortex.api.http import ClientGone, read_body, send_error, watching_disconnect
+from cortex.dispatch.answer import Answer, Choice, answered, taken_up
+from cortex.gateway import Gateway
+from cortex.telemetry.metrics import Outcome
+from cortex.telemetry.request_record import Record
+from protocol.errors import ErrorCode, FleetError
+from protocol.job import Client
+
+
+class Generation:
+    """``POST`` of one dialect, as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
+        self._gateway = gateway
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        metrics = self._gateway.metrics
+        records: list[Record] = []
+        try:
+            call = self._dialect.decode(await read_body(scope, receive))
+            caller = caller_of(scope)
+            client = self._client(call, caller.owner)
+            async with answered(
+                self._gateway.dispatcher,
+                self._resolved(call),
+                seed=call.seed,
+                tenant=caller.tenant,
+                client=client if call.stream else None,
+                priority=call.priority,
+            ) as answer:
+                records += [stream.record for stream in answer.streams]
+                for record in records:
+                    metrics.began(record)
+                outcome = await self._relay(answer, client, call.stream, receive, send)
+        except ClientGone:
+            outcome = Outcome.CANCELLED
+        except FleetError as error:
+            outcome = Outcome.of(error.error)
+            await send_error(send, error.error, self._dialect.style)
+        metrics.request(outcome, records)
+
+    def _client(self, call: Call, owner: str) -> Client:
+        return Client(
+            dialect=self._dialect.name,
+            owner=owner,
+            created=int(time.time()),
+            include_usage=call.include_usage,
+            model=call.model,
+            choices=len(call.choices),
+            echo=msgspec.Raw(call.echo),
+        )
+
+    def _resolved(self, call: Call) -> list[Choice]:
+        """With the models' own ids and the defaults of their profiles."""
+        catalogue, known = self._gateway.catalogue, self._gateway.fleet.models()
+        return [c._replace(request=catalogue.applied(c.request, known)) for c in call.choices]
+
+    async def _relay(
+        self, answer: Answer, client: Client, is_stream: bool, receive: Receive, send: Send
+    ) -> Outcome:
+        relay = Relay(answer, self._dialect.style, send)
+        head = head_of(answer.id, client)
+        async with watching_disconnect(receive, answer.close):
+            if is_stream:
+                return await relay.stream(self._dialect.writer(head, ()))
+            return await relay.fold(self._dialect.folder(head))
+
+
+class Streams:
+    """``GET /v1/streams/{id}`` as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, dialects: Mapping[str, Dialect]) -> None:
+        """*dialects* by name: a stream goes on in the one that it was begun in."""
+        self._gateway = gateway
+        self._dialects = dialects
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one client that comes back."""
+        metrics = self._gateway.metrics
+        records: list[Record] = []
+        try:
+            job_id = scope["path_params"]["job_id"]
+            seen = _seen(scope, job_id)
+            owner = caller_of(scope).owner
+            async with taken_up(self._gateway.dispatcher, job_id, owner) as answer:
+                records += [stream.record for stream in answer.streams]
+                for record in records:
+                    metrics.began(record)
+                outcome = await self._relay(answer, seen, receive, send)
+        except FleetError as error:
+            outcome = Outcome.of(error.error)
+            await send_error(send, error.error)
+        metrics.request(outcome, records)
+
+    async def _relay(self, answer: Answer, seen: Place, receive: Receive, send: Send) -> Outcome:
+        job = answer.streams[0].job
+        client = job.client
+        assert client is not None, "only streams are handed over"
+        dialect = self._dialects.get(client.dialect)
+        if dialect is None:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"The stream speaks {client.dialect!r}, which this gateway does not know: it is of "
+                "another version. Ask the gateway that began it.",
+            )
+        if seen and len(seen) != client.choices:
+            raise _wrong(f"has {len(seen)} places, but the answer has {client.choices} choices.")
+        head = head_of(answer.id, client)._replace(model=client.model or job.request.model)
+        async with watching_disconnect(receive, answer.close):
+            return await Relay(answer, dialect.style, send).stream(dialect.writer(head, seen))
+
+
+def head_of(job_id: str, client: Client) -> Head:
+    """What the renderers say of an answer."""
+    return Head(
+        job_id,
+        client.model,
+        client.created,
+        client.choices,
+        client.include_usage,
+        bytes(client.echo),
+    )
+
+
+def _seen(scope: Scope, job_id: str) -> Place:
+    value = dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1")
+    if not value:
+        return ()
+    try:
+        named, seen = parse_event_id(value)
+    except ValueError as error:
+        raise FleetError(
+            ErrorCode.INVALID_REQUEST, f"Last-Event-ID: {error}.", param="Last-Event-ID"
+        ) from None
+    if named != job_id:
+        raise _wrong(f"is of the stream {named!r}, but {job_id!r} was asked for.")
+    return seen
+
+
+def _wrong(what: str) -> FleetError:
+    return FleetError(ErrorCode.INVALID_REQUEST, f"Last-Event-ID {what}", param="Last-Event-ID")

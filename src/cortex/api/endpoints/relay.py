@@ -1,0 +1,175 @@
+"""Writes one answer to one client.
+
+Headers go out when a neuron has accepted the request (so that errors about the prompt are proper
+HTTP errors) or one second after admission, whichever is first; from then on the client sees bytes
+every two seconds at least.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Send
+
+from cortex.api.dialects.sse_writer import Folder, Writer
+from cortex.api.errors import Style
+from cortex.api.http import (
+    ClientGone,
+    open_sse,
+    request_id_headers,
+    send_chunk,
+    send_error,
+    send_json,
+)
+from cortex.dispatch.answer import Answer
+from cortex.streams.state import Alive, Broken, Ended, Event, Parts, Started
+from cortex.telemetry.metrics import Outcome
+from protocol.errors import ErrorCode, WireError
+
+log = logging.getLogger("api")
+
+HEADERS_AFTER_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 2.0
+
+Arrived = list[tuple[int, list[Event]]]
+"""Events by the choice's number."""
+
+
+class Relay:
+    """One answer and its client."""
+
+    def __init__(
+        self, answer: Answer, style: Style, send: Send, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._answer = answer
+        self._style = style
+        self._send = send
+        self._clock = clock
+        self._admitted = clock()
+        self._ended: dict[int, Ended] = {}
+        self._headers_sent = False
+
+    async def stream(self, writer: Writer) -> Outcome:
+        """Sends the answer as it comes, until it is complete or broken, or the client has left."""
+        return await self._guarded(self._run_streaming(writer), writer)
+
+    async def fold(self, folder: Folder) -> Outcome:
+        """Sends the whole answer at its end."""
+        return await self._guarded(self._run_folding(folder), None)
+
+    async def _guarded(self, answer: Awaitable[Outcome], writer: Writer | None) -> Outcome:
+        try:
+            return await answer
+        except ClientGone:
+            log.warning("request %s: its client has stopped reading", self._answer.id)
+            return Outcome.CANCELLED
+        except Exception:
+            log.exception("request %s", self._answer.id)
+            error = WireError(ErrorCode.INTERNAL, "The gateway failed; its log has the details.")
+            if writer is not None and self._headers_sent:
+                await send_chunk(self._send, writer.failure(error), more=False)
+            elif not self._headers_sent:
+                await self._refuse(error)
+            return Outcome.FAILED
+
+    async def _refuse(self, error: WireError) -> None:
+        self._headers_sent = True
+        await send_error(self._send, error, self._style, self._answer.id)
+
+    async def _run_folding(self, folder: Folder) -> Outcome:
+        while not self._answer.is_closed:
+            for choice, events in await self._answer.take(KEEP_ALIVE_SECONDS):
+                for event in events:
+                    match event:
+                        case Parts():
+                            folder.add(choice, event.parts)
+                        case Ended():
+                            self._ended[choice] = event
+                        case Broken(error):
+                            await self._refuse(error)
+                            return Outcome.of(error)
+                        case Started() | Alive():
+                            pass
+            if self._is_complete:
+                body = folder.answer(self._in_order())
+                headers = request_id_headers(self._answer.id)
+                self._headers_sent = True
+                await send_json(self._send, body, headers=headers)
+                return Outcome.FINISHED
+        return Outcome.CANCELLED
+
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._ended) == len(self._answer.streams)
+
+    def _in_order(self) -> list[Ended]:
+        return [self._ended[choice] for choice in range(len(self._answer.streams))]
+
+    async def _run_streaming(self, writer: Writer) -> Outcome:
+        arrived = await self._before_headers()
+        for broken in (event for _, events in arrived for event in events):
+            if isinstance(broken, Broken):
+                await self._refuse(broken.error)
+                return Outcome.of(broken.error)
+        if self._answer.is_closed:
+            return Outcome.CANCELLED
+        self._headers_sent = True
+        await open_sse(self._send, self._answer.id)
+        opening = writer.opening()
+        data, outcome = self._render(writer, arrived)
+        if not arrived:  # the first thing to know is what it waits for
+            data = writer.keep_alive(self._answer.waits_for)
+        data = opening + data
+        while True:
+            if outcome is not None:
+                await send_chunk(self._send, data, more=False)
+                return outcome
+            await send_chunk(self._send, data or writer.keep_alive(self._answer.waits_for))
+            data, outcome = await self._next_data(writer)
+            if self._answer.is_closed:
+                return Outcome.CANCELLED
+
+    async def _before_headers(self) -> Arrived:
+        """Events up to the first that decides the status, or none after a second."""
+        arrived: Arrived = []
+        while not arrived and not self._answer.is_closed:
+            left = self._admitted + HEADERS_AFTER_SECONDS - self._clock()
+            if left <= 0:
+                break
+            arrived = await self._answer.take(left)
+        return arrived
+
+    async def _next_data(self, writer: Writer) -> tuple[bytes, Outcome | None]:
+        """The next bytes worth writing; empty when it is time for a keep-alive."""
+        deadline = self._clock() + KEEP_ALIVE_SECONDS
+        while not self._answer.is_closed:
+            arrived = await self._answer.take(max(0.0, deadline - self._clock()))
+            data, outcome = self._render(writer, arrived)
+            if data or outcome or self._clock() >= deadline:
+                return data, outcome
+        return b"", None
+
+    def _render(self, writer: Writer, arrived: Arrived) -> tuple[bytes, Outcome | None]:
+        """The bytes of all events of one tick, and the outcome when it ends with them."""
+        out: list[bytes] = []
+        for choice, events in arrived:
+            pieces: list[Parts] = []
+            for event in events:
+                match event:
+                    case Parts():
+                        pieces.append(event)
+                    case Started():
+                        out.append(writer.started(choice, event))
+                    case Ended():
+                        out += [writer.parts(choice, pieces), writer.ended(choice, event)]
+                        pieces, self._ended[choice] = [], event
+                    case Broken(error):
+                        out += [writer.parts(choice, pieces), writer.failure(error)]
+                        return b"".join(out), Outcome.of(error)
+                    case Alive():
+                        pass
+            out.append(writer.parts(choice, pieces))
+        if self._is_complete:
+            out.append(writer.closing(self._in_order()))
+            return b"".join(out), Outcome.FINISHED
+        return b"".join(out), None

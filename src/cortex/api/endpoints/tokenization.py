@@ -1,0 +1,144 @@
+"""Endpoints about prompts: how many tokens, which ones, and what the model would read."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cortex.api.dialects.chat.decode import decode_chat
+from cortex.api.dialects.fields import TokenId, checked_model, invalid, read
+from cortex.api.dialects.messages.decode import decode_count
+from cortex.api.dialects.responses.decode import decode_responses
+from cortex.api.errors import Style
+from cortex.api.http import ClientGone, read_body, send_error, send_json
+from cortex.dispatch.render_client import Prompts
+from protocol.errors import FleetError
+from protocol.generate import GenerateRequest
+
+
+class TokenizeRequest(Struct, frozen=True):
+    """The body of ``POST /tokenize``: a prompt or a conversation."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    prompt: str | None = None
+    messages: Any = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Struct, frozen=True):
+    """The body of ``POST /detokenize``."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    tokens: list[TokenId]
+
+
+_TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
+_DETOKENIZE = msgspec.json.Decoder(DetokenizeRequest)
+
+Work = Callable[[bytes], Awaitable[object]]
+
+
+class Texts:
+    """The endpoints."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
+
+    def tokenize(self) -> ASGIApp:
+        """``POST /tokenize``."""
+
+        async def work(body: bytes) -> object:
+            asked = read(_TOKENIZE, body)
+            rendered = await self._prompts.render(
+                prompt_of(asked, body), pieces=bool(asked.return_token_strs)
+            )
+            return {
+                "count": len(rendered.tokens),
+                "max_model_len": rendered.context_limit or None,
+                "tokens": rendered.tokens,
+                "token_strs": rendered.pieces if asked.return_token_strs else None,
+            }
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def detokenize(self) -> ASGIApp:
+        """``POST /detokenize``."""
+
+        async def work(body: bytes) -> object:
+            asked = read(_DETOKENIZE, body)
+            request = GenerateRequest(checked_model(asked.model), prompt=tuple(asked.tokens))
+            return {"prompt": (await self._prompts.render(request)).text}
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def apply_template(self) -> ASGIApp:
+        """``POST /apply-template``."""
+
+        async def work(body: bytes) -> object:
+            return {"prompt": (await self._prompts.render(_chat(body))).text}
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def chat_input_tokens(self) -> ASGIApp:
+        """``POST /v1/chat/completions/input_tokens``."""
+
+        async def work(body: bytes) -> object:
+            rendered = await self._prompts.render(_chat(body))
+            return {"input_tokens": len(rendered.tokens)}
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def response_input_tokens(self) -> ASGIApp:
+        """``POST /v1/responses/input_tokens``."""
+
+        async def work(body: bytes) -> object:
+            rendered = await self._prompts.render(decode_responses(body).choices[0].request)
+            return {"object": "response.input_tokens", "input_tokens": len(rendered.tokens)}
+
+        return _Endpoint(work, Style.OPENAI)
+
+    def count_tokens(self) -> ASGIApp:
+        """``POST /v1/messages/count_tokens``."""
+
+        async def work(body: bytes) -> object:
+            rendered = await self._prompts.render(decode_count(body))
+            return {"input_tokens": len(rendered.tokens)}
+
+        return _Endpoint(work, Style.ANTHROPIC)
+
+
+def prompt_of(asked: TokenizeRequest, body: bytes) -> GenerateRequest:
+    """What shall be counted: a text, or the conversation that the *body* has."""
+    if (asked.prompt is None) == (asked.messages is None):
+        raise invalid("prompt: give either a prompt or messages.", "prompt")
+    if asked.prompt is None:
+        return _chat(body)
+    return GenerateRequest(
+        checked_model(asked.model),
+        prompt=asked.prompt,
+        add_special=asked.add_special_tokens is not False,
+    )
+
+
+def _chat(body: bytes) -> GenerateRequest:
+    return decode_chat(body).choices[0].request
+
+
+class _Endpoint:
+    """One of them; Starlette takes a plain function for one that gets a ``Request``."""
+
+    def __init__(self, work: Work, style: Style) -> None:
+        self._work = work
+        self._style = style
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._work(await read_body(scope, receive))
+            await send_json(send, msgspec.json.encode(answer))
+        except ClientGone:
+            pass
+        except FleetError as error:
+            await send_error(send, error.error, self._style)

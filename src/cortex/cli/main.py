@@ -1,0 +1,133 @@
+"""The command line of cortex. The only module of the gateway that prints."""
+
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from cortex import __version__, config
+from cortex.cli import fleet
+from cortex.local.supervisor import EX_CONFIG
+from protocol.bus import BusSetupError
+from protocol.errors import first_of
+from protocol.runtime import logs, loop
+from protocol.runtime.settings import SettingsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cortex")
+def cli() -> None:
+    """One endpoint over every model of your GPU machines."""
+
+
+@cli.command()
+@click.option("--port", default=31313, show_default=True, help="Port of the API; 0 = any free.")
+@click.option("--metrics-port", default=31314, show_default=True, help="0 = any free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
+@click.option(
+    "--neurons", default=1, show_default=True, type=click.IntRange(1, 64), help="How many to start."
+)
+@click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
+def up(
+    port: int,
+    metrics_port: int,
+    host: str,
+    data: Path | None,
+    neurons: int,
+    models: tuple[str, ...],
+) -> None:
+    """Start a whole fleet on this machine.
+
+    That is nats-server, a gateway and neurons, all of them restarted when they die. Without
+    --model it serves the bundled demo model.
+
+    \b
+    Examples:
+      cortex up
+      cortex up --model Qwen/Qwen3-0.6B
+      cortex up --model ~/models/my-model --neurons 2 --port 0
+    """
+    from cortex.local.up import UpOptions
+    from cortex.local.up import up as run_up
+
+    options = UpOptions(
+        port=port,
+        metrics_port=metrics_port,
+        host=host,
+        data=(data or config.default_data_dir()).expanduser().absolute(),
+        neurons=neurons,
+        models=models,
+    )
+    logs.set_up(logging.WARNING)
+    sys.exit(_run(run_up(options, click.echo)))
+
+
+@cli.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="cortex.toml")
+@click.option("--nats", "url", help="URL of the NATS server.")
+@click.option("--nats-token-file", help="File with the NATS token.")
+@click.option("--listen", help="HOST:PORT of the API.")
+@click.option("--metrics-listen", help="HOST:PORT of the Prometheus metrics.")
+@click.option("--models", "models_path", help="models.toml: profiles and aliases of models.")
+def serve(
+    path: Path | None,
+    url: str | None,
+    nats_token_file: str | None,
+    listen: str | None,
+    metrics_listen: str | None,
+    models_path: str | None,
+) -> None:
+    """Run a gateway beside a NATS server of yours.
+
+    \b
+    SIGHUP reads models.toml again.
+
+    \b
+    Examples:
+      cortex serve --config /etc/cortex/cortex.toml
+      cortex serve --nats nats://127.0.0.1:4222 --listen 0.0.0.0:31313
+    """
+    logs.set_up(logging.INFO)
+    from cortex.serve import serve as run_gateway
+
+    async def main() -> int:
+        settings = config.load(path)
+        gateway, nats = settings.gateway, settings.nats
+        gateway = _replaced(gateway, listen=listen, metrics_listen=metrics_listen)
+        nats = _replaced(nats, url=url, token_file=nats_token_file)
+        file = models_path or settings.models_config
+        await run_gateway(
+            msgspec.structs.replace(settings, gateway=gateway, nats=nats, models_config=file)
+        )
+        return 0
+
+    sys.exit(_run(main()))
+
+
+def _replaced(struct: Any, **values: object) -> Any:
+    return msgspec.structs.replace(struct, **{k: v for k, v in values.items() if v is not None})
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs it; what the user can mend is one line and an exit code, never a stack trace.
+
+    EX_CONFIG tells a supervisor that trying again cannot help.
+    """
+    try:
+        return loop.run(main)
+    except KeyboardInterrupt:
+        return 130
+    except (Exception, BaseExceptionGroup) as error:
+        reason = first_of(error, (SettingsError, BusSetupError, ConnectionError))
+        if reason is None:
+            raise
+        click.echo(f"cortex: {reason}", err=True)
+        return EX_CONFIG if isinstance(reason, SettingsError) else 1
+
+
+fleet.add_to(cli)

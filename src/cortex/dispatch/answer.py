@@ -1,0 +1,120 @@
+"""What one client waits for: the streams of all choices of its answer, read as one.
+
+Each choice is a job of its own, so each one moves by itself when its neuron dies.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+from cortex.dispatch.dispatcher import Dispatcher
+from cortex.dispatch.receiver import Stream
+from cortex.streams.state import Event
+from protocol.generate import GenerateRequest
+from protocol.job import Client, Priority
+from protocol.names import new_job_id, sibling_job_id
+
+
+class Choice(NamedTuple):
+    """One of the answers that a client wants."""
+
+    request: GenerateRequest
+    number: int = 0
+    """Choices of one request differ in it, and so in their noise."""
+
+
+class Answer:
+    """At least one stream; leaving the block that gave it cancels those that still run."""
+
+    def __init__(self, streams: Sequence[Stream], arrived: asyncio.Event) -> None:
+        """*arrived* is that of all their inboxes."""
+        self.streams = tuple(streams)
+        self._arrived = arrived
+        self.is_closed = False
+        """The client has left."""
+
+    @property
+    def id(self) -> str:
+        """Of the first choice, by which the answer is known."""
+        return self.streams[0].job.id
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for, for people; empty while something happens."""
+        return next((s.waits_for for s in self.streams if s.waits_for), "")
+
+    def close(self) -> None:
+        """The client has left; what is in the inboxes does not matter any more."""
+        self.is_closed = True
+        self._arrived.set()
+
+    async def take(self, timeout: float) -> list[tuple[int, list[Event]]]:
+        """What has arrived, by the choice's number; empty after *timeout* seconds without anything,
+        or when closed."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+        if self.is_closed:
+            return []
+        self._arrived.clear()
+        drained = ((number, s.inbox.drain()) for number, s in enumerate(self.streams))
+        return [(number, events) for number, events in drained if events]
+
+
+@contextlib.asynccontextmanager
+async def answered(
+    dispatcher: Dispatcher,
+    choices: Sequence[Choice],
+    *,
+    seed: int | None,
+    tenant: str,
+    client: Client | None,
+    priority: Priority,
+) -> AsyncIterator[Answer]:
+    """Admits all choices, or none: then ``FleetError`` says why. See ``Dispatcher.stream``."""
+    job_id, arrived = new_job_id(), asyncio.Event()
+    seed = secrets.randbits(62) if seed is None else seed
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(
+                dispatcher.stream(
+                    choice.request,
+                    seed=seed,
+                    tenant=tenant,
+                    client=client,
+                    priority=priority,
+                    job_id=sibling_job_id(job_id, position),
+                    choice=choice.number,
+                    arrived=arrived,
+                )
+            )
+            for position, choice in enumerate(choices)
+        ]
+        yield Answer(streams, arrived)
+
+
+@contextlib.asynccontextmanager
+async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIterator[Answer]:
+    """Goes on with an answer that another gateway, or another connection, has begun. Raises
+    ``FleetError`` when nobody has it, or a part of it."""
+    arrived = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(dispatcher.take_up(job_id, owner, arrived))
+        client = first.job.client
+        count = client.choices if client else 1
+        others = [
+            stack.enter_async_context(
+                dispatcher.take_up(sibling_job_id(job_id, number), owner, arrived)
+            )
+            for number in range(1, count)
+        ]
+        found = await asyncio.gather(*others, return_exceptions=True)
+        streams = [stream for stream in found if isinstance(stream, Stream)]
+        for failed in found:
+            if isinstance(failed, BaseException):
+                raise failed
+        yield Answer([first, *streams], arrived)

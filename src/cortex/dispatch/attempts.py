@@ -1,0 +1,268 @@
+"""Sees one request through: whichever neurons die, freeze or leave, somebody goes on.
+
+An attempt is one neuron's try. When it ends before the answer does, the next one gets the tokens
+so far and continues with the next token; the client sees a pause. The first attempt goes through
+the line and the stream, the later ones past it: to one neuron directly while any has room, else
+through the stream at high priority.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from cortex.dispatch import router
+from cortex.dispatch.receiver import Receiver, Stream
+from cortex.dispatch.wait_budget import Patience
+from cortex.fleet.state import Fleet, Placed
+from cortex.streams.state import Move
+from protocol import codec, subjects
+from protocol.bus import Bus
+from protocol.bus.connection import BusOverflow
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.job import Cancel, Job, Priority
+
+log = logging.getLogger("carrier")
+
+DIRECT_SECONDS = 0.25
+"""How long a neuron may take to answer on the direct lane, and the time to read the job's text."""
+_BYTES_PER_SECOND = 500_000
+_LOOK_AGAIN_SECONDS = 0.25
+_PAUSE_SECONDS = 0.1
+"""Between two rounds of asking."""
+SLOWER_IF_NEAR = 3.0
+"""Times slower than the quickest free node, one with the prompt's beginning is still preferred."""
+_QUICK_STEP_SECONDS = 0.002
+MOVES_AT_ONCE = 2
+"""From one node that still sends heartbeats: when it is only slow, the rest stays."""
+DEATHS = 2
+"""A request whose attempts ended so often with their engine, and without a token, is at fault."""
+
+BUGS = 3
+"""Rounds in which neurons answered that they failed; more would not help."""
+
+HandOver = Callable[[Job], Awaitable[None]]
+Decide = Callable[[str], router.Decision]
+"""By a model's name."""
+
+
+class Sources:
+    """Bounds how many streams leave one living node at once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._leaving: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def leaving(self, node: str) -> AsyncIterator[None]:
+        """The block moves a stream away from *node*."""
+        while self._leaving[node] >= MOVES_AT_ONCE and node in self._fleet.alive_names():
+            await self._fleet.wait_for_change(_PAUSE_SECONDS / 2)
+        self._leaving[node] += 1
+        try:
+            yield
+        finally:
+            self._leaving[node] -= 1
+
+
+class Carrier:
+    """One request's attempts."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        bus: Bus,
+        fleet: Fleet,
+        receiver: Receiver,
+        sources: Sources,
+        hand_over: HandOver,
+        decide: Decide,
+    ) -> None:
+        self._stream = stream
+        self._bus = bus
+        self._fleet = fleet
+        self._receiver = receiver
+        self._sources = sources
+        self._hand_over = hand_over
+        self._decide = decide
+        self._model = stream.job.request.model
+        self._deaths = 0
+
+    async def begin(self, near: str) -> None:
+        """The first attempt, until a neuron has the job or has refused it. *near* may have the
+        prompt's beginning in its cache, and is asked before the others; empty = nobody."""
+        job = self._stream.job
+        if self._is_worth_asking(near):
+            self._stream.record.was_near = await self._ask(near, job)
+            if self._stream.record.was_near:
+                return
+            job = self._next_job(job.priority)
+        await self._hand_over(job)
+        await self._until_taken(Patience(self._model), is_patient=False)
+
+    def _is_worth_asking(self, near: str) -> bool:
+        """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
+        has room it must say itself: heartbeats are half a second old."""
+        loads = {p.record.node: p.load for p in self._fleet.ready(self._model)}
+        if near not in loads:
+            return False
+        own = loads[near].step_seconds
+        steps = (load.step_seconds for load in loads.values() if load.free_slots)
+        quickest = min((seconds for seconds in steps if seconds), default=own)
+        return own <= SLOWER_IF_NEAR * max(quickest, _QUICK_STEP_SECONDS)
+
+    async def taken_up(self, node: str) -> None:
+        """All of it for a stream that already runs on *node*, which has been asked for it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DIRECT_SECONDS * 4):
+                await self._stream.turn.wait()
+        if not self._stream.turn.is_set():
+            why = f"Node {node} did not answer."
+            self._stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why)))
+        await self.go_on()
+
+    async def go_on(self) -> None:
+        """The further attempts, for as long as the answer is not complete; raises ``FleetError``
+        when nobody can go on."""
+        stream = self._stream
+        while True:
+            await stream.turn.wait()
+            stream.turn.clear()
+            if stream.move is not None:
+                await self._move(stream.move)
+
+    async def _move(self, move: Move) -> None:
+        """Until another neuron has the job."""
+        stream = self._stream
+        left = stream.state.node
+        self._blame(move)
+        log.warning(
+            "request %s leaves %s after %d tokens, %d of attempt %d: %s",
+            stream.job.id,
+            left or "the line",
+            stream.state.next_index,
+            stream.state.new_tokens,
+            stream.job.attempt,
+            move.error.message,
+        )
+        patience = Patience(self._model)
+        async with self._sources.leaving(left):
+            self._receiver.steer(stream, Cancel(stream.job.attempt))
+            for rounds in itertools.count(1):
+                if await self._place(left, patience):
+                    break
+                refused = stream.move
+                if refused and refused.error.code is ErrorCode.INTERNAL and rounds >= BUGS:
+                    raise FleetError.of(refused.error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                self._check(patience, is_patient=True)
+        if left:
+            stream.record.moved(exact=stream.state.is_exact)
+            stream.record.node = stream.state.node
+
+    async def _place(self, left: str, patience: Patience) -> bool:
+        """One round: tries every neuron with room, then the stream."""
+        for placed in self._candidates(left):
+            if await self._ask(placed.record.node, self._next_job(self._stream.job.priority)):
+                return True
+        if not self._fleet.ready(self._model):
+            return False
+        try:
+            await self._hand_over(self._next_job(Priority.HIGH))
+        except FleetError as error:
+            if error.error.code is ErrorCode.BUS_UNAVAILABLE:
+                return False  # a stream bears that longer than a new request
+            raise
+        await self._until_taken(patience, is_patient=True)
+        return self._is_taken
+
+    def _candidates(self, left: str) -> list[Placed]:
+        """Nodes with room, those first that compute the same to the bit, then the fastest."""
+        first = self._stream.state.first
+        same = (first.revision, first.numerics) if first else ("", "")
+
+        def rank(placed: Placed) -> tuple[bool, float, int]:
+            record, load = placed
+            is_other = (record.revision, record.numerics) != same
+            return is_other, load.step_seconds, -load.free_slots
+
+        ready = [p for p in self._fleet.ready(self._model) if p.load.free_slots > 0]
+        return sorted((p for p in ready if p.record.node != left), key=rank)
+
+    async def _ask(self, node: str, job: Job) -> bool:
+        """Offers the job to one neuron directly."""
+        data = codec.encode(job)
+        try:
+            await self._bus.publish(subjects.run(self._model, node), data)
+        except BusOverflow as error:
+            raise too_large(error) from None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND):
+                await self._stream.turn.wait()
+        return self._is_taken
+
+    async def _until_taken(self, patience: Patience, *, is_patient: bool) -> None:
+        """Until a neuron has accepted or refused the job."""
+        while not self._stream.turn.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+                    await self._stream.turn.wait()
+            self._check(patience, is_patient=is_patient)
+
+    @property
+    def _is_taken(self) -> bool:
+        return bool(self._stream.state.instance) or self._stream.state.is_over
+
+    def _check(self, patience: Patience, *, is_patient: bool) -> None:
+        patience.check(self._decide(self._model), is_patient=is_patient)
+
+    # -- attempts ------------------------------------------------------------------------------
+
+    def _next_job(self, priority: Priority) -> Job:
+        """The next attempt, which everything that comes from now on must carry."""
+        stream = self._stream
+        job, first = stream.job, stream.state.first
+        request = job.request
+        if first is not None:  # a node with a longer context gives no longer answer
+            sampling = msgspec.structs.replace(request.sampling, max_tokens=first.max_tokens)
+            request = msgspec.structs.replace(request, sampling=sampling)
+        job = msgspec.structs.replace(
+            job,
+            attempt=job.attempt + 1,
+            request=request,
+            tokens_so_far=tuple(stream.state.tokens),
+            prompt_hash=first.prompt_hash if first else "",
+            revision=first.revision if first else "",
+            suspect=self._deaths > 0,
+            priority=priority,
+        )
+        stream.begin_attempt(job)
+        return job
+
+    def _blame(self, move: Move) -> None:
+        state = self._stream.state
+        if state.new_tokens:
+            self._deaths = 0
+        elif move.is_death and state.instance and not state.was_held:
+            self._deaths += 1
+        if self._deaths >= DEATHS:
+            raise FleetError(
+                ErrorCode.POISON,
+                f"{self._deaths} engines ended while they read this request, the last one on "
+                f"{state.node}: {move.error.message} It is not tried again. Send a shorter or "
+                "different one, and see the node's log.",
+            )
+
+
+def too_large(error: BusOverflow) -> FleetError:
+    """What a client is told about a job that does not fit through the bus."""
+    return FleetError(
+        ErrorCode.REQUEST_TOO_LARGE,
+        f"The request and room for its answer take {error.size} bytes on the bus, more than its "
+        f"limit of {error.limit}. Send less text.",
+    )

@@ -1,0 +1,327 @@
+"""Receives the frames of all jobs of this gateway on one subscription, and watches over silence.
+
+It owns the streams that are under way and what is said to neurons about them (cancel, resume). What
+a frame means is decided by ``stream``; who serves a job next is ``carrier``'s business.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+from cortex.streams.inbox import Inbox
+from cortex.streams.state import (
+    Action,
+    Alive,
+    Broken,
+    Event,
+    Move,
+    Parts,
+    Repair,
+    Stranger,
+    StreamState,
+)
+from cortex.telemetry.request_record import Record
+from protocol import codec, subjects
+from protocol.bus import Bus, BusMessage
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
+from protocol.job import Cancel, Job, Resume, Steer
+
+log = logging.getLogger("receiver")
+
+WATCH_EVERY_SECONDS = 0.1
+PROBE_AFTER_SECONDS = 0.9
+LOST_AFTER_SECONDS = 1.3
+"""Silence after which a neuron counts as lost; it is asked before. Neurons send a KeepAlive every
+0.5 s."""
+ECHO_SECONDS = 0.9
+"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
+IDLE_SECONDS = 300.0
+"""Without a token, or a step of the prompt, a stream that has a neuron ends; there is no limit for
+one that makes progress."""
+CUT_OFF_SECONDS = 15.0
+"""Deaf for so long, running streams end with an error."""
+LAG_SECONDS = 0.25
+"""When this process itself was held up for so long, it has not heard what was said meanwhile."""
+_REPAIR_EVERY_SECONDS = 0.2
+_STOP_EVERY_SECONDS = 0.5
+
+
+class Stream:
+    """One request's answer as it arrives."""
+
+    def __init__(self, job: Job, arrived: asyncio.Event | None = None) -> None:
+        """*arrived* is set whenever its inbox gets something."""
+        self.job = job
+        """The present attempt."""
+        self.inbox: Inbox[Event] = Inbox(arrived)
+        self.state = StreamState(job.attempt)
+        self.heard_at = float("inf")
+        """Monotonic time of the last frame of this attempt; infinity before the first one."""
+        self.progress_at = float("inf")
+        """Of the last token, or piece of the prompt."""
+        self.shown: Event | None = None
+        """What the last KeepAlive said."""
+        self.asked_at = float("-inf")
+        """When frames were asked for the last time."""
+        self.asked_for = -1
+        """From which token on."""
+        self.turn = asyncio.Event()
+        """Something has happened that the carrier wants to know: a neuron has accepted the job,
+        the attempt has ended, or the stream is over."""
+        self.move: Move | None = None
+        """Why the present attempt has ended."""
+        self.record = Record(job)
+        self.waits_for = ""
+        """While it waits for its model, how far that is; for people."""
+
+    def deliver(self, event: Event) -> None:
+        """Hands an event to the reader."""
+        self.record.saw(event)
+        self.inbox.put(event)
+        if isinstance(event, Broken):
+            self.turn.set()
+
+    def end_attempt(self, move: Move) -> None:
+        """Another one has to go on."""
+        if self.move is None:
+            self.move = move
+            self.turn.set()
+
+    def begin_attempt(self, job: Job) -> None:
+        """From now on only frames of *job* count."""
+        self.job = job
+        self.state.next_attempt(job.attempt)
+        self.heard_at = self.progress_at = float("inf")
+        self.asked_for = -1
+        self.move = None
+        self.turn.clear()
+
+
+class Receiver:
+    """All streams that are under way."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        gateway: str,
+        *,
+        acknowledge: Callable[[str], Coroutine[Any, Any, None]],
+        node_of_instance: Callable[[str], str | None],
+    ) -> None:
+        self._bus = bus
+        self._gateway = gateway
+        self._acknowledge = acknowledge
+        self._node_of_instance = node_of_instance
+        self._streams: dict[str, Stream] = {}
+        self._heard_since = time.monotonic()
+        """Since when everything that was said could be heard."""
+        self._echo_at = time.monotonic()
+        self._orders: set[asyncio.Task[None]] = set()
+        self._stopped: dict[tuple[str, str, int], float] = {}
+        self._expected: Counter[str] = Counter()
+        self.is_leaving = False
+        """This gateway ends, and its streams go on at others: they are not cancelled."""
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @contextlib.asynccontextmanager
+    async def receiving(self, stream: Stream) -> AsyncIterator[None]:
+        """Frames of this job reach the stream during the block; a job that is not over at its end
+        is cancelled."""
+        earlier = self._streams.get(stream.job.id)
+        if earlier is not None:
+            taken_up = WireError(ErrorCode.STREAM_LOST, "The stream was taken up elsewhere.")
+            earlier.state.is_over = True
+            earlier.deliver(Broken(taken_up))
+        self._streams[stream.job.id] = stream
+        try:
+            yield
+        finally:
+            if self._streams.get(stream.job.id) is stream:
+                del self._streams[stream.job.id]
+            if not stream.state.is_over and not (self.is_leaving and stream.job.client):
+                self.steer(stream, Cancel(stream.job.attempt))
+
+    @contextlib.contextmanager
+    def expecting(self, job_id: str) -> Iterator[None]:
+        """During the block frames of this job are nobody's mistake, even without a stream."""
+        self._expected[job_id] += 1
+        try:
+            yield
+        finally:
+            self._expected[job_id] -= 1
+            if not self._expected[job_id]:
+                del self._expected[job_id]
+
+    def give_up(self, stream: Stream, error: FleetError) -> None:
+        """The stream ends here, for a reason that no neuron gave."""
+        if not stream.state.is_over:
+            self.steer(stream, Cancel(stream.job.attempt))
+            stream.state.is_over = True
+            stream.deliver(Broken(error.error))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+        async def reconnected() -> None:
+            self._echo_at = time.monotonic()
+            self._ask_everyone()
+
+        forget_reconnect = self._bus.on_reconnect(reconnected)
+        replies = await self._bus.subscribe(subjects.all_replies(self._gateway), self._arrived)
+        try:
+            while True:
+                before = time.monotonic()
+                await asyncio.sleep(WATCH_EVERY_SECONDS)
+                self._watch(lag_seconds=time.monotonic() - before - WATCH_EVERY_SECONDS)
+        finally:
+            forget_reconnect()
+            await replies.stop()
+
+    # -- frames --------------------------------------------------------------------------------
+
+    def _arrived(self, message: BusMessage) -> None:
+        try:
+            frame = codec.read_frame(message.data)
+        except codec.UnreadableMessage as error:
+            log.warning("ignored a frame: %s", error)
+            return
+        job_id = subjects.last_token(message.subject)
+        stream = self._streams.get(job_id)
+        outcome = None if stream is None else stream.state.receive(frame)
+        if stream is not None and isinstance(outcome, Parts):  # nearly all of them
+            stream.heard_at = stream.progress_at = time.monotonic()
+            stream.deliver(outcome)
+            return
+        if isinstance(frame, Accepted | Failed) and frame.ack:
+            self._send(self._acknowledge(frame.ack))
+        if stream is None:
+            self._stop_stranger(job_id, frame)
+        else:
+            self._follow(stream, frame, outcome)
+
+    def _follow(self, stream: Stream, frame: AnyFrame, outcome: Event | Action | None) -> None:
+        """Does what the state machine says of a frame."""
+        if frame.attempt == stream.state.attempt and frame.instance == stream.state.instance:
+            stream.heard_at = time.monotonic()
+            if isinstance(frame, Accepted):
+                stream.progress_at = stream.heard_at
+                stream.turn.set()
+        match outcome:
+            case None:
+                pass
+            case Stranger():
+                self._stop_stranger(stream.job.id, frame)
+            case Repair(instance, start):
+                self._ask(stream, self._node_of_instance(instance) or stream.state.node, start)
+            case Move():
+                if isinstance(frame, Accepted):
+                    self._order(frame.node, stream.job.id, Cancel(frame.attempt))
+                stream.end_attempt(outcome)
+            case Alive():
+                if outcome != stream.shown:
+                    stream.shown, stream.progress_at = outcome, stream.heard_at
+                stream.deliver(outcome)
+            case _:
+                stream.deliver(outcome)
+
+    @property
+    def deaf_seconds(self) -> float:
+        """How long ago the server was heard."""
+        return time.monotonic() - self._echo_at
+
+    def echo(self) -> None:
+        """Our own heartbeat came back: the server lives, and so does our connection."""
+        now = time.monotonic()
+        if now - self._echo_at > ECHO_SECONDS:
+            log.warning("heard nothing for %.1f s", now - self._echo_at)
+            self._ask_everyone()
+        self._echo_at = now
+
+    def _watch(self, lag_seconds: float) -> None:
+        """Silence of a neuron is only silence while we could have heard it."""
+        now = time.monotonic()
+        if lag_seconds > LAG_SECONDS:
+            log.warning("this gateway was held up for %.1f s", lag_seconds)
+            self._echo_at = max(self._echo_at, now - ECHO_SECONDS)
+            self._ask_everyone()
+        if now - self._echo_at > ECHO_SECONDS:
+            self._heard_since = now
+            if now - self._echo_at > CUT_OFF_SECONDS:
+                self._cut_off()
+            return
+        for stream in list(self._streams.values()):
+            if stream.state.is_over or stream.move is not None:
+                continue
+            silence = now - max(stream.heard_at, self._heard_since)
+            if silence > LOST_AFTER_SECONDS:
+                why = f"Node {stream.state.node} gave no sign of life for {silence:.1f} s."
+                stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
+            elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
+                why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
+                self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
+            elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
+                self._ask(stream, stream.state.node, stream.state.next_index)
+
+    def _cut_off(self) -> None:
+        error = FleetError(
+            ErrorCode.BUS_UNAVAILABLE,
+            f"The gateway has heard nothing from NATS for {CUT_OFF_SECONDS:.0f} s.",
+            retry_after_seconds=5,
+        )
+        for stream in list(self._streams.values()):
+            self.give_up(stream, error)
+
+    # -- orders --------------------------------------------------------------------------------
+
+    def _ask_everyone(self) -> None:
+        """We were deaf for a while: what has been missed?"""
+        self._heard_since = time.monotonic()
+        for stream in self._streams.values():
+            if stream.state.node and not stream.state.is_over:
+                self._ask(stream, stream.state.node, stream.state.next_index)
+
+    def _ask(self, stream: Stream, node: str, index: int) -> None:
+        now = time.monotonic()
+        is_new = index != stream.asked_for  # else every frame behind a hole would ask for it
+        if node and (is_new or now - stream.asked_at > _REPAIR_EVERY_SECONDS):
+            stream.asked_at, stream.asked_for = now, index
+            order = Resume(stream.job.attempt, index, self._gateway)
+            self._order(node, stream.job.id, order)
+
+    def resume(self, stream: Stream, node: str) -> None:
+        """Asks a neuron for everything from the stream's next token on."""
+        self._ask(stream, node, stream.state.next_index)
+
+    def _stop_stranger(self, job_id: str, frame: AnyFrame) -> None:
+        """Somebody works on a job that nobody waits for: one that was cancelled before it was
+        accepted, a second delivery, or an attempt that another one has replaced."""
+        if isinstance(frame, Finished | Failed | Busy) or job_id in self._expected:
+            return
+        if self.is_leaving:
+            return  # it may be one that another gateway is about to take up
+        node = frame.node if isinstance(frame, Accepted) else self._node_of_instance(frame.instance)
+        key, now = (job_id, frame.instance, frame.attempt), time.monotonic()
+        if node and now - self._stopped.get(key, 0.0) > _STOP_EVERY_SECONDS:
+            self._stopped = {k: at for k, at in self._stopped.items() if now - at < 10}
+            self._stopped[key] = now
+            self._order(node, job_id, Cancel(frame.attempt))
+
+    def steer(self, stream: Stream, order: Steer) -> None:
+        """Before Accepted nobody is known to have the job; that frame will find it unknown."""
+        if stream.state.node:
+            self._order(stream.state.node, stream.job.id, order)
+
+    def _order(self, node: str, job_id: str, order: Steer) -> None:
+        self._send(self._bus.publish(subjects.steer(node, job_id), codec.encode(order)))
+
+    def _send(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)

@@ -1,0 +1,66 @@
+"""Asks a node what a prompt looks like in text and tokens; nothing is loaded for it."""
+
+import time
+from typing import NamedTuple
+
+from cortex.dispatch.dispatcher import Dispatcher, router
+from cortex.fleet.catalogue import Catalogue
+from cortex.fleet.state import Fleet
+from protocol import codec, subjects
+from protocol.bus import Bus
+from protocol.bus.connection import BusOverflow
+from protocol.errors import ErrorCode, FleetError
+from protocol.fleet import ModelState
+from protocol.generate import GenerateRequest
+from protocol.render import Render, Rendered
+
+ANSWER_SECONDS = 10.0
+"""A tokenizer may have to be read first."""
+NODES_ASKED = 3
+
+
+class Prompts(NamedTuple):
+    """What the answers are found with."""
+
+    bus: Bus
+    fleet: Fleet
+    catalogue: Catalogue
+    dispatcher: Dispatcher
+
+    async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
+        """The prompt of *request*. Raises ``FleetError`` when it has none, or nobody can tell."""
+        model = self.catalogue.resolve(request.model, self.fleet.models())
+        request = self.catalogue.applied(request, self.fleet.models())
+        data = codec.encode(Render(request, time.time(), pieces))
+        for node in self._nodes(model)[:NODES_ASKED]:
+            subject = subjects.node_verb(node, "render")
+            try:
+                answer = await self.bus.request(subject, data, timeout=ANSWER_SECONDS)
+            except BusOverflow as error:
+                raise FleetError(
+                    ErrorCode.REQUEST_TOO_LARGE,
+                    f"The request takes {error.size} bytes on the bus, more than its limit of "
+                    f"{error.limit}. Send less text.",
+                ) from None
+            if answer is None:
+                continue
+            rendered = codec.read_rendered(answer)
+            if rendered.error is None:
+                return rendered
+            if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
+                raise FleetError.of(rendered.error)
+        decision = self.dispatcher.decide(model)
+        if isinstance(decision, router.Refuse):
+            raise FleetError.of(decision.error)
+        raise FleetError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"No node that has the files of {request.model} answers.",
+            retry_after_seconds=5,
+        )
+
+    def _nodes(self, model: str) -> list[str]:
+        """Those where it is loaded first."""
+        records = [r for r in self.fleet.records(model) if r.has_files]
+        return [
+            r.node for r in sorted(records, key=lambda r: (r.state is not ModelState.READY, r.node))
+        ]

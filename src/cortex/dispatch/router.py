@@ -1,0 +1,161 @@
+"""Where a request goes: a pure decision over the picture of the fleet.
+
+In: the model's name and what is known about it. Out: run it, wait for it, or refuse with a reason
+that a person can act on. No I/O, no clock.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cortex.fleet.state import Placed
+from cortex.placement.fit import Answer, Fit, Misfit, reasons
+from protocol.errors import ErrorCode, WireError
+from protocol.fleet import ModelRecord, ModelState
+
+
+class Run(NamedTuple):
+    """A node is ready for this model."""
+
+
+class Wait(NamedTuple):
+    """A node is getting ready for it."""
+
+    how_far: str = ""
+    """For people."""
+
+
+class Load(NamedTuple):
+    """A node could load it."""
+
+    why_not_yet: str = ""
+    """What it waits for."""
+
+
+class Refuse(NamedTuple):
+    """It cannot be served, and why."""
+
+    error: WireError
+    may_change: bool = False
+    """It could be served until a moment ago, or the picture is not complete yet: it is worth
+    waiting a little."""
+
+
+Decision = Run | Wait | Load | Refuse
+
+_ON_ITS_WAY = (ModelState.FETCHING, ModelState.LOADING)
+_RETRY_SECONDS = 5
+
+
+def decide(
+    model: str,
+    placed: Sequence[Placed],
+    known_models: Sequence[str],
+    *,
+    could: Answer | None = None,
+    lost_node: str = "",
+    is_listed: bool = False,
+    is_unsettled: bool = False,
+) -> Decision:
+    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's; *could*:
+    where it could be loaded, were nothing in use; *lost_node* had the model until a moment ago;
+    *is_listed*: it has a profile in the catalogue; *is_unsettled*: not everybody has been heard
+    yet, or somebody who could load it is silent."""
+    states = {p.record.state for p in placed}
+    if ModelState.READY in states:
+        return Run()
+    on_its_way = [p.record for p in placed if p.record.state in _ON_ITS_WAY]
+    if on_its_way:
+        return Wait(_how_far(on_its_way[0]))
+    if could is not None and could.fits:
+        return Load(_why_not_yet(could.fits[0]))
+    if placed:
+        return Refuse(_why_unavailable(model, placed))
+    if lost_node:
+        error = WireError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"{model} was on node {lost_node}, which is not heard any more; no other node has it.",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+        return Refuse(error, may_change=True)
+    if could is not None and could.misfits and (is_listed or model in known_models):
+        return Refuse(_nowhere(model, could.misfits), may_change=is_unsettled)
+    if is_listed:
+        error = WireError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            f"{model} is in the catalogue, and no node is there to load it. Start a neuron.",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+        return Refuse(error, may_change=is_unsettled)
+    return Refuse(_unknown(model, known_models), may_change=is_unsettled)
+
+
+def _how_far(record: ModelRecord) -> str:
+    progress = record.progress
+    if progress is None:
+        return f"{record.state} on {record.node}"
+    share = f" {progress.done / progress.total:.0%}" if progress.total else ""
+    return f"{record.state} on {record.node}: {progress.stage}{share}"
+
+
+def _why_not_yet(fit: Fit) -> str:
+    if not fit.victims:
+        return f"to be loaded on {fit.node}"
+    going = ", ".join(victim.model for victim in fit.victims)
+    return f"to be loaded on {fit.node} in the place of {going}"
+
+
+def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
+    """Nothing that the fleet does by itself would help."""
+    why = reasons(misfits, at_most=4)
+    if all(misfit.is_for_ever for misfit in misfits):
+        return WireError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"No node of this fleet can load {model}. {why} A node with more memory, or a "
+            "smaller limit.context or kv_cache_mb in its profile, would help.",
+            param="model",
+        )
+    return WireError(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"{model} cannot be loaded now. {why}",
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
+def _why_unavailable(model: str, placed: Sequence[Placed]) -> WireError:
+    for record, _ in placed:
+        if record.state is ModelState.FAILED and record.error:
+            retry = max(1, round(record.retry_seconds)) if record.retry_seconds else 0
+            return WireError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"{model} could not be loaded on {record.node}: {record.error.message}",
+                retry_after_seconds=retry,
+            )
+    node = placed[0].record.node
+    return WireError(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"{model} is {placed[0].record.state} on {node}; no other node serves it now.",
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
+def _unknown(model: str, known: Sequence[str]) -> WireError:
+    if not known:
+        return WireError(
+            ErrorCode.MODEL_UNAVAILABLE,
+            "No model is available yet: no neuron has announced one. Start one with "
+            "'neuron serve', or wait a moment when the fleet has just started.",
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+    close = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else _listing(known)
+    return WireError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"The model {model!r} does not exist in this fleet. {hint}",
+        param="model",
+    )
+
+
+def _listing(known: Sequence[str]) -> str:
+    shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+    return f"Available: {shown} (GET /v1/models)."

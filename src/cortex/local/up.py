@@ -1,0 +1,303 @@
+"""``cortex up``: a whole fleet on one machine, for the first five minutes and for development.
+
+It starts nats-server, a gateway and neurons as children, watches them, shows when the first model
+answers, and stops them in order. Listening sockets are opened here and inherited: an address in
+use is one clear line before anything started, and a gateway that is started again finds its
+clients' connections waiting.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from cortex import __version__
+from cortex.config import child_environment
+from cortex.gateway_client import Operator, OperatorError, model_line
+from cortex.local.nats_server import Broker
+from cortex.local.supervisor import Child, HopelessChild, Restarting, Say
+from protocol.runtime.listen import open_socket, url_of
+from protocol.runtime.settings import SettingsError
+
+GATEWAY_GRACE_SECONDS = 32.0
+NEURON_GRACE_SECONDS = 10.0
+DEMO = "cortex-demo"
+_POLL_SECONDS = 0.1
+_SETTLED_POLL_SECONDS = 1.0
+
+
+class UpOptions(msgspec.Struct, frozen=True):
+    """What was asked for on the command line."""
+
+    port: int
+    metrics_port: int
+    data: Path
+    neurons: int
+    models: tuple[str, ...]
+    host: str = "127.0.0.1"
+
+
+async def up(options: UpOptions, say: Say) -> int:
+    """Runs the fleet until Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises :class:`SettingsError` for what cannot work: an address in use, a folder that cannot be
+    written, a missing model.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with _locked(options.data):
+        fleet = _LocalFleet(options, say)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, fleet.stop_or_force, stop)
+        try:
+            await fleet.start()
+            return await fleet.watch(stop)
+        except HopelessChild as error:
+            say(str(error))
+            return 1
+        finally:
+            await fleet.stop()
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Any:
+    """Two fleets must not share one data directory."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock: IO[str] = (data / "lock").open("a+")
+    except OSError as error:
+        raise SettingsError(
+            f"the data directory {data} cannot be written: {(error.strerror or '').lower()}. "
+            "Name another one with --data DIR."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise SettingsError(
+                f"another 'cortex up' (process {holder or 'unknown'}) uses {data}. "
+                "Stop it, or name another directory with --data DIR."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+class _LocalFleet:
+    """The processes of one ``cortex up``."""
+
+    def __init__(self, options: UpOptions, say: Say) -> None:
+        self._options = options
+        self._say = say
+        self._check_folders()
+        self._api = open_socket(f"{options.host}:{options.port}")
+        self._metrics = _open_or_any_free(options.host, options.metrics_port, "metrics", say)
+        self._broker = Broker(options.data / "nats")
+        self._broker_watch = Restarting("nats-server", self._broker.start, say)
+        self._logs = options.data / "logs"
+        self._gateway: Child | None = None
+        self._neurons: list[Child] = []
+        self._listeners: list[socket.socket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
+
+    @property
+    def _url(self) -> str:
+        return url_of(self._api)
+
+    def _check_folders(self) -> None:
+        for model in self._options.models:
+            path = model.partition("=")[2] or model
+            looks_like_path = path.startswith((".", "/", "~")) or "=" in model
+            if looks_like_path and not Path(path).expanduser().is_dir():
+                raise SettingsError(
+                    f"there is no model folder {path}. Name a folder with config.json and "
+                    "*.safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B."
+                )
+
+    def stop_or_force(self, stop: asyncio.Event) -> None:
+        """The first signal stops in order, the second at once."""
+        if stop.is_set():
+            self._say("forced")
+            for child in self._children():
+                child.kill()
+            os._exit(130)
+        stop.set()
+
+    async def start(self) -> None:
+        """Starts everything; the children go on in the background."""
+        self._logs.mkdir(exist_ok=True)
+        self._say(f"cortex {__version__}, data in {self._options.data}")
+        process = await self._broker.start()
+        self._say(f"nats-server at {self._broker.url}")
+        self._spawn(self._broker_watch.run(process), "nats-server")
+        nats = ["--nats", self._broker.url, "--nats-token-file", str(self._broker.token_file)]
+        self._gateway = self._child(
+            "gateway",
+            [*_python("cortex"), "serve", *nats, *self._listen_arguments()],
+            (self._api.fileno(), self._metrics.fileno()),
+        )
+        self._spawn(self._gateway.run(), "gateway")
+        for number in range(1, self._options.neurons + 1):
+            name = f"node-{number}"
+            listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
+            self._listeners.append(listener)  # closed when nothing refers to it
+            loaded = self._options.models or (DEMO,)
+            models = [word for model in loaded for word in ("--model", model)]
+            neuron = self._child(
+                name,
+                [
+                    *_python("neuron"),
+                    "serve",
+                    *("--name", name),
+                    *nats,
+                    *("--listen", f"fd://{listener.fileno()}"),
+                    *_share_of_cores(self._options.neurons),
+                    *models,
+                ],
+                (listener.fileno(),),
+            )
+            self._neurons.append(neuron)
+            self._spawn(neuron.run(), name)
+
+    def _listen_arguments(self) -> list[str]:
+        return [
+            *("--listen", f"fd://{self._api.fileno()}"),
+            *("--metrics-listen", f"fd://{self._metrics.fileno()}"),
+        ]
+
+    def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> Child:
+        return Child(
+            name,
+            command,
+            self._logs / f"{name}.log",
+            self._say,
+            pass_fds=fds,
+            environment=child_environment(PYTHONUNBUFFERED="1"),
+        )
+
+    def _spawn(self, coroutine: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(coroutine, name=name))
+
+    def _children(self) -> list[Child]:
+        return [*([self._gateway] if self._gateway else []), *self._neurons]
+
+    async def watch(self, stop: asyncio.Event) -> int:
+        """Reports on the models until the end."""
+        waiting = asyncio.create_task(self._report(), name="report")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        self._tasks += [waiting]
+        pending: set[asyncio.Task[Any]] = {stopped, *self._tasks}
+        try:
+            while not stop.is_set():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopped}:
+                    task.result()
+        finally:
+            stopped.cancel()
+        self._say("stopping; answers that are under way may finish, Ctrl-C again ends them")
+        return 0
+
+    async def stop(self) -> None:
+        """Gateway, neurons, broker: nobody loses what it still needs."""
+        if self._gateway:
+            await self._gateway.stop(GATEWAY_GRACE_SECONDS)
+        await asyncio.gather(*(n.stop(NEURON_GRACE_SECONDS) for n in self._neurons))
+        self._broker_watch.stopping = True
+        await self._broker.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _report(self) -> None:
+        """Says what each model is doing, and greets when the first one answers; raises when none
+        ever can."""
+        said: dict[str, str] = {}
+        has_greeted = False
+        pause = _POLL_SECONDS
+        wanted = max(1, len(self._options.models))
+        while True:
+            listed = await asyncio.to_thread(_listed, self._url)
+            for model in listed:
+                line = model_line(model)
+                if said.get(model["id"]) != line:
+                    said[model["id"]] = line
+                    self._say(line)
+            ready = [model["id"] for model in listed if model["state"] == "ready"]
+            failed = [model["id"] for model in listed if model["state"] == "failed"]
+            if ready and not has_greeted:
+                has_greeted = True
+                self._say(self._greeting(ready[0]))
+            if len(ready) + len(failed) >= wanted:
+                if not has_greeted:
+                    raise HopelessChild("No model could be loaded; see above.")
+                pause = _SETTLED_POLL_SECONDS
+            await asyncio.sleep(pause)
+
+    def _greeting(self, model: str) -> str:
+        question = "What is 17 + 25?" if "demo" in model else "Who are you?"
+        body = json.dumps(
+            {
+                "model": model,
+                "stream": True,
+                "messages": [{"role": "user", "content": question}],
+            }
+        )
+        return f"""
+Ready after {time.monotonic() - self._started:.1f} s. Ask it something:
+
+  curl -N {self._url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+
+Any OpenAI client:  OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
+Any Anthropic one:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
+Models:             {self._url}/v1/models
+Metrics:            {url_of(self._metrics)}/metrics
+Logs:               {self._logs}
+A model of yours:   cortex up --model FOLDER_OR_HUGGING_FACE_ID
+Stop:               Ctrl-C
+"""
+
+
+def _python(module: str) -> list[str]:
+    # -P: a folder called "neuron" where the person happens to stand is not ours.
+    return [sys.executable, "-P", "-m", module]
+
+
+def _share_of_cores(neurons: int) -> list[str]:
+    """Several engines on one machine must not each take all of it."""
+    if neurons == 1:
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ["--threads", str(max(1, (cores or 1) // neurons))]
+
+
+def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socket.socket:
+    try:
+        return open_socket(f"{host}:{port}")
+    except SettingsError:
+        listener = open_socket(f"{host}:0")
+        if say:
+            say(f"port {port} is taken; {what} at {url_of(listener)}")
+        return listener
+
+
+def _listed(url: str) -> list[dict[str, Any]]:
+    """The models that nodes have, each under its own name; none while nobody answers."""
+    try:
+        models = Operator(url).models()
+    except OperatorError:
+        return []
+    return [model for model in models if model["nodes"] and model["root"] == model["id"]]

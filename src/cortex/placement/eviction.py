@@ -1,0 +1,74 @@
+"""Who goes first when a node needs memory. Pure.
+
+``lru``: the one that has been idle for the longest. ``priority``: the lowest residency class, and
+within one the longest idle. Either way a model whose idle time is over goes before all others, and
+one that is in use after them.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from cortex.placement.fit import Resident
+
+
+class Strategy(StrEnum):
+    """``[eviction] strategy``."""
+
+    LRU = "lru"
+    PRIORITY = "priority"
+
+
+class Turn(NamedTuple):
+    """A place in the order, as operators read it."""
+
+    model: str
+    why: str
+    never: bool = False
+
+
+def order(residents: Iterable[Resident], strategy: Strategy) -> list[Resident]:
+    """First to go first; those that can never go are last."""
+
+    def rank(resident: Resident) -> tuple[bool, bool, bool, int, float, str]:
+        by_class = resident.residency if strategy is Strategy.PRIORITY else 0
+        return (
+            is_immune(resident),
+            resident.is_busy,
+            not resident.is_expired,
+            by_class,
+            -resident.idle_seconds,
+            resident.model,
+        )
+
+    return sorted(residents, key=rank)
+
+
+def is_immune(resident: Resident) -> bool:
+    """Whether it may go for nobody."""
+    return resident.is_pinned or resident.is_last or not resident.is_ready
+
+
+def turns(residents: Iterable[Resident], strategy: Strategy) -> list[Turn]:
+    """The order with its reasons."""
+    return [
+        Turn(resident.model, _why(resident, strategy), is_immune(resident))
+        for resident in order(residents, strategy)
+    ]
+
+
+def _why(resident: Resident, strategy: Strategy) -> str:
+    """Without numbers that change by themselves: it is written when it changes."""
+    if resident.is_pinned:
+        return "pinned"
+    if not resident.is_ready:
+        return "on its way"
+    if resident.is_last:
+        return "the last replica of its minimum"
+    if resident.is_busy:
+        return "in use"
+    if resident.is_expired:
+        return f"idle for more than {resident.idle_limit_seconds:.0f} s"
+    if strategy is Strategy.PRIORITY:
+        return f"priority: class {resident.residency}"
+    return "lru"

@@ -1,0 +1,51 @@
+"""Where a model could be loaded, for requests: the answer of ``placement``, kept for a moment."""
+
+import time
+from collections.abc import Callable
+
+from cortex.fleet.catalogue import Catalogue
+from cortex.fleet.state import Fleet
+from cortex.placement.fit import Answer, NodeView, could_be_had
+from cortex.placement.snapshot import Survey
+
+KEEP_SECONDS = 0.1
+"""Each waiting request asks several times a second."""
+
+
+class Prospects:
+    """Of every model."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._survey = survey
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._clock = clock
+        self._answers: dict[str, Answer | None] = {}
+        self._nodes: tuple[NodeView, ...] | None = None
+        self._made = float("-inf")
+        self._version: object = None
+
+    def of(self, model: str) -> Answer | None:
+        """None for a model that nobody knows."""
+        now, version = self._clock(), self._survey.version
+        if now - self._made > KEEP_SECONDS or version != self._version:
+            self._version = version
+            self._answers.clear()
+            self._nodes = None
+            self._made = now
+        if model not in self._answers:
+            self._answers[model] = self._answer(model)
+        return self._answers[model]
+
+    def _answer(self, model: str) -> Answer | None:
+        if not self._fleet.records(model) and model not in self._catalogue.models:
+            return None
+        if self._nodes is None:
+            self._nodes = self._survey.look().nodes
+        return could_be_had(self._survey.need(model), self._nodes)

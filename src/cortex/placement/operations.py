@@ -1,0 +1,321 @@
+"""What operators can tell the fleet through any gateway: load, unload, pull, pin, drain, add.
+
+Loads, unloads and pulls are orders to a node, checked by the same placement as the placer's own;
+pins and drained nodes are wishes that stand in KV, and the placer carries them out. Raises
+``FleetError`` for what cannot be done, with what would help. Must not know HTTP.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cortex.fleet.catalogue import Catalogue
+from cortex.fleet.state import Fleet
+from cortex.placement.eviction import Strategy, order
+from cortex.placement.fit import Answer, Fit, NodeView, Resident, may_displace, place, reasons
+from cortex.placement.pins import Standing
+from cortex.placement.snapshot import Survey
+from protocol import codec, keys, subjects
+from protocol.bus import Bus, KvBucket
+from protocol.catalogue import CatalogueRecord, Origin, Profile
+from protocol.errors import ErrorCode, FleetError
+from protocol.fleet import ModelState
+from protocol.orders import LoadOrder, PullOrder, UnloadOrder, Victim
+from protocol.placement import Drain, Pin
+
+ANSWER_SECONDS = 2.0
+"""For a node, to take an order."""
+_COMING = (ModelState.FETCHING, ModelState.LOADING, ModelState.READY)
+
+
+class Planned(NamedTuple):
+    """Where a model would be loaded, and why not elsewhere."""
+
+    model: str
+    answer: Answer
+    lines: tuple[str, ...] = ()
+    """The arithmetic of its memory."""
+    already: tuple[str, ...] = ()
+    """Nodes that have it, or are about to: nothing is to be done."""
+
+    @property
+    def fit(self) -> Fit | None:
+        """The best one."""
+        return self.answer.fits[0] if self.answer.fits else None
+
+
+class Control:
+    """The verbs of one gateway."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        instance: str,
+        *,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        standing: Standing,
+        survey: Survey,
+        strategy: Strategy,
+    ) -> None:
+        self._bus = bus
+        self._instance = instance
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._standing = standing
+        self._survey = survey
+        self._strategy = strategy
+        self._bucket = KvBucket(bus, keys.PLACEMENT)
+
+    # -- loads ---------------------------------------------------------------------------------
+
+    def plan(self, name: str, node: str = "") -> Planned:
+        """What a load would do."""
+        model = self._known(name)
+        if node:
+            self._check_node(node)
+        need = self._survey.need(model)
+        nodes = [n for n in self._survey.look().nodes if node in ("", n.name)]
+
+        def may_go(_: NodeView, resident: Resident) -> bool:
+            return may_displace(need, resident)
+
+        answer = place(need, nodes, lambda rs: order(rs, self._strategy), may_go)
+        chosen = answer.fits[0].node if answer.fits else node
+        records = [r for r in self._fleet.records(model) if r.estimate and chosen in ("", r.node)]
+        lines = records[0].estimate.lines if records and records[0].estimate else ()
+        return Planned(model, answer, lines)
+
+    async def load(self, name: str, node: str = "", source: str = "") -> Planned:
+        """Has a node load a model, in the place of others if need be; nothing new where it is."""
+        if source:
+            return await self._load_from(name, node, source)
+        planned = self.plan(name, node)
+        already = tuple(
+            placed.record.node
+            for placed in self._fleet.placed(planned.model)
+            if placed.record.state in _COMING and node in ("", placed.record.node)
+        )
+        if already:
+            return planned._replace(already=already)
+        fit = planned.fit
+        if fit is None:
+            raise FleetError(ErrorCode.MODEL_UNAVAILABLE, _why_not(planned))
+        profile = self._catalogue.listed(planned.model)
+        victims = tuple(
+            Victim(victim.model, self._survey.drain_seconds(victim.model)) for victim in fit.victims
+        )
+        devices = fit.devices if fit.has_files else ()  # what it takes is not known before
+        said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
+        await self._order(fit.node, "load", codec.encode(said))
+        return planned
+
+    async def _load_from(self, name: str, node: str, source: str) -> Planned:
+        """A source that the node may not know yet: it finds out what that takes."""
+        model = self._catalogue.resolve(name, self._fleet.models())
+        node = node or self._only_node()
+        self._check_node(node)
+        profile = self._catalogue.listed(model)
+        said = LoadOrder(model, source, profile, why="an operator")
+        await self._order(node, "load", codec.encode(said))
+        return Planned(model, Answer((Fit(node, (), (), 0, False, 0.0),), ()))
+
+    async def unload(
+        self, name: str, node: str = "", drain_seconds: float = 0.0, *, force: bool = False
+    ) -> tuple[str, list[str]]:
+        """The model and the nodes on which it is unloaded."""
+        model = self._catalogue.resolve(name, self._fleet.models())
+        if node:
+            self._check_node(node)
+        nodes = sorted(
+            p.record.node for p in self._fleet.placed(model) if node in ("", p.record.node)
+        )
+        if not nodes:
+            where = f"Node {node} does not have" if node else "No node has"
+            loaded = ", ".join(m for m in self._fleet.models() if self._fleet.placed(m)) or "none"
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"{where} the model {name!r} loaded. Loaded are: {loaded}.",
+                param="model",
+            )
+        pinned = sorted({*self._pinned_on(model)} & set(nodes))
+        if pinned and not force:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"{model} is pinned on {', '.join(pinned)}. Unpin it first, or unload it with "
+                "force; as long as it is pinned, it comes back.",
+                param="force",
+            )
+        for one in nodes:
+            said = UnloadOrder(model, drain_seconds, why="an operator")
+            await self._order(one, "unload", codec.encode(said))
+        return model, nodes
+
+    async def pull(self, name: str, node: str = "", source: str = "") -> tuple[str, list[str]]:
+        """The model and the nodes that fetch its files."""
+        model = self._catalogue.resolve(name, self._fleet.models())
+        nodes = [node] if node else sorted(self._fleet.alive_names())
+        if not nodes:
+            self._only_node()
+        for one in nodes:
+            self._check_node(one)
+        profile = self._catalogue.listed(model)
+        for one in nodes:
+            said = PullOrder(model, source, profile)
+            await self._order(one, "pull", codec.encode(said))
+        return model, nodes
+
+    # -- the catalogue -------------------------------------------------------------------------
+
+    async def add(self, profile: Profile) -> None:
+        """From now on the catalogue has this profile, also after restarts. Names that lead
+        elsewhere already are refused."""
+        self._check_is_not_of_the_file(profile.id)
+        for alias in profile.aliases:
+            there = self._catalogue.owner(alias)
+            if there not in ("", profile.id) or alias in self._catalogue.models:
+                raise FleetError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"aliases: {alias!r} is a name of {there or alias}.",
+                    param="aliases",
+                )
+        record = CatalogueRecord(self._instance, profile, Origin.OPERATOR)
+        key = keys.catalogue(profile.id)
+        if not await KvBucket(self._bus, keys.CATALOGUE).put(key, codec.encode(record)):
+            raise _not_written()
+
+    async def remove(self, model: str) -> None:
+        """The catalogue has it no more; what is loaded stays."""
+        self._check_is_not_of_the_file(model)
+        if model not in self._catalogue.models:
+            have = ", ".join(self._catalogue.models) or "none"
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"The catalogue has no model {model!r}. It has: {have}.",
+                param="model",
+            )
+        if not await KvBucket(self._bus, keys.CATALOGUE).delete(keys.catalogue(model)):
+            raise _not_written()
+
+    def _check_is_not_of_the_file(self, model: str) -> None:
+        if self._catalogue.origin(model) is Origin.FILE:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"{model} is in models.toml, and would be as it says there again. Change the file, "
+                "and have it read with 'cortex reload' or SIGHUP.",
+                param="model",
+            )
+
+    # -- wishes that stand ---------------------------------------------------------------------
+
+    async def pin(self, name: str, nodes: Sequence[str] = ()) -> tuple[str, list[str]]:
+        """From now on the model is always loaded on these nodes, and never evicted."""
+        model = self._known(name)
+        on = set(nodes) or {p.record.node for p in self._fleet.ready(model)}
+        if not on:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"node: {model} is loaded nowhere. Say on which node it shall be pinned.",
+                param="node",
+            )
+        for node in on:
+            self._check_node(node)
+        on |= self._standing.pinned_on(model)
+        found = Pin(self._instance, model, tuple(sorted(on)))
+        await self._write(keys.pin(model), codec.encode(found))
+        return model, sorted(on)
+
+    async def unpin(self, name: str, node: str = "") -> tuple[str, list[str]]:
+        """The model and the nodes on which it is no longer pinned."""
+        model = self._catalogue.resolve(name, self._fleet.models())
+        pinned = self._standing.pinned_on(model)
+        gone = ({node} if node else set(pinned)) & pinned
+        if not gone:
+            listed = self._catalogue.profile(model).pinned_on
+            why = f" It is pinned on {', '.join(listed)} by models.toml." if listed else ""
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"No operator has pinned {model}{f' on {node}' if node else ''}.{why}",
+                param="model",
+            )
+        left = sorted(pinned - gone)
+        if left:
+            found = Pin(self._instance, model, tuple(left))
+            await self._write(keys.pin(model), codec.encode(found))
+        elif not await self._bucket.delete(keys.pin(model)):
+            raise _not_written()
+        return model, sorted(gone)
+
+    async def drain(self, node: str) -> None:
+        """The node's models go, as their streams end, and none come, until it is undrained."""
+        self._check_node(node)
+        await self._write(keys.drain(node), codec.encode(Drain(self._instance, node)))
+
+    async def undrain(self, node: str) -> None:
+        """The node takes models again."""
+        if not self._standing.is_drained(node):
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST, f"node: {node} is not drained.", param="node"
+            )
+        if not await self._bucket.delete(keys.drain(node)):
+            raise _not_written()
+
+    async def _write(self, key: str, value: bytes) -> None:
+        if not await self._bucket.put(key, value):
+            raise _not_written()
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> str:
+        model = self._catalogue.resolve(name, self._fleet.models())
+        if model not in self._fleet.models() and model not in self._catalogue.models:
+            have = ", ".join(self._fleet.models()) or "none"
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"No node offers the model {name!r}, nor is it in the catalogue. There are: {have}."
+                " A folder or a Hugging Face id is named as the source.",
+                param="model",
+            )
+        return model
+
+    def _pinned_on(self, model: str) -> set[str]:
+        return {*self._catalogue.profile(model).pinned_on, *self._standing.pinned_on(model)}
+
+    def _check_node(self, node: str) -> None:
+        names = self._fleet.alive_names()
+        if node not in names:
+            have = ", ".join(sorted(names)) or "none"
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"node: there is no node {node!r}. There are: {have}.",
+                param="node",
+            )
+
+    def _only_node(self) -> str:
+        names = sorted(self._fleet.alive_names())
+        if len(names) == 1:
+            return names[0]
+        have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
+        raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
+
+    async def _order(self, node: str, verb: str, data: bytes) -> None:
+        subject = subjects.node_verb(node, verb)
+        answer = await self._bus.request(subject, data, timeout=ANSWER_SECONDS)
+        if answer is None:
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"Node {node} has not answered within {ANSWER_SECONDS:.0f} s.",
+                retry_after_seconds=2,
+            )
+        reply = codec.read_order_reply(answer)
+        if reply.error is not None:
+            raise FleetError.of(reply.error)
+
+
+def _not_written() -> FleetError:
+    return FleetError(
+        ErrorCode.BUS_UNAVAILABLE, "NATS has not stored the wish.", retry_after_seconds=2
+    )
+
+
+def _why_not(planned: Planned) -> str:
+    return f"{planned.model} cannot be loaded. {reasons(planned.answer.misfits)}"

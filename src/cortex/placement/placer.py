@@ -1,0 +1,264 @@
+"""The placer: the one gateway that loads and evicts. It looks, plans, and sends orders.
+
+It acts only while it holds the lease, and every order carries the lease's epoch, so that a neuron
+refuses what a predecessor still sends. Nothing is remembered that a successor would need: what is
+wanted and what is lies in the records.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cortex.fleet.catalogue import Catalogue
+from cortex.fleet.state import Fleet
+from cortex.placement.demand import Demands
+from cortex.placement.eviction import Strategy, turns
+from cortex.placement.fit import NodeView, planner
+from cortex.placement.kv_mirror import Mirror
+from cortex.placement.snapshot import Key, Picture, Survey
+from protocol import codec, keys, subjects
+from protocol.bus import Bus
+from protocol.fleet import ModelState
+from protocol.leader import Epoch
+from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
+from protocol.placement import EvictionOrder, Placement, Turn
+
+log = logging.getLogger("placer")
+
+LOOK_SECONDS = 0.1
+"""Between two looks while something is wanted."""
+IDLE_LOOK_SECONDS = 2.0
+WRITE_SECONDS = 0.5
+"""Between two looks at whether what people read has changed."""
+ANSWER_SECONDS = 2.0
+"""For a neuron, to take an order."""
+SEEN_SECONDS = 3.0
+"""An order whose effect is not seen in the records by then had none."""
+COOLING_SECONDS = 3.0
+"""A node that could not obey is not asked for the same model again for so long."""
+
+
+class _Sent(NamedTuple):
+    """An order whose effect is not in the records yet."""
+
+    load: planner.Load
+    at: float
+
+
+class Placer:
+    """Of one gateway. *epoch* is None while another one places."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        instance: str,
+        *,
+        epoch: Callable[[], Epoch | None],
+        fleet: Fleet,
+        catalogue: Catalogue,
+        demands: Demands,
+        survey: Survey,
+        placements: Mirror,
+        evictions: Mirror,
+        strategy: Strategy,
+        defrag_after: int,
+    ) -> None:
+        self._bus = bus
+        self._instance = instance
+        self._epoch = epoch
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._demands = demands
+        self._survey = survey
+        self._placements = placements
+        self._evictions = evictions
+        self._strategy = strategy
+        self._defrag_after = defrag_after
+        self._sent: dict[str, _Sent] = {}
+        self._told: dict[Key, float] = {}
+        self._cooling: dict[Key, tuple[float, str]] = {}
+        self._whys: dict[Key, Placement] = {}
+        self._woken = asyncio.Event()
+        self._written = float("-inf")
+        self.loads_ordered = 0
+        self.evictions_ordered = 0
+        self.recycles_ordered = 0
+
+    def wake(self) -> None:
+        """Something new is wanted."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._woken.clear()
+            epoch = self._epoch()
+            if epoch is None or not self._bus.is_connected:
+                self._sent.clear()
+            else:
+                try:
+                    await self._act(epoch)
+                except Exception:
+                    log.exception("placing")
+            pause = LOOK_SECONDS if self._demands or self._sent else IDLE_LOOK_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+
+    async def _act(self, epoch: Epoch) -> None:
+        picture = self._survey.look(self._refused())
+        self._settle(picture)
+        taken = picture.taken | set(self._sent)
+        coming = {sent.load.model for sent in self._sent.values()}
+        wants = [want for want in picture.wants if want.need.model not in coming]
+        made = planner.plan(wants, picture.nodes, taken, self._strategy, self._defrag_after)
+        work = [
+            *(self._load(load, epoch) for load in made.loads),
+            *(self._unload(unload, epoch) for unload in made.unloads),
+            *(self._pull(pull, epoch) for pull in made.pulls),
+            *(self._recycle(recycle, epoch) for recycle in made.recycles),
+        ]
+        await asyncio.gather(*work)
+        if work or time.monotonic() - self._written > WRITE_SECONDS:
+            self._written = time.monotonic()
+            await self._write(picture, epoch)
+
+    # -- orders --------------------------------------------------------------------------------
+
+    async def _load(self, load: planner.Load, epoch: Epoch) -> None:
+        profile = self._catalogue.listed(load.model)
+        order = LoadOrder(
+            load.model,
+            profile.source if profile else "",
+            profile,
+            load.devices,
+            tuple(Victim(model, self._survey.drain_seconds(model)) for model in load.victims),
+            epoch,
+            load.why,
+        )
+        goes = f", {', '.join(load.victims)} goes" if load.victims else ""
+        log.info("epoch %d: %s to %s: %s%s", epoch.revision, load.model, load.node, load.why, goes)
+        self._sent[load.node] = _Sent(load, time.monotonic())
+        self._whys[load.node, load.model] = Placement(
+            self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
+        )
+        self.loads_ordered += 1
+        self.evictions_ordered += len(load.victims)
+        if not await self._order(load.node, "load", codec.encode(order), load.model):
+            self._sent.pop(load.node, None)
+
+    async def _unload(self, unload: planner.Unload, epoch: Epoch) -> None:
+        if self._is_told(unload.node, unload.model):
+            return
+        log.info(
+            "epoch %d: %s leaves %s: %s", epoch.revision, unload.model, unload.node, unload.why
+        )
+        self.evictions_ordered += 1
+        order = UnloadOrder(
+            unload.model, self._survey.drain_seconds(unload.model), epoch, unload.why
+        )
+        await self._order(unload.node, "unload", codec.encode(order), unload.model)
+
+    async def _pull(self, pull: planner.Pull, epoch: Epoch) -> None:
+        if self._is_told(pull.node, pull.model):
+            return
+        log.info("epoch %d: %s fetches %s: %s", epoch.revision, pull.node, pull.model, pull.why)
+        profile = self._catalogue.listed(pull.model)
+        order = PullOrder(pull.model, profile.source if profile else "", profile, epoch)
+        await self._order(pull.node, "pull", codec.encode(order), pull.model)
+
+    async def _recycle(self, recycle: planner.Recycle, epoch: Epoch) -> None:
+        if self._is_told(recycle.node, recycle.model):
+            return
+        self.recycles_ordered += 1
+        log.info("%s on %s is to be recycled: %s", recycle.model, recycle.node, recycle.why)
+        began = next(
+            (
+                placed.record.loads
+                for placed in self._fleet.placed(recycle.model)
+                if placed.record.node == recycle.node
+            ),
+            0,
+        )
+        order = codec.encode(RecycleOrder(recycle.model, began + recycle.loads, epoch))
+        if not await self._order(recycle.node, "recycle", order, recycle.model):
+            self._told.pop((recycle.node, recycle.model), None)  # in use by now: soon again
+
+    def _is_told(self, node: str, model: str) -> bool:
+        """Whether an order to the node has just gone out, whose effect is not to be seen yet."""
+        now = time.monotonic()
+        self._told = {key: at for key, at in self._told.items() if now - at < SEEN_SECONDS}
+        if (node, model) in self._told:
+            return True
+        self._told[node, model] = now
+        return False
+
+    async def _order(self, node: str, verb: str, data: bytes, model: str) -> bool:
+        """Whether the node has taken it."""
+        if self._epoch() is None:
+            return False  # it ran out while this was on its way
+        answer = await self._bus.request(
+            subjects.node_verb(node, verb), data, timeout=ANSWER_SECONDS
+        )
+        why = "it did not answer"
+        if answer is not None:
+            try:
+                error = codec.read_order_reply(answer).error
+            except codec.UnreadableMessage as unreadable:
+                why = str(unreadable)
+            else:
+                if error is None:
+                    return True
+                why = error.message
+        log.warning("%s does not obey (%s %s): %s", node, verb, model, why)
+        if verb == "load":
+            self._cool(node, model, why)
+        return False
+
+    # -- what becomes of them ------------------------------------------------------------------
+
+    def _settle(self, picture: Picture) -> None:
+        """Forgets orders whose effect is in the records, or did not come."""
+        now = time.monotonic()
+        for node, sent in list(self._sent.items()):
+            states = {p.record.node: p.record.state for p in self._fleet.placed(sent.load.model)}
+            if node in states:
+                if states[node] in (ModelState.READY, ModelState.FAILED):
+                    del self._sent[node]
+            elif now - sent.at > SEEN_SECONDS:
+                del self._sent[node]
+                self._cool(node, sent.load.model, "it gave up a load a moment ago")
+
+    def _cool(self, node: str, model: str, why: str) -> None:
+        self._cooling[node, model] = (time.monotonic() + COOLING_SECONDS, why)
+
+    def _refused(self) -> dict[Key, str]:
+        now = time.monotonic()
+        self._cooling = {key: c for key, c in self._cooling.items() if c[0] > now}
+        return {key: why for key, (_, why) in self._cooling.items()}
+
+    # -- what people read ----------------------------------------------------------------------
+
+    async def _write(self, picture: Picture, epoch: Epoch) -> None:
+        """What should be where, and who would go first; on change only."""
+        here = {(node.name, r.model): r for node in picture.nodes for r in node.residents}
+        self._whys = {
+            key: p for key, p in self._whys.items() if key in here or key[0] in self._sent
+        }
+        shown = {
+            keys.placement(*key): codec.encode(
+                self._whys.get(key)
+                or Placement(self._instance, epoch, *key, resident.devices, why="found there")
+            )
+            for key, resident in here.items()
+        }
+        await self._placements.show(shown)
+        orders = {keys.eviction(n.name): self._eviction_order(n, epoch) for n in picture.nodes}
+        await self._evictions.show(orders)
+
+    def _eviction_order(self, node: NodeView, epoch: Epoch) -> bytes:
+        order = tuple(Turn(*turn) for turn in turns(node.residents, self._strategy))
+        return codec.encode(EvictionOrder(self._instance, epoch, node.name, order))

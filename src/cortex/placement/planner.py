@@ -1,0 +1,272 @@
+"""Which model is loaded where, and what goes for it, and when. Pure: the picture in, orders out.
+
+Loading is dear and waiting is cheap, up to a bound. So a model that is wanted displaces
+
+- what is idle, once its requests have waited for half again as long as the node has spent on
+  loading in the last minute: at once where nothing was loaded lately; and the more the models take
+  turns, the longer requests gather, so that one load serves them all; or once it has been idle for
+  long beside what the load takes;
+- whatever may go, as soon as a later start would let somebody wait beyond the bound.
+
+Wants of one node are served by deadline, each with the time for its own load and a little service,
+so that the last of them is still in time. A stream that runs is never cut: its model drains.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from cortex.placement.eviction import Strategy, order
+from cortex.placement.fit import (
+    Answer,
+    DeviceView,
+    Fit,
+    Need,
+    NodeView,
+    Resident,
+    could_be_had,
+    may_displace,
+    place,
+)
+
+GATHER = 1.5
+"""Times the seconds that a node has spent on loading in the last minute, requests for a model wait
+before it displaces an idle one."""
+COLD = 3.0
+"""Times the seconds of the load, after which an idle one goes at once: then somebody who uses one
+model after the other gains nothing from waiting."""
+SERVICE_SECONDS = 2.0
+"""A model that was loaded serves for so long before the next one takes its place."""
+CROWDED_SECONDS = 5.0
+"""Requests that wait for so long beside busy replicas are worth another one."""
+
+
+class Want(NamedTuple):
+    """A model that requests wait for, or that shall always be there."""
+
+    need: Need
+    waited_seconds: float
+    """The oldest request."""
+    bound_seconds: float
+    """How long a request may wait for its model."""
+    load_seconds: float
+    """What a load of it takes, as far as is known."""
+    replicas: int = 0
+    """How many are ready; then all of them are busy."""
+    max_replicas: int = 1
+    why: str = ""
+    """When it is not requests that want it."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds from now until the oldest request has waited for too long."""
+        return self.bound_seconds - self.waited_seconds
+
+
+class Load(NamedTuple):
+    """An order: the victims are drained in this order, until the model fits."""
+
+    model: str
+    node: str
+    devices: tuple[int, ...]
+    victims: tuple[str, ...]
+    why: str
+
+
+class Pull(NamedTuple):
+    """An order: fetch the files, so that it can be loaded."""
+
+    model: str
+    node: str
+    why: str
+
+
+class Unload(NamedTuple):
+    """An order: it has been idle for longer than it may be, or its node shall be empty."""
+
+    model: str
+    node: str
+    why: str
+
+
+class Recycle(NamedTuple):
+    """An order: start its engine anew."""
+
+    model: str
+    node: str
+    loads: int
+    """Of the node, since its engine was started or should have been."""
+    why: str
+
+
+class Plan(NamedTuple):
+    """What is to be done now."""
+
+    loads: tuple[Load, ...]
+    unloads: tuple[Unload, ...]
+    pulls: tuple[Pull, ...] = ()
+    recycles: tuple[Recycle, ...] = ()
+
+
+def plan(
+    wants: Iterable[Want],
+    nodes: Sequence[NodeView],
+    taken: Iterable[str],
+    strategy: Strategy,
+    defrag_after: int = 0,
+) -> Plan:
+    """The orders of this moment.
+
+    *nodes*: what an order under way will take or free is in their books already. *taken*: nodes on
+    which a load is under way; each does one at a time. *defrag_after*: so many loads on a node make
+    its older engines worth a new start, when they are idle; 0 = never.
+    """
+    books = {node.name: node for node in nodes}
+    free = set(books) - set(taken)
+    waiting = sorted((w for w in wants if _is_worth(w)), key=lambda w: (w.deadline, w.need.model))
+    urgent = _urgent(waiting, nodes)
+    loads, pulls = [], []
+    for want in waiting:
+        model = want.need.model
+        here = [books[name] for name in books if name in free]
+        answer = _ask(want, here, strategy, is_urgent=model in urgent)
+        if not answer.fits:
+            continue
+        fit = answer.fits[0]
+        if fit.has_files:
+            books[fit.node] = after(books[fit.node], want.need, fit)
+            free.discard(fit.node)
+            victims = tuple(victim.model for victim in fit.victims)
+            _count_out(books, victims)
+            loads.append(Load(model, fit.node, fit.devices, victims, _why(want)))
+        elif not any(model in node.files for node in nodes):
+            pulls.append(Pull(model, fit.node, _why(want)))
+    unloads = _unloads(books)
+    recycles = [
+        recycle
+        for name in sorted(free)
+        if defrag_after and (recycle := _recycle(books[name], defrag_after))
+    ]
+    return Plan(tuple(loads), tuple(unloads), tuple(pulls), tuple(recycles))
+
+
+def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
+    """One at a time on a node, the oldest first."""
+    old = [r for r in node.residents if r.loads_since >= defrag_after]
+    idle = [r for r in old if r.is_ready and not r.is_busy]
+    if not idle or not all(r.is_ready for r in node.residents):
+        return None
+    oldest = max(idle, key=lambda r: (r.loads_since, r.model))
+    why = f"{oldest.loads_since} loads on the node since its engine was started"
+    due = defrag_after * (oldest.loads_since // defrag_after)
+    return Recycle(oldest.model, node.name, due, why)
+
+
+def _unloads(books: dict[str, NodeView]) -> list[Unload]:
+    """Of replicas that have been idle for too long the longest idle goes, and the others are looked
+    at again without it."""
+    unloads = []
+    found = [(r.idle_seconds, node, r.model) for node in books for r in books[node].residents]
+    for _, node, model in sorted(found, reverse=True):
+        resident = next(r for r in books[node].residents if r.model == model)
+        if why := _why_unload(books[node], resident):
+            unloads.append(Unload(model, node, why))
+            leaving = resident._replace(is_ready=False)
+            residents = tuple(leaving if r is resident else r for r in books[node].residents)
+            books[node] = books[node]._replace(residents=residents)
+            _count_out(books, [model])
+    return unloads
+
+
+def _count_out(books: dict[str, NodeView], models: Collection[str]) -> None:
+    """One replica less of each of *models*, for those that stay."""
+    for name, node in books.items():
+        residents = tuple(
+            r._replace(replicas=r.replicas - 1) if r.model in models else r for r in node.residents
+        )
+        books[name] = node._replace(residents=residents)
+
+
+def _why_unload(node: NodeView, resident: Resident) -> str:
+    """Empty for one that stays."""
+    if not resident.is_ready:
+        return ""
+    if node.is_draining:
+        return "the node drains"
+    if resident.is_expired and not (resident.is_pinned or resident.is_last):
+        return f"idle for {resident.idle_seconds:.0f} s"
+    return ""
+
+
+def _is_worth(want: Want) -> bool:
+    """The first replica at once, another one when its requests keep waiting."""
+    if want.replicas == 0:
+        return True
+    return want.replicas < want.max_replicas and want.waited_seconds >= CROWDED_SECONDS
+
+
+def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool) -> Answer:
+    def may_evict(node: NodeView, resident: Resident) -> bool:
+        if not may_displace(want.need, resident):
+            return False
+        if is_urgent and not want.replicas:
+            return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
+        if resident.is_busy:
+            return False
+        has_gathered = want.waited_seconds >= GATHER * node.recent_load_seconds
+        return has_gathered or all(map(is_cold, until(resident, node)))
+
+    def until(resident: Resident, node: NodeView) -> Iterator[Resident]:
+        """It and those that go before it: by classes they may have been used more recently."""
+        for other in order((r for r in node.residents if may_displace(want.need, r)), strategy):
+            yield other
+            if other is resident:
+                return
+
+    def is_cold(resident: Resident) -> bool:
+        return resident.is_expired or resident.idle_seconds >= COLD * want.load_seconds
+
+    return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
+
+
+def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:
+    """Models that must be started now, or somebody on their node waits beyond the bound."""
+    queues: dict[str, list[Want]] = {}
+    for want in wants:
+        answer = could_be_had(want.need, nodes)
+        if answer.fits and not want.replicas:
+            queues.setdefault(answer.fits[0].node, []).append(want)
+    urgent = set()
+    for queue in queues.values():  # by deadline, as the wants are
+        ends = itertools.accumulate(want.load_seconds + SERVICE_SECONDS for want in queue)
+        slack = (want.deadline - end for want, end in zip(queue, ends, strict=True))
+        if min(slack) <= 0:
+            urgent.add(queue[0].need.model)
+    return urgent
+
+
+def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
+    """The node's books with an order entered: the victims' memory is spoken for."""
+    gone = {victim.model for victim in fit.victims}
+    freed = [
+        sum(r.bytes_each for r in fit.victims if device in r.devices)
+        for device in range(len(node.devices))
+    ]
+    devices = tuple(
+        DeviceView(
+            device.total_bytes,
+            device.free_bytes + freed[i] - (need.bytes_each if i in fit.devices else 0),
+        )
+        for i, device in enumerate(node.devices)
+    )
+    kept = tuple(r for r in node.residents if r.model not in gone)
+    newcomer = Resident(need.model, fit.devices, need.bytes_each, need.residency, is_ready=False)
+    return node._replace(devices=devices, residents=(*kept, newcomer))
+
+
+def _why(want: Want) -> str:
+    if want.why:
+        return want.why
+    if not want.replicas:
+        return f"wanted for {want.waited_seconds:.0f} s"
+    return f"{want.replicas} replicas are full, requests have waited {want.waited_seconds:.0f} s"
