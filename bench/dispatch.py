@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cortex.streams.state import Broken, Ended
-from neuron.engine.messages import Add, Output, Sample
+from neuron.ipc.messages import Add, Output, Sample
 from protocol.generate import GenerateRequest, Message, Role, Sampling
 from tests.support.fleet import MODEL, running_fleet
 from tests.support.nats import running_nats

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import torch
 
 from neuron.config import engine_environment
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import Add, Sample, Start
-from neuron.estimate import PROCESS_BYTES, Estimate, Settings, estimate
-from neuron.host import private_bytes
+from neuron.engine_process.client import EngineProcess
+from neuron.hardware.host import private_bytes
+from neuron.ipc.messages import Add, Sample, Start
 from neuron.models.checkpoint import ITEM_BYTES, SINGLE, read_checkpoint
 from neuron.models.config import load_config
+from neuron.sizing.estimate import PROCESS_BYTES, Estimate, Settings, estimate
 from protocol.fleet import DeviceKind
 from tests.support.tiny_models import make_config, make_tokenizer, tensor_shapes
 
@@ -43,7 +43,7 @@ STORED = {"F32": torch.float32, "BF16": torch.bfloat16}
 EMPTY = """
 import sys
 import neuron.engine.serve
-from neuron.engine.device import open_device
+from neuron.engine.machine.device import open_device
 open_device("cpu")
 print("ready", flush=True)
 sys.stdin.read()

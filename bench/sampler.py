@@ -14,9 +14,9 @@ from typing import Any
 import click
 import torch
 
-from neuron.engine.adjust import Adjustments
-from neuron.engine.messages import Sample
-from neuron.engine.sampler import SampleRow, choose
+from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.sampler import SampleRow, choose
+from neuron.ipc.messages import Sample
 
 VOCAB = 151_936
 CASES: dict[str, dict[str, Any]] = {

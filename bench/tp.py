@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import Add, FromEngine, Sample, Start, Step
-from neuron.engine.ranks import Compute, FollowerEnd, Leader, Piece
+from neuron.engine.ranks.lines import Compute, FollowerEnd, Leader, Piece
+from neuron.engine_process.client import EngineProcess
+from neuron.ipc.messages import Add, FromEngine, Sample, Start, Step
 from neuron.tp_check import check
 from tests.support.tiny_models import write_checkpoint
 

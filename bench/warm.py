@@ -3,10 +3,10 @@
 ``python -m bench.warm --folder DIR`` on the disk that is to be measured; DIR gets a checkpoint of
 1.2 GB (Qwen3-0.6B's shape, random bfloat16 weights), once. Each round loads it in engine processes,
 as the service does: *cold*, after the kernel was asked to drop its pages and mincore says that they
-are gone, and *warm*, held by ``neuron.warm``, although the kernel was asked just the same. *raw*
-reads the bytes as the engine's readers do, and does nothing with them. *served* is the load as the
-service asks for it here; *as stored* neither converts nor packs weights, so that a load of it is
-reading, mostly, as it is on a GPU.
+are gone, and *warm*, held by ``neuron.files.warm_tier``, although the kernel was asked just the
+same. *raw* reads the bytes as the engine's readers do, and does nothing with them. *served* is the
+load as the service asks for it here; *as stored* neither converts nor packs weights, so that a load
+of it is reading, mostly, as it is on a GPU.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ import click
 
 from bench.engine.checkpoint import QWEN3_06B, make_checkpoint
 from neuron.config import engine_environment
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import Loading, LoadStage, Start
+from neuron.engine_process.client import EngineProcess
+from neuron.files.warm_tier import Warm, check
+from neuron.ipc.messages import Loading, LoadStage, Start
 from neuron.models.weights import PIECE_BYTES, READERS
-from neuron.warm import Warm, check
 from tests.support.page_cache import cached_share, forget, locked_bytes
 
 Times = dict[str, float]

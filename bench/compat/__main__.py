@@ -16,7 +16,7 @@ import httpx2
 from bench.compat import chat, messages, responses
 from bench.compat.world import CHECKS, KEY, OUTPUTS, World
 from neuron import demo_model
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 from neuron.text.tokenizer import Tokenizer
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import running_nats

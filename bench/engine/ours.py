@@ -10,7 +10,7 @@ from bench.engine.loads import Kind, Request, Trace
 from bench.engine.peer import Contestant, Settings
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.engine.messages import Add, Sample, Start, Step
+from neuron.ipc.messages import Add, Sample, Start, Step
 
 KV_BYTES_PER_TOKEN = 28 * 2 * 8 * 128 * 4
 """Of the benchmark's model in float32."""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from neuron.engine.messages import EngineStats
+from neuron.ipc.messages import EngineStats
 from neuron.service.node import Node
 from protocol.fleet import ModelState
 

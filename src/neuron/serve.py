@@ -5,7 +5,7 @@ import logging
 import signal
 
 from neuron import config as settings
-from neuron import warm
+from neuron.files import warm_tier
 from neuron.http import http_server
 from neuron.service.node import Node
 from protocol.bus import Bus
@@ -18,7 +18,7 @@ log = logging.getLogger("neuron")
 async def serve(config: settings.NeuronConfig) -> None:
     """Runs a neuron until SIGTERM or SIGINT. Raises ``SettingsError`` and ``BusSetupError``."""
     config = settings.resolve(config)
-    warm.check(config.host_cache_mb << 20)
+    warm_tier.check(config.host_cache_mb << 20)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

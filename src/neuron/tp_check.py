@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from neuron.config import engine_environment, visible_devices
-from neuron.discovery import Hardware
-from neuron.engine.ranks import ENVIRONMENT, UNTRIED
+from neuron.engine.ranks.lines import ENVIRONMENT, UNTRIED
+from neuron.hardware.discovery import Hardware
 from protocol.fleet import DeviceKind
 
 SECONDS = 120.0
@@ -95,7 +95,7 @@ class _Rank:
         self._stderr = folder / f"{number}.err"
         self._said = 0
         fds = [end.fileno() for end in ends]
-        command = [sys.executable, "-P", "-m", "neuron.engine.check", "--rank", str(number)]
+        command = [sys.executable, "-P", "-m", "neuron.engine.tp_check_rank", "--rank", str(number)]
         command += ["--device", device, "--lines", *map(str, fds)]
         with self._report.open("w") as out, self._stderr.open("w") as err:
             self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from neuron import demo_model
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 from neuron.text.tokenizer import Tokenizer
 
 PACKAGES = (

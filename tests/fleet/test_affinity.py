@@ -75,7 +75,7 @@ async def test_a_node_that_does_not_answer_costs_a_moment(
     def deaf(worker: object, message: BusMessage) -> None:
         pass
 
-    monkeypatch.setattr("neuron.service.worker.Worker._asked_directly", deaf)
+    monkeypatch.setattr("neuron.service.jobs.worker.Worker._asked_directly", deaf)
     async with scripted_fleet(nats, Script(answer), nodes=2) as fleet:
         one = Conversation("one")
         await one.turn(fleet)

@@ -6,7 +6,7 @@ import json
 import openai
 import pytest
 
-from neuron.engine.client import EngineLoadError
+from neuron.engine_process.client import EngineLoadError
 from protocol import codec
 from protocol.frames import Delta, Finished
 from tests.support.fleet import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuron import demo_model
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 from neuron.text.tokenizer import Tokenizer
 from tests.support import grammar
 from tests.support.fleet import MODEL, TestFleet, scripted_fleet

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from cortex.telemetry.request_record import Continuity, Record
 from neuron import demo_model
-from neuron.engine.noise import row_key
-from neuron.engine.watchdog import Deadlines
+from neuron.engine.sampling.gumbel import row_key
+from neuron.engine_process.watchdog import Deadlines
 from tests.support.fleet import TestFleet, running_fleet, sse_events
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
@@ -129,7 +129,7 @@ async def ready_again(fleet: TestFleet) -> None:
 @pytest.fixture(autouse=True)
 def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that ends again and again is started again after ever longer pauses."""
-    monkeypatch.setattr("neuron.service.model._LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr("neuron.service.residents.resident._LONGEST_PAUSE_SECONDS", 1.0)
 
 
 @pytest.mark.timeout(120 + 30 * RUNS)

@@ -12,7 +12,7 @@ from starlette.datastructures import Address
 
 from cortex.local.supervisor import EX_CONFIG
 from neuron import demo_model
-from neuron.engine.client import EngineLoadError
+from neuron.engine_process.client import EngineLoadError
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.processes import Tape, http_client, play

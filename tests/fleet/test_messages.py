@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 from protocol.errors import ErrorCode, FleetError
 from tests.support.fleet import MODEL, TestFleet, scripted_fleet
 from tests.support.grammar import message_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cortex.telemetry.request_record import Continuity, Record
-from neuron import pages
+from neuron.files import locked_pages
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
 from protocol.orders import RecycleOrder
@@ -111,7 +111,7 @@ async def test_two_groups_on_one_host(nats: NatsServer) -> None:
 
 async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsServer) -> None:
     async with running_fleet(nats, shared("a", "b")) as fleet:
-        warm = 64 if pages.may_lock(64 << 20) else 0
+        warm = 64 if locked_pages.may_lock(64 << 20) else 0
         node = await fleet.add_node(
             WatchedEngines().start, models=(), memory_mb=1500, host_cache_mb=warm
         )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cortex.placement.service import Options
-from neuron.engine.messages import Start
+from neuron.ipc.messages import Start
 from protocol import keys
 from protocol.bus import Bus, KvView
 from protocol.catalogue import Profile

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import Add, Loading, Start
-from neuron.engine.stream import SequenceStream
-from neuron.engine.watchdog import Deadlines
+from neuron.engine_process.client import EngineProcess
+from neuron.engine_process.sequence_stream import SequenceStream
+from neuron.engine_process.watchdog import Deadlines
+from neuron.ipc.messages import Add, Loading, Start
 from protocol.catalogue import Profile
 from tests.support.fleet import MODEL, TestFleet, running_fleet
 from tests.support.matrix import RUNS
@@ -61,7 +61,7 @@ def nothing_is_left_behind(nats: NatsServer) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that ends again and again is started again after ever longer pauses."""
-    monkeypatch.setattr("neuron.service.model._LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr("neuron.service.residents.resident._LONGEST_PAUSE_SECONDS", 1.0)
 
 
 class MortalEngines(WatchedEngines):

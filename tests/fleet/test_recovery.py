@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from neuron.service.gateways import CUT_OFF_SECONDS
+from neuron.service.jobs.gateway_liveness import CUT_OFF_SECONDS
 from protocol.bus import Bus
 from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
@@ -155,7 +155,7 @@ async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = CUT_OFF_SECONDS if RUNS > 1 else 2.0
-    monkeypatch.setattr("neuron.service.gateways.CUT_OFF_SECONDS", limit)
+    monkeypatch.setattr("neuron.service.jobs.gateway_liveness.CUT_OFF_SECONDS", limit)
     script = Script(answer, step_seconds=0.02)
     parked = []
     async with (

@@ -9,8 +9,8 @@ import pytest
 from cortex.fleet.state import NEW_SECONDS
 from cortex.placement.eviction import Strategy
 from cortex.placement.service import Options
-from neuron.engine.client import EngineLoadError
-from neuron.engine.messages import Start
+from neuron.engine_process.client import EngineLoadError
+from neuron.ipc.messages import Start
 from protocol import keys
 from protocol.bus import KvBucket
 from protocol.catalogue import Profile

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 from tests.support import grammar
 from tests.support.fleet import MODEL, TestFleet, scripted_fleet
 from tests.support.nats import NatsServer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuron import pages
+from neuron.files import locked_pages
 from tests.fleet.test_placing import profiles, states
 from tests.support.fleet import TestFleet, running_fleet
 from tests.support.nats import NatsServer
@@ -10,7 +10,9 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer
 
-pytestmark = pytest.mark.skipif(not pages.may_lock(8 << 20), reason="memory may not be locked")
+pytestmark = pytest.mark.skipif(
+    not locked_pages.may_lock(8 << 20), reason="memory may not be locked"
+)
 
 
 def warm(fleet: TestFleet) -> set[str]:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.discovery import Hardware
-from neuron.engine.client import EngineProcess
 from neuron.engine.loader import load_engine
-from neuron.engine.messages import Add, Output, Sample, Start
+from neuron.engine_process.client import EngineProcess
+from neuron.hardware.discovery import Hardware
+from neuron.ipc.messages import Add, Output, Sample, Start
 from neuron.models.config import load_config
 from protocol.fleet import DeviceKind
 from tests.support.rigs import Rig

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import distributed
 
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import Add, Output, Sample, Start
+from neuron.engine_process.client import EngineProcess
+from neuron.ipc.messages import Add, Output, Sample, Start
 from neuron.layers.group import SUMMED, AllReduce, Group
 from tests.support.tiny_models import FAMILIES, write_checkpoint
 

@@ -6,10 +6,10 @@ Marked ``gpu`` and skipped without one: ``bin/test -m gpu``.
 import pytest
 import torch
 
-from neuron.engine.draw import Draw, Recipe
-from neuron.engine.logprobs import logprobs
-from neuron.engine.noise import row_key
-from neuron.engine.peaks import Peaks
+from neuron.engine.sampling.draw import Draw, Recipe
+from neuron.engine.sampling.gumbel import row_key
+from neuron.engine.sampling.logprobs import logprobs
+from neuron.engine.sampling.topk import Peaks
 
 pytestmark = [
     pytest.mark.gpu,

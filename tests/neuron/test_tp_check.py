@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from neuron import tp_check
 from neuron.cli import cli
-from neuron.discovery import Hardware
+from neuron.hardware.discovery import Hardware
 from protocol.fleet import Device, DeviceKind
 from tests.support.ranks import rank_processes
 
-PROGRAM = "neuron.engine.check"
+PROGRAM = "neuron.engine.tp_check_rank"
 
 
 def test_two_ranks_on_a_cpu_can_share_a_model() -> None:

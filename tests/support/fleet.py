@@ -14,7 +14,7 @@ from cortex.gateway import USUAL, Gateway, running_gateway
 from cortex.placement.service import Options
 from cortex.serve import http_server
 from neuron.config import NeuronConfig
-from neuron.service.engine import StartEngine
+from neuron.service.engine_protocol import StartEngine
 from neuron.service.node import Node
 from protocol.catalogue import Profile
 from protocol.runtime.listen import open_socket, url_of

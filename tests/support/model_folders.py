@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from neuron import store
-from neuron.hub import Download
+from neuron.files import sources
+from neuron.files.hub import Download
 from protocol.errors import FleetError
 
 CONFIG = b'{"model_type": "qwen3"}'
@@ -35,6 +35,6 @@ def ignore_progress(*_: int) -> None:
 
 async def failure(source: object, download: Download | None = None) -> FleetError:
     with pytest.raises(FleetError) as caught:
-        await store.resolve(str(source), ignore_progress, download=download)
+        await sources.resolve(str(source), ignore_progress, download=download)
     assert caught.value.error.message.endswith(".")
     return caught.value

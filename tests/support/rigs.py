@@ -9,11 +9,11 @@ import torch
 from neuron.engine.blocks import BlockPool, blocks_for
 from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
-from neuron.engine.messages import Sample
-from neuron.engine.probe import choose_path
+from neuron.engine.machine.kernel_probe import choose_path
 from neuron.engine.runner import Runner
 from neuron.engine.scheduler import Chunk, Plan
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Sample
 from neuron.layers.cache import KVCache
 from neuron.layers.group import ALONE, Group
 from neuron.layers.linear import LinearPlan

@@ -1,9 +1,9 @@
 """A scheduler without an engine, for tests."""
 
 from neuron.engine.blocks import BlockPool
-from neuron.engine.messages import Sample
 from neuron.engine.scheduler import Limits, Plan, Scheduler
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Sample
 
 
 def sequence(number: int, prompt: int, answer: int = 8) -> Sequence:

@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from neuron.engine.client import EngineLoadError
-from neuron.engine.messages import (
+from neuron.engine.output.stop_scanner import StopScanner
+from neuron.engine_process.client import EngineLoadError
+from neuron.engine_process.sequence_stream import EngineDied, SequenceStream
+from neuron.ipc.messages import (
     Add,
     EngineStats,
     Loading,
@@ -23,8 +25,6 @@ from neuron.engine.messages import (
     Refused,
     Start,
 )
-from neuron.engine.stops import StopScanner
-from neuron.engine.stream import EngineDied, SequenceStream
 from protocol.generate import FinishReason
 from tests.support.words import token_of
 

@@ -11,9 +11,9 @@ import signal
 from pathlib import Path
 
 from neuron.config import NeuronConfig
-from neuron.engine.messages import Ready
+from neuron.ipc.messages import Ready
+from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.node import Node
-from neuron.service.prompt import Prompt, Prompter
 from protocol.bus import Bus
 from protocol.job import Job
 from protocol.runtime import loop

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from neuron.engine.client import EngineProcess
-from neuron.engine.messages import FromEngine, Loading, Start, Step
-from neuron.engine.watchdog import Deadlines
+from neuron.engine_process.client import EngineProcess
+from neuron.engine_process.watchdog import Deadlines
+from neuron.ipc.messages import FromEngine, Loading, Start, Step
 from tests.support.fleet import TestFleet, running_fleet
 from tests.support.nats import NatsServer
 from tests.support.waiting import until

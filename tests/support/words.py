@@ -4,7 +4,7 @@ import random
 import zlib
 from functools import lru_cache
 
-from neuron.engine.messages import Add
+from neuron.ipc.messages import Add
 
 
 @lru_cache(maxsize=1024)

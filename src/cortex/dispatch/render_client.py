@@ -3,7 +3,8 @@
 import time
 from typing import NamedTuple
 
-from cortex.dispatch.dispatcher import Dispatcher, router
+from cortex.dispatch import router
+from cortex.dispatch.dispatcher import Dispatcher
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from protocol import codec, subjects

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
+from cortex.placement import planner
 from cortex.placement.demand import Demands
 from cortex.placement.eviction import Strategy, turns
-from cortex.placement.fit import NodeView, planner
+from cortex.placement.fit import NodeView
 from cortex.placement.kv_mirror import Mirror
 from cortex.placement.snapshot import Key, Picture, Survey
 from protocol import codec, keys, subjects

@@ -11,10 +11,10 @@ import socket
 import sys
 import traceback
 
-from neuron.engine import heap
-from neuron.engine.channel import ChannelClosed, EngineEnd
-from neuron.engine.messages import Fatal
-from neuron.engine.ranks import ENVIRONMENT, FollowerEnd, Leader
+from neuron.engine.machine import heap
+from neuron.engine.ranks.lines import ENVIRONMENT, FollowerEnd, Leader
+from neuron.ipc.channel import ChannelClosed, EngineEnd
+from neuron.ipc.messages import Fatal
 from protocol.runtime.die_with_parent import die_with_parent
 
 

@@ -7,7 +7,7 @@ input reaches an assertion or poisons a batch.
 import math
 from collections.abc import Iterator
 
-from neuron.engine.messages import Add, Refused, Sample
+from neuron.ipc.messages import Add, Refused, Sample
 from protocol.errors import ErrorCode
 
 MAX_LOGPROBS = 20

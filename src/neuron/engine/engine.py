@@ -10,13 +10,13 @@ import time
 from tokenizers import Tokenizer
 
 from neuron.engine.admission import refusal
-from neuron.engine.answer import Answer
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key
-from neuron.engine.messages import Add, Output, Progress, Refused, Step
+from neuron.engine.output.answer import Answer
 from neuron.engine.runner import Runner
-from neuron.engine.sampler import Chosen
+from neuron.engine.sampling.sampler import Chosen
 from neuron.engine.scheduler import Chunk, Limits, Scheduler
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Add, Output, Progress, Refused, Step
 from protocol.errors import ErrorCode
 
 PREFIXES = 32

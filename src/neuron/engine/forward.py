@@ -6,8 +6,8 @@ Owns the tensors of a step. Must not know sequences, plans or sampling.
 import torch
 
 from neuron.engine.blocks import BLOCK_TOKENS
-from neuron.engine.probe import KernelPath
-from neuron.engine.ranks import Compute
+from neuron.engine.machine.kernel_probe import KernelPath
+from neuron.engine.ranks.lines import Compute
 from neuron.layers.attention import AttentionRow
 from neuron.layers.cache import KVCache
 from neuron.models.decoder import Decoder

@@ -14,19 +14,19 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from neuron.engine import heap, memory
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, blocks_for
-from neuron.engine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
-from neuron.engine.messages import Loading, LoadStage, Ready, Sample, Start
-from neuron.engine.padding import quickest_rows
-from neuron.engine.probe import KernelPath, choose_path
-from neuron.engine.ranks import FollowerEnd, Leader
-from neuron.engine.rendezvous import follow, lead
+from neuron.engine.machine import heap, memory
+from neuron.engine.machine.device import choose_dtype, default_threads, numerics, open_device
+from neuron.engine.machine.kernel_probe import KernelPath, choose_path
+from neuron.engine.machine.row_padding import quickest_rows
+from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import CHUNK_TOKENS, STEP_TOKENS, Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Loading, LoadStage, Ready, Sample, Start
 from neuron.layers.cache import KVCache
 from neuron.layers.group import Group
 from neuron.layers.linear import Kernel, LinearPlan

@@ -6,14 +6,14 @@ sampling parameters.
 
 import torch
 
-from neuron.engine.adjust import Adjustments
 from neuron.engine.forward import Forward
-from neuron.engine.messages import Logprobs
-from neuron.engine.prompt_scores import PromptScores
-from neuron.engine.ranks import Compute, Leader, Piece, Project
-from neuron.engine.sampler import Chosen, SampleRow, choose
+from neuron.engine.prompt_logprobs import PromptScores
+from neuron.engine.ranks.lines import Compute, Leader, Piece, Project
+from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.sampler import Chosen, SampleRow, choose
 from neuron.engine.scheduler import Chunk, Plan
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Logprobs
 
 
 class EngineFault(Exception):

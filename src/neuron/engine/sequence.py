@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from neuron.engine.blocks import Key, extend_keys
-from neuron.engine.messages import Add, Sample
+from neuron.ipc.messages import Add, Sample
 
 
 @dataclass(slots=True, eq=False)

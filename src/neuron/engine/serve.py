@@ -9,14 +9,14 @@ from typing import TypeVar, assert_never
 
 import torch
 
-from neuron.engine.channel import EngineEnd
 from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
 from neuron.engine.loader import load_engine, load_follower
-from neuron.engine.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
-from neuron.engine.ranks import Compute, FollowerEnd, Join, Leader, Project
+from neuron.engine.machine.out_of_memory import shortage
+from neuron.engine.ranks.lines import Compute, FollowerEnd, Join, Leader, Project
 from neuron.engine.runner import EngineFault
-from neuron.engine.shortage import shortage
+from neuron.ipc.channel import EngineEnd
+from neuron.ipc.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
 from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4

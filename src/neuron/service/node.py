@@ -10,24 +10,25 @@ from typing import TypeVar
 
 import msgspec
 
-from neuron import __version__, store
+from neuron import __version__
 from neuron.config import NeuronConfig, engine_environment, visible_devices
-from neuron.discovery import Hardware
-from neuron.engine.client import EngineProcess
-from neuron.estimate import beside_kv
-from neuron.host import private_bytes
-from neuron.service.announcer import Announcer
-from neuron.service.engine import StartEngine
-from neuron.service.gateways import Gateways
-from neuron.service.job import Identity
-from neuron.service.jobs import Jobs
-from neuron.service.ledger import Held, Ledger, with_budgets
-from neuron.service.model import EngineSettings, Model
-from neuron.service.models import Models
-from neuron.service.offers import Offers
-from neuron.service.shown import Shown
-from neuron.service.texts import Texts
-from neuron.warm import Warm
+from neuron.engine_process.client import EngineProcess
+from neuron.files import sources
+from neuron.files.warm_tier import Warm
+from neuron.hardware.discovery import Hardware
+from neuron.hardware.host import private_bytes
+from neuron.service.engine_protocol import StartEngine
+from neuron.service.jobs.gateway_liveness import Gateways
+from neuron.service.jobs.registry import Jobs
+from neuron.service.jobs.running_job import Identity
+from neuron.service.rendering import Texts
+from neuron.service.residents.announcer import Announcer
+from neuron.service.residents.manager import Models
+from neuron.service.residents.offers import Offers
+from neuron.service.residents.records import Shown
+from neuron.service.residents.resident import EngineSettings, Model
+from neuron.sizing.estimate import beside_kv
+from neuron.sizing.ledger import Held, Ledger, with_budgets
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
 from protocol.bus.micro import serve_verbs
@@ -324,14 +325,14 @@ def _replied(read: codec.Reader[T], data: bytes, obey: Callable[[T], None]) -> b
     return codec.encode(OrderReply())
 
 
-def _told_apart(sources: tuple[str, ...]) -> tuple[str, ...]:
-    names = [store.model_id(source) for source in sources]
+def _told_apart(references: tuple[str, ...]) -> tuple[str, ...]:
+    names = [sources.model_id(source) for source in references]
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(
                 f"two models are called {name}. Give one of them another name: --model NAME=FOLDER."
             )
-    return sources
+    return references
 
 
 def _engine_settings(config: NeuronConfig) -> EngineSettings:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from neuron.engine.admission import refusal
-from neuron.engine.messages import Add, Sample
+from neuron.ipc.messages import Add, Sample
 from protocol.errors import ErrorCode
 
 

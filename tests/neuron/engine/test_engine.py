@@ -8,8 +8,8 @@ import pytest
 
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.engine.messages import Add, Output, Sample, Start, Step
 from neuron.engine.runner import PoisonedLogits
+from neuron.ipc.messages import Add, Output, Sample, Start, Step
 from neuron.models.errors import LoadCode, LoadError
 from protocol.errors import ErrorCode
 from protocol.generate import FinishReason
@@ -241,7 +241,7 @@ def test_bad_settings_are_load_errors(
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuron.host.Host.memory_free_bytes", lambda _: 64 << 20)
+    monkeypatch.setattr("neuron.hardware.host.Host.memory_free_bytes", lambda _: 64 << 20)
     monkeypatch.setattr("neuron.engine.loader.load_weights", lambda *_: pytest.fail("was read"))
     with pytest.raises(LoadError, match="weights") as caught:
         load(checkpoint)

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 import torch
 
-from neuron.engine import probe
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.engine.messages import Add, Ready, Sample, Start
+from neuron.engine.machine import kernel_probe
+from neuron.ipc.messages import Add, Ready, Sample, Start
 from neuron.layers import tiles
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 from neuron.models.config import load_config
@@ -266,7 +266,7 @@ def test_a_kernel_that_rounds_by_batch_is_found_out(
     ) -> torch.Tensor:
         return linear(x, weight, bias, plan) * (1 + 1e-7 * (len(x) == 3))
 
-    monkeypatch.setattr(probe, "linear", careless)
+    monkeypatch.setattr(kernel_probe, "linear", careless)
     _, ready = load(models["qwen3"])
     assert not ready.exact
     assert "inexact" in ready.numerics
@@ -314,7 +314,7 @@ def test_without_packed_kernels_the_plain_ones_are_used_and_it_is_said(
     def missing(*_: object) -> torch.Tensor:
         raise RuntimeError("mkldnn: no such thing here")
 
-    monkeypatch.setattr(probe, "pack", missing)
+    monkeypatch.setattr(kernel_probe, "pack", missing)
     _, ready = load(models["qwen3"])
     assert "plain" in ready.numerics
     assert "no packed float32 kernels" in ready.notes[0]
@@ -323,7 +323,7 @@ def test_without_packed_kernels_the_plain_ones_are_used_and_it_is_said(
 def test_a_packed_kernel_that_computes_nonsense_is_not_used(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "pack", lambda weight: pack(weight * 1.01))
+    monkeypatch.setattr(kernel_probe, "pack", lambda weight: pack(weight * 1.01))
     rig = Rig(models["qwen3"])
     assert rig.path.linear.kernel is Kernel.PLAIN
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from neuron.engine import logprobs as scoring
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.engine.messages import Add, Logprobs, Output, Sample, Start
 from neuron.engine.runner import PoisonedLogits
-from neuron.engine.sampler import SampleRow
+from neuron.engine.sampling import logprobs as scoring
+from neuron.engine.sampling.sampler import SampleRow
+from neuron.ipc.messages import Add, Logprobs, Output, Sample, Start
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
 

@@ -1,9 +1,9 @@
 """The scheduler's promises, on chosen cases."""
 
 from neuron.engine.blocks import BlockPool
-from neuron.engine.messages import Sample
 from neuron.engine.scheduler import Limits, Scheduler
 from neuron.engine.sequence import Sequence
+from neuron.ipc.messages import Sample
 from tests.support.scheduling import run, scheduler, sequence, shape
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from neuron.engine import serve as serve_module
-from neuron.engine.channel import ChannelClosed, EngineEnd
 from neuron.engine.engine import Engine
-from neuron.engine.messages import (
+from neuron.engine.runner import PoisonedLogits
+from neuron.engine.serve import FATAL, LOAD_FAILED, OK, serve
+from neuron.ipc.channel import ChannelClosed, EngineEnd
+from neuron.ipc.messages import (
     Abort,
     Add,
     Fatal,
@@ -23,8 +25,6 @@ from neuron.engine.messages import (
     Step,
     ToEngine,
 )
-from neuron.engine.runner import PoisonedLogits
-from neuron.engine.serve import FATAL, LOAD_FAILED, OK, serve
 from tests.support.tiny_models import write_checkpoint
 
 

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from neuron.host import private_bytes
+from neuron.hardware.host import private_bytes
 from neuron.layers.cache import KVCache
 from neuron.layers.paging import TILE_BLOCKS
 

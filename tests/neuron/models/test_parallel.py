@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 
 from neuron.engine.loader import _make_cache, fill_model
-from neuron.engine.messages import Start
+from neuron.ipc.messages import Start
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group, gather_columns
 from neuron.layers.linear import LinearPlan
 from neuron.models.checkpoint import read_checkpoint

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from neuron.engine.messages import Sample
-from neuron.engine.sampler import SampleRow, sample_tokens
+from neuron.engine.sampling.sampler import SampleRow, sample_tokens
+from neuron.ipc.messages import Sample
 from tests.neuron.models.oracle import prompt
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint

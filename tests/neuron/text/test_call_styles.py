@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuron import demo_model
-from neuron.service.prompt import Prompter
+from neuron.service.jobs.prompt import Prompter
 from neuron.text.call_style import CallStyle, style_of
 from neuron.text.splitter import OutputSplitter
 from neuron.text.tool_calls import HELD_CHARACTERS

@@ -1,0 +1,85 @@
+"""The device of an engine: which dtype suits it, how many threads, and its numerics class.
+
+Owns what is asked of the machine (``/proc/cpuinfo``, torch's capabilities); decides nothing else.
+"""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from neuron.hardware import dtypes
+from neuron.models.errors import LoadCode, LoadError
+
+CPUINFO = Path("/proc/cpuinfo")
+TINY_BYTES = 16 << 20
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def open_device(name: str) -> torch.device:
+    """The device that *name* means, ready to use; LoadError UNSUPPORTED if it is not there."""
+    count = torch.cuda.device_count()
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and (device.index or 0) < count:
+            torch.cuda.set_device(device)
+            torch.zeros(1, device=device)  # fails now, rather than at the first weight
+        elif device.type != "cpu":
+            raise RuntimeError("there is no such device")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"Device {name!r} cannot be used: {reason}. "
+            f"This machine has cpu and {count} CUDA devices (cuda:0 …); choose one of them.",
+        ) from error
+    return device
+
+
+def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in, as :func:`neuron.hardware.dtypes.chosen` says; raises as it does."""
+    return _DTYPES[dtypes.chosen(asked, checkpoint, cpu=device.type == "cpu")]
+
+
+def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 1) -> int:
+    """The physical cores that this process may use, or its part of them where several *ranks* share
+    them; hyperthreads slow matrix products down.
+
+    One for a model below :data:`TINY_BYTES`: waking a second thread takes longer than its share
+    of the work, and many times longer while something else keeps a core busy.
+    """
+    if weight_bytes < TINY_BYTES:
+        return 1
+    allowed = os.sched_getaffinity(0)
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        text = ""
+    cores: set[tuple[str, str]] = set()
+    for block in text.split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        if "core id" in fields and int(fields.get("processor", "-1")) in allowed:
+            cores.add((fields.get("physical id", "0"), fields["core id"]))
+    return max(1, (len(cores) or len(allowed)) // ranks)
+
+
+def numerics(device: torch.device, dtype: torch.dtype, path: str) -> str:
+    """A text that is equal on engines whose logits are equal to the bit (see ``Ready``)."""
+    try:
+        own = version("cortex-fleet")
+    except PackageNotFoundError:
+        own = "source"
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device).replace(" ", "-")
+    else:
+        capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-")
+        kind = f"cpu-{platform.machine()}-{capability}-{torch.get_num_threads()}t"
+    name = str(dtype).removeprefix("torch.")
+    return f"cortex-{own} torch-{torch.__version__} {kind} {name} {path}"

@@ -1,0 +1,67 @@
+"""The answer of one sequence as it grows: its text, and when it ends.
+
+Owns the order in which the reasons to end are checked; must not know scheduling or the model.
+"""
+
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from neuron.engine.output.detokenizer import Detokenizer
+from neuron.ipc.messages import Sample
+from protocol.generate import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one more token added."""
+
+    text: str = ""
+    finish: FinishReason | None = None
+    stop_text: str = ""
+
+
+class Answer:
+    """Follows one answer token by token."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: list[int], sample: Sample, max_tokens: int
+    ) -> None:
+        """*max_tokens* is what the request and the context leave, the smaller of both."""
+        self._detokenizer = Detokenizer(tokenizer, prompt, sample.stop)
+        self._sample = sample
+        self._left = max_tokens
+        self._ends = frozenset(sample.end_tokens)
+        self._replayed: list[str] = []
+
+    def push(self, token: int) -> Piece:
+        """Takes the next token. An end token has no text; a stop text is cut off."""
+        self._left -= 1
+        if token in self._ends:
+            return self._last("", FinishReason.STOP)
+        text, stop = self._detokenizer.push(token)
+        if stop is not None:
+            return Piece(text, FinishReason.STOP, stop)
+        if self._left <= 0:
+            return self._last(text, FinishReason.LENGTH)
+        return Piece(text)
+
+    def replay(self, tokens: list[int]) -> Piece | None:
+        """Takes the tokens of an earlier attempt; returns its last piece if it had ended."""
+        for token in tokens:
+            piece = self.push(token)
+            self._replayed.append(piece.text)
+            if piece.finish is not None:
+                return piece
+        return None
+
+    def take_replayed(self) -> list[str]:
+        """What each replayed token added to the text; once."""
+        replayed, self._replayed = self._replayed, []
+        return replayed
+
+    def _last(self, text: str, reason: FinishReason) -> Piece:
+        rest, stop = self._detokenizer.flush()
+        if stop is not None:
+            return Piece(text + rest, FinishReason.STOP, stop)
+        return Piece(text + rest, reason)

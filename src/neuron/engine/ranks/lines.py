@@ -1,0 +1,144 @@
+"""What rank 0 of a group tells the other ranks, and the lines that it goes over.
+
+Rank 0 has the scheduler, the sampler and the text; the others carry out what it sends. Each command
+has the number of its step: a rank that finds another one than it expects has missed something and
+ends. Nothing is answered: a step's collective operations are the answer, and whoever does not take
+part in them is noticed by the service, which has the deadline (``client.py``).
+
+Block tables are long and grow by one block every 16 steps: what the step before had of a sequence's
+is not sent again. No torch.
+"""
+
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from neuron.ipc.channel import ChannelClosed, FrameError, FrameReader, encode_frame
+
+ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
+"""What a rank's process must have in it, so that the group talks over loopback only."""
+UNTRIED = 5
+"""Exit status of ``check.py``: the ranks work together, and no model was tried."""
+_RECEIVE_BYTES = 1 << 20
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """The first command: where the ranks meet, on this machine."""
+
+    port: int
+    size: int
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The tokens of one sequence in a step."""
+
+    sequence: int
+    tokens: list[int]
+    start: int
+    """Tokens of it that the cache already holds."""
+    blocks: list[int]
+    """Its block table; on a line, without its first *known* ones."""
+    known: int = 0
+    """So many blocks the other end has from the step before; 0 where nothing is left out."""
+
+
+class Compute(msgspec.Struct, frozen=True, tag="compute", gc=False):
+    """Run a batch through the layers."""
+
+    step: int
+    pieces: list[Piece]
+    copies: list[tuple[int, int]] = []
+    """Blocks of the cache to copy first, (source, target) each."""
+
+
+class Project(msgspec.Struct, frozen=True, tag="project", gc=False):
+    """Apply the head to these rows of the step's batch."""
+
+    step: int
+    rows: list[int]
+
+
+Command = Join | Compute | Project
+
+
+class Leader:
+    """Rank 0's ends of its lines to the others; without others, nothing happens."""
+
+    def __init__(self, followers: Sequence[socket.socket] = ()) -> None:
+        self._followers = tuple(followers)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._sent: dict[int, tuple[list[int], int]] = {}
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are, rank 0 included."""
+        return len(self._followers) + 1
+
+    def tell(self, command: Command) -> None:
+        """Sends *command* to all of them. Raises ChannelClosed when one is gone."""
+        if not self._followers:
+            return
+        if isinstance(command, Compute):
+            command = self._shortened(command)
+        frame = encode_frame(self._encoder, command)
+        for follower in self._followers:
+            try:
+                follower.sendall(frame)
+            except OSError as error:
+                raise ChannelClosed(f"a rank is gone: {error}") from error
+
+    def _shortened(self, batch: Compute) -> Compute:
+        """Without what the others have. A table that is still the same list has only grown."""
+        pieces, sent = [], {}
+        for piece in batch.pieces:
+            table, known = self._sent.get(piece.sequence, (None, 0))
+            if table is piece.blocks:
+                new = msgspec.structs.replace(piece, blocks=table[known:], known=known)
+            else:
+                new = piece
+            pieces.append(new)
+            sent[piece.sequence] = piece.blocks, len(piece.blocks)
+        self._sent = sent
+        return msgspec.structs.replace(batch, pieces=pieces)
+
+
+class FollowerEnd:
+    """Another rank's end of its line."""
+
+    def __init__(self, leader: socket.socket) -> None:
+        leader.setblocking(True)
+        self._socket = leader
+        self._reader = FrameReader(msgspec.msgpack.Decoder(Command))
+        self._waiting: list[Command] = []
+        self._tables: dict[int, list[int]] = {}
+
+    def next(self) -> Command:
+        """Waits for the next command. Raises ChannelClosed when rank 0 is gone, and FrameError when
+        a command builds on another one that never came."""
+        while not self._waiting:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
+            if not data:
+                raise ChannelClosed("rank 0 closed the line")
+            self._waiting += self._reader.feed(data)
+        command = self._waiting.pop(0)
+        return self._completed(command) if isinstance(command, Compute) else command
+
+    def _completed(self, batch: Compute) -> Compute:
+        """With whole block tables."""
+        pieces, tables = [], {}
+        for piece in batch.pieces:
+            table = self._tables.get(piece.sequence, []) if piece.known else []
+            if len(table) != piece.known:
+                raise FrameError(
+                    f"step {batch.step} builds on {piece.known} blocks of sequence "
+                    f"{piece.sequence}, and {len(table)} are known"
+                )
+            table += piece.blocks
+            tables[piece.sequence] = table
+            pieces.append(msgspec.structs.replace(piece, blocks=table, known=0))
+        self._tables = tables
+        return msgspec.structs.replace(batch, pieces=pieces)

@@ -1,0 +1,71 @@
+"""The winner of a Gumbel-max draw among all tokens of a row, without exact noise for each.
+
+Noise in float64 for 152k tokens is what makes such a draw slow, and nearly all of it is wasted:
+only tokens whose noise is extreme can win. Let *floor* be a score that some candidate is known to
+reach. With ``u`` the uniform number of a token, its score reaches the floor only if
+``-log u <= exp(score without noise - floor)``, hence only if ``1 - u`` is that small. This test
+needs no logarithm, and runs in float32 on the first 31 bits of ``1 - u``, which are known one step
+before the end of the hash. What passes is scored exactly; so the result is that of the definition.
+
+Why nothing is lost to rounding. The left side is too large by at most 2**-30: what the missing
+bits can be, plus the half unit of ``u``; ``SLACK`` allows for 2**-30. The right side, from
+weights within 36 binary orders of the best, is off by less than 2**-14 of itself (subtraction,
+scaling and exponent: 36 * 3 * 2**-24; exp2 and conversions: a few 2**-24), and by one unit for
+the floor of the weight, which is added; the floor is lowered by ``MARGIN`` = 2**-9.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from neuron.engine.sampling import gumbel
+from neuron.engine.sampling.cpu_chunks import pieces
+
+MARGIN = 2.0**-9
+SLACK = 2.0**34  # of 2**64
+
+
+class Race:
+    """Finds who may win in rows of *vocab* tokens on *device*; its buffers serve many rows."""
+
+    def __init__(self, vocab: int, device: torch.device) -> None:
+        self._parts = [part for _, part in pieces(1, vocab, device)]
+        if device.type == "cpu":
+            width = max(part.stop - part.start for part in self._parts)
+            self._hasher = gumbel.Hasher(width)
+            self._buffer = torch.empty(width)
+
+    def contenders(
+        self, weights: torch.Tensor, bits: int, key: int, best_score: float, floor: float
+    ) -> torch.Tensor:
+        """Ids, ascending, of all tokens whose score may reach *floor*, and of some that do not.
+
+        *weights* ``[vocab]`` and *bits* are those of ``nucleus.py``; *best_score* is the score
+        without noise of the best token.
+        """
+        # Both sides in units: 1 - u as a 64-bit integer, times this, against the weight.
+        scale = math.exp(floor - MARGIN - best_score) * 2.0 ** (bits - 64)
+        passing = self._on_cpu if weights.device.type == "cpu" else self._on_gpu
+        return passing(weights, key, scale, 1 + SLACK * scale)
+
+    def _on_cpu(self, weights: torch.Tensor, key: int, scale: float, bound: float) -> torch.Tensor:
+        """Tokens with ``scale * distance - weight <= bound``, tile by tile.
+
+        The distance is ``2**64 * (1 - u)``. Beyond 2**63 it is folded back (x becomes 2**64 - x),
+        which is smaller: then a few more pass.
+        """
+        found = []
+        for part in self._parts:
+            words = torch.from_numpy(self._hasher.early_words(key, part.start, part.stop))
+            distance = self._buffer[: len(words)].copy_(words)  # signed: w above 2**63 is w - 2**64
+            distance.abs_().mul_(scale).sub_(weights[part])
+            found.append((distance.numpy() <= bound).nonzero()[0] + part.start)
+        return torch.from_numpy(np.concatenate(found))
+
+    def _on_gpu(self, weights: torch.Tensor, key: int, scale: float, bound: float) -> torch.Tensor:
+        """As :meth:`_on_cpu`, the whole row at once."""
+        ids = torch.arange(len(weights), device=weights.device)
+        words = gumbel.unfinished_words(torch.tensor(key, device=weights.device), ids)
+        distance = words.float().abs_().mul_(scale).sub_(weights)
+        return (distance <= bound).nonzero()[:, 0]

@@ -1,0 +1,98 @@
+"""What a request does to its logits before a token is chosen from them.
+
+The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties. Owns the tables of
+each sequence that asks for any of it; rows that do not are never touched. Must not know how the
+token is chosen.
+
+There is always something to choose. A set of allowed tokens that bad tokens leave empty is refused
+before it gets here (``admission.py``); where min_tokens would forbid the last tokens that may be
+chosen, because all of them are end tokens, it yields.
+"""
+
+import torch
+
+from neuron.engine.sampling.penalties import Penalties, penalises
+from neuron.ipc.messages import Sample
+
+
+def adjusts(sample: Sample) -> bool:
+    """Whether *sample* changes logits at all."""
+    return bool(
+        (sample.min_tokens > 0 and sample.end_tokens)
+        or sample.logit_bias
+        or sample.allowed_tokens is not None
+        or sample.bad_tokens
+        or penalises(sample)
+    )
+
+
+class Adjustment:
+    """The tables of one sequence: its *sample* and *prompt*; tokens of the answer are added."""
+
+    def __init__(self, sample: Sample, prompt: list[int], vocab: int, device: torch.device) -> None:
+        def table(tokens: set[int]) -> torch.Tensor:
+            return torch.tensor(sorted(tokens), dtype=torch.int64, device=device)
+
+        bad, ends = set(sample.bad_tokens), set(sample.end_tokens)
+        allowed = None if sample.allowed_tokens is None else set(sample.allowed_tokens) - bad
+        left = vocab - len(bad | ends) if allowed is None else len(allowed - ends)
+        self._allowed = None if allowed is None else table(allowed)
+        self._bad = table(bad) if bad and allowed is None else None
+        self._ends = table(ends) if ends and left > 0 else None
+        self._min_tokens = sample.min_tokens
+        bias = sample.logit_bias
+        self._biased = table({token for token, _ in bias}) if bias else None
+        self._bias = torch.tensor([value for _, value in sorted(bias)], device=device)
+        self._penalties = Penalties(sample, device) if penalises(sample) else None
+        self._answered = 0
+        if self._penalties is not None:
+            self._penalties.add_prompt(prompt)
+
+    def catch_up(self, tokens: list[int], prompt_tokens: int) -> None:
+        """Takes what *tokens*, prompt and answer, has more than the last time."""
+        if self._penalties is not None:
+            for token in tokens[prompt_tokens + self._answered :]:
+                self._penalties.add(token)
+        self._answered = len(tokens) - prompt_tokens
+
+    def apply(self, logits: torch.Tensor, generated: int) -> None:
+        """Changes the *logits* ``[vocab]`` from which the answer's token *generated* is chosen."""
+        if self._allowed is not None:
+            kept = logits[self._allowed]
+            logits.fill_(-torch.inf)
+            logits[self._allowed] = kept
+        if self._bad is not None:
+            logits[self._bad] = -torch.inf
+        if self._ends is not None and generated < self._min_tokens:
+            logits[self._ends] = -torch.inf
+        if self._biased is not None:
+            logits[self._biased] += self._bias
+        if self._penalties is not None:
+            assert generated == self._answered
+            self._penalties.apply(logits)
+
+
+class Adjustments:
+    """The tables of all sequences that need some, by sequence id."""
+
+    def __init__(self, vocab: int, device: torch.device) -> None:
+        self._vocab, self._device = vocab, device
+        self._tables: dict[int, Adjustment] = {}
+
+    def of(
+        self, sequence: int, sample: Sample, tokens: list[int], prompt_tokens: int
+    ) -> Adjustment | None:
+        """The table of a sequence whose prompt and answer are *tokens*; None if it needs none."""
+        if not adjusts(sample):
+            return None
+        table = self._tables.get(sequence)
+        if table is None:
+            prompt = tokens[:prompt_tokens]
+            table = Adjustment(sample, prompt, self._vocab, self._device)
+            self._tables[sequence] = table
+        table.catch_up(tokens, prompt_tokens)
+        return table
+
+    def forget(self, sequence: int) -> None:
+        """Drops the table of a sequence that is over."""
+        self._tables.pop(sequence, None)

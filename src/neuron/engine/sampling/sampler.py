@@ -1,0 +1,103 @@
+"""From logits to the next token of every row.
+
+The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties (``adjust.py``);
+then temperature and truncation, which is top-k, then top-p over what is left, then min-p, as in
+transformers. A row's log-probabilities are of the logits before all of this.
+
+Sampling is Gumbel-max (Gumbel 1954; Maddison et al., arXiv 1411.0030): the argmax of
+``logit / temperature + noise``, in float64, over the candidates that truncation leaves is a draw
+from their softmax. The noise is a hash of (seed, choice, position, token id) and of nothing else,
+so a draw depends neither on the batch nor on what was drawn before: a stream that is resumed
+elsewhere from its tokens goes on as if it had never moved, and a rounding difference in the logits
+changes a token only where two scores all but tie. Equal logits rank by token id, the lower first,
+and so do equal scores.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from neuron.engine.sampling.draw import Draw, Recipe
+from neuron.engine.sampling.gumbel import row_key
+from neuron.engine.sampling.logits_processors import Adjustment, adjusts
+from neuron.engine.sampling.logprobs import logprobs
+from neuron.engine.sampling.topk import Peaks
+from neuron.ipc.messages import Logprobs, Sample
+
+GREEDY_BELOW = 1e-5
+"""A lower temperature is greedy: the gaps between its scores would leave float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """How to choose the next token of one row."""
+
+    sample: Sample
+    prompt_tokens: int
+    generated: int
+    """Tokens of the answer that exist already."""
+    adjustment: Adjustment | None = None
+    """What changes the logits first; needed by a sample that :func:`adjusts`."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.sample.temperature < GREEDY_BELOW
+
+    @property
+    def position(self) -> int:
+        """The index, in prompt plus answer, of the token that is chosen now."""
+        return self.prompt_tokens + self.generated
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The next token of a row; -1 if its logits were not finite."""
+
+    token: int
+    logprobs: Logprobs | None = None
+
+
+def choose(logits: torch.Tensor, rows: list[SampleRow]) -> list[Chosen]:
+    """:func:`sample_tokens`, with log-probabilities for the rows that ask."""
+    asking = [index for index, row in enumerate(rows) if row.sample.logprobs is not None]
+    raw = logits[asking] if asking else logits  # a copy: the next line may change the original
+    tokens: list[int] = sample_tokens(logits, rows).tolist()
+    fine = [at for at, index in enumerate(asking) if tokens[index] >= 0]
+    scored = [asking[at] for at in fine]
+    found = logprobs(
+        raw if len(fine) == len(raw) else raw[fine],
+        [tokens[index] for index in scored],
+        [rows[index].sample.logprobs or 0 for index in scored],
+    )
+    entries = dict(zip(scored, found, strict=True))
+    return [Chosen(token, entries.get(index)) for index, token in enumerate(tokens)]
+
+
+def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
+    """Chooses a token for each row of *logits* ``[rows, vocab]``, float32, which it may change.
+
+    Returns int64 ``[rows]`` on the same device; -1 where a row's logits are not finite.
+    """
+    broken = ~torch.isfinite(logits.sum(-1))  # one pass: NaN and infinity survive a sum
+    for index, row in enumerate(rows):
+        assert row.adjustment is not None or not adjusts(row.sample)
+        if row.adjustment is not None:
+            row.adjustment.apply(logits[index], row.generated)
+    peaks = Peaks(logits)
+    hot = [index for index, row in enumerate(rows) if not row.greedy]
+    if not hot:
+        return peaks.argmax().masked_fill_(broken, -1)
+    tokens = peaks.argmax() if len(hot) < len(rows) else broken.long()
+    # A row without finite logits has no draw; rows of zeros stand in, their tokens do not count.
+    recipes = [_recipe(rows[index]) for index in hot]
+    if bool(broken.any()):
+        logits = logits.masked_fill(broken[:, None], 0.0)
+        peaks = Peaks(logits)
+    tokens[hot] = Draw(logits, peaks, hot, recipes).tokens()
+    return tokens.masked_fill_(broken, -1)
+
+
+def _recipe(row: SampleRow) -> Recipe:
+    sample = row.sample
+    key = row_key(sample.seed, sample.choice, row.position)
+    return Recipe(key, sample.temperature, sample.top_k, sample.top_p, sample.min_p)

@@ -1,0 +1,288 @@
+"""The engine process as the neuron service sees it: start, add, abort, watch, stop; no torch.
+
+Owns its processes, usually one. A stuck engine is killed; a dead one ends every open stream
+with :class:`EngineDied`. Starting a new one after that is the service's business.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+import msgspec
+
+from neuron.engine_process.rank_processes import Crew
+from neuron.engine_process.sequence_stream import EngineDied, SequenceStream, is_last
+from neuron.engine_process.watchdog import Deadlines, StepWatch
+from neuron.ipc.channel import ChannelClosed
+from neuron.ipc.messages import (
+    Abort,
+    Add,
+    EngineStats,
+    Fatal,
+    FromEngine,
+    LoadFailed,
+    Loading,
+    LoadStage,
+    Output,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Start,
+    Step,
+)
+from neuron.models.errors import LoadCode
+
+OnProgress = Callable[[Loading], None]
+STOP_GRACE_SECONDS = 5.0
+
+
+class EngineLoadError(Exception):
+    """Raised when an engine does not become ready; *code* and *message* as in ``LoadFailed``.
+
+    *code* is also ``crashed`` when the process ended, and ``timeout`` when it fell silent.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class EngineProcess:
+    """A loaded engine. Create it with :meth:`start`."""
+
+    def __init__(self, crew: Crew, ready: Ready, deadlines: Deadlines) -> None:
+        self.ready = ready
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolves to the reason when the process has ended, however it did."""
+        self._crew = crew
+        self._watch = StepWatch(deadlines)
+        self._streams: dict[int, SequenceStream] = {}
+        self._last_step: Step | None = None
+        self._last_step_at = 0.0
+        self._prefixes: tuple[str, ...] = ()
+        self._reason = ""
+        self._task = asyncio.create_task(self._serve(), name=f"engine-{self.pid}")
+
+    @classmethod
+    async def start(
+        cls,
+        start: Start,
+        *,
+        on_progress: OnProgress = lambda _: None,
+        deadlines: Deadlines | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "EngineProcess":
+        """Spawns an engine and waits until it is ready.
+
+        Where ``start.devices`` share the model, there is a process for each of them. *environment*
+        is the processes' whole environment; None inherits. Raises :class:`EngineLoadError`.
+        Cancelling it ends the processes.
+        """
+        deadlines = deadlines or Deadlines()
+        starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
+            start
+        ]
+        crew = await Crew.spawn(len(starts), environment)
+        try:
+            await crew.begin(starts)
+            ready = await _loaded(crew, start, on_progress, deadlines)
+        except BaseException as error:
+            if not isinstance(error, EngineLoadError):
+                crew.kill()
+            await crew.buried()
+            raise
+        return cls(crew, ready, deadlines)
+
+    @property
+    def pid(self) -> int:
+        """Of rank 0."""
+        return self._crew.pids[0]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all ranks, in order."""
+        return self._crew.pids
+
+    @property
+    def stats(self) -> EngineStats:
+        """The state after the last step."""
+        step = self._last_step
+        if step is None:
+            return EngineStats(kv_tokens_free=self.ready.kv_cache_tokens, open=len(self._streams))
+        return EngineStats(
+            open=len(self._streams),
+            running=step.running,
+            queued=step.queued,
+            kv_tokens_free=step.kv_tokens_free,
+            kv_tokens_cached=step.kv_tokens_cached,
+            preemptions=step.preemptions,
+            prefixes=self._prefixes,
+            step_number=step.number,
+            step_seconds=step.seconds,
+            step_age_seconds=asyncio.get_running_loop().time() - self._last_step_at,
+        )
+
+    async def add(self, add: Add) -> SequenceStream:
+        """Starts a generation; its id must not be open. Raises :class:`EngineDied`."""
+        if self.died.done():
+            raise EngineDied(self.died.result())
+        if add.id in self._streams:
+            raise ValueError(f"sequence id {add.id} is open already")
+        stream = self._streams[add.id] = SequenceStream(add.id)
+        try:
+            await self._crew.send(add)
+        except ChannelClosed:
+            pass  # the stream is told why as soon as the process has ended
+        except BaseException:
+            self.abort(add.id)
+            raise
+        return stream
+
+    def abort(self, sequence_id: int) -> None:
+        """Ends a generation; its stream ends after what has been delivered already.
+
+        Unknown and finished ids are ignored.
+        """
+        stream = self._streams.pop(sequence_id, None)
+        if stream is not None:
+            stream.end()
+            self._crew.send_soon(Abort(sequence_id))
+
+    async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        """Ends the process, by force after *grace_seconds*; returns when it is gone."""
+        self._reason = self._reason or "it was stopped"
+        self._crew.send_soon(Shutdown())
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await asyncio.shield(self._task)
+        except TimeoutError:
+            self._crew.kill()
+            await asyncio.shield(self._task)
+
+    async def _serve(self) -> None:
+        """The other ranks only ever say why they end; what they told of the load may come late."""
+        watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
+        try:
+            while (arrived := await self._crew.receive()).messages:
+                for message in arrived.messages:
+                    if arrived.rank == 0:
+                        self._handle(message)
+                    elif isinstance(message, Fatal):
+                        self._reason = message.message
+            self._reason = self._reason or arrived.fault
+        finally:
+            watchdog.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watchdog
+            await self._bury()
+
+    async def _bury(self) -> None:
+        """A channel has ended, so all processes have or must."""
+        obituary = await self._crew.buried()
+        reason = f"{self._reason} ({obituary})" if self._reason else obituary
+        self.died.set_result(reason)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.end(EngineDied(reason))
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case Step():
+                self._watch.step(message.seconds)
+                self._last_step = message
+                if message.prefixes is not None:
+                    self._prefixes = message.prefixes
+                self._last_step_at = asyncio.get_running_loop().time()
+                for output in message.outputs:
+                    self._deliver(output)
+                for progress in message.progress:
+                    self._deliver(progress)
+            case Refused():
+                self._deliver(message)
+            case Fatal():
+                self._reason = message.message
+            case Ready() | Loading() | LoadFailed():
+                self._reason = f"it sent {type(message).__name__} while serving"
+                self._crew.kill()
+            case _:
+                assert_never(message)
+
+    def _deliver(self, event: Output | Progress | Refused) -> None:
+        stream = self._streams.get(event.id)
+        if stream is None:
+            return  # aborted while this was on its way
+        stream.push(event)
+        if is_last(event):
+            del self._streams[event.id]
+
+    async def _watch_steps(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            interval = min(1.0, self._watch.deadline / 4)
+            before = loop.time()
+            await asyncio.sleep(interval)
+            # When this very process was held up, the engine's steps wait unread: count no more
+            # than was meant to pass.
+            passed = min(loop.time() - max(before, self._last_step_at), 2 * interval)
+            if self._watch.tick(passed, has_work=bool(self._streams)):
+                self._reason = (
+                    f"no step finished for {self._watch.silent_seconds:.1f} s although "
+                    f"{len(self._streams)} sequences were open (deadline "
+                    f"{self._watch.deadline:.1f} s), so it was killed as stuck"
+                )
+                self._crew.kill()
+                return
+
+
+async def _loaded(crew: Crew, start: Start, on_progress: OnProgress, deadlines: Deadlines) -> Ready:
+    """Waits for rank 0's Ready; raises :class:`EngineLoadError`."""
+    fatal = ""
+    progress: dict[int, Loading] = {}
+    while True:
+        try:
+            async with asyncio.timeout(deadlines.load_seconds):
+                arrived = await crew.receive()
+        except TimeoutError as error:
+            crew.kill()
+            raise EngineLoadError(
+                LoadCode.TIMEOUT,
+                f"The engine gave no sign of life for {deadlines.load_seconds:.0f} s while it "
+                f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
+            ) from error
+        if not arrived.messages:
+            obituary = await crew.buried()
+            why = f"{fatal or arrived.fault} ({obituary})" if fatal or arrived.fault else obituary
+            raise EngineLoadError(
+                LoadCode.CRASHED,
+                f"The engine ended while it loaded {start.model_dir}: {why}. "
+                "Load it again; if it ends again, report this text.",
+            )
+        for message in arrived.messages:
+            match message:
+                case Loading():
+                    progress[arrived.rank] = message
+                    on_progress(_together(progress))
+                case Ready():
+                    return message
+                case LoadFailed():
+                    crew.kill(spared=arrived.rank)
+                    raise EngineLoadError(message.code, message.message)
+                case Fatal():
+                    fatal = message.message
+                case Step() | Refused():
+                    pass  # cannot come before Ready
+                case _:
+                    assert_never(message)
+
+
+def _together(progress: Mapping[int, Loading]) -> Loading:
+    """The progress of all ranks: the stage of the last one."""
+    stages = list(LoadStage)
+    return Loading(
+        min((one.stage for one in progress.values()), key=stages.index),
+        sum(one.done_bytes for one in progress.values()),
+        sum(one.total_bytes for one in progress.values()),
+    )

@@ -1,0 +1,150 @@
+"""The processes of one engine as the service sees them: rank 0, and those that it leads; no torch.
+
+They live and die together: when one is gone, so is the model, and the others are ended. Each has
+a channel to the service, and rank 0 a line to each of the others.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from neuron.engine_process.child import Child
+from neuron.ipc.channel import ChannelClosed, FrameError, ServiceEnd
+from neuron.ipc.messages import FromEngine, Start, ToEngine
+
+EXIT_SECONDS = 5.0
+"""How long a process whose channel has ended may take to end too."""
+
+
+class Arrived(NamedTuple):
+    """What has come from one rank."""
+
+    rank: int
+    messages: list[FromEngine]
+    """Empty = the rank is gone."""
+    fault: str = ""
+    """Its channel carries nonsense."""
+
+
+class Member(NamedTuple):
+    """One rank."""
+
+    child: Child
+    channel: ServiceEnd
+
+
+class Crew:
+    """All ranks of one engine. Create it with :meth:`spawn`."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = tuple(members)
+        self._arrived: asyncio.Queue[Arrived] = asyncio.Queue()
+        self._first_gone: int | None = None
+        self._was_killed = False
+        self._readers = [
+            asyncio.create_task(self._read(rank), name=f"engine-{member.child.pid}")
+            for rank, member in enumerate(self._members)
+        ]
+
+    @classmethod
+    async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "Crew":
+        """Starts *size* processes, which wait for their :meth:`begin`."""
+        lines = [socket.socketpair() for _ in range(size - 1)]
+        members: list[Member] = []
+        try:
+            for rank in range(size):
+                ends = [ours for ours, _ in lines] if rank == 0 else [lines[rank - 1][1]]
+                members.append(await _spawn(rank, ends, environment))
+        except BaseException:
+            for member in members:
+                member.child.kill()
+                member.channel.close()
+                await member.child.ended()
+            raise
+        finally:
+            for line in lines:
+                for end in line:
+                    end.close()
+        return cls(members)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """In the order of the ranks."""
+        return tuple(member.child.pid for member in self._members)
+
+    async def begin(self, starts: Sequence[Start]) -> None:
+        """Tells each rank what to load."""
+        for member, start in zip(self._members, starts, strict=True):
+            with contextlib.suppress(ChannelClosed):  # it is noticed by what it does not answer
+                await member.channel.send(start)
+
+    async def send(self, message: ToEngine) -> None:
+        """To rank 0; raises ChannelClosed when it is gone."""
+        await self._members[0].channel.send(message)
+
+    def send_soon(self, message: ToEngine) -> None:
+        """To rank 0, without waiting."""
+        self._members[0].channel.send_soon(message)
+
+    async def receive(self) -> Arrived:
+        """The next messages of any rank."""
+        return await self._arrived.get()
+
+    def kill(self, *, spared: int | None = None) -> None:
+        """Ends all of them now; the *spared* one ends by itself."""
+        self._was_killed = True
+        for rank, member in enumerate(self._members):
+            if rank != spared:
+                member.child.kill()
+
+    async def buried(self) -> str:
+        """One is gone, or shall be: ends the others, and says how the first one ended."""
+        first, was_killed = self._first_gone or 0, self._was_killed
+        self._members[first].channel.close()
+        how = await self._members[first].child.ended(kill_after=EXIT_SECONDS)
+        others = [member for rank, member in enumerate(self._members) if rank != first]
+        for member in others:
+            member.channel.close()
+        # Rank 0 ends the others by ending itself; whoever of them ends first is missed by it.
+        if first != 0:
+            self.kill()
+        await asyncio.gather(*(member.child.ended(EXIT_SECONDS) for member in others))
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        if not others:
+            return how
+        who = f"{len(self._members)} ranks" if was_killed else f"rank {first} of {len(others) + 1}"
+        return f"{who}: {how}"
+
+    async def _read(self, rank: int) -> None:
+        channel = self._members[rank].channel
+        fault = ""
+        try:
+            while messages := await channel.receive():
+                self._arrived.put_nowait(Arrived(rank, messages))
+        except FrameError as error:
+            fault = str(error)
+        if self._first_gone is None:
+            self._first_gone = rank
+        self._arrived.put_nowait(Arrived(rank, [], fault))
+
+
+async def _spawn(
+    rank: int, lines: Sequence[socket.socket], environment: Mapping[str, str] | None
+) -> Member:
+    ours, theirs = socket.socketpair()
+    channel = await ServiceEnd.open(ours)
+    try:
+        with theirs:
+            fds = [end.fileno() for end in (theirs, *lines)]
+            command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(fds[0])]
+            if lines:
+                command += ["--rank", str(rank), "--lines", *map(str, fds[1:])]
+            return Member(await Child.spawn(command, fds=fds, environment=environment), channel)
+    except BaseException:
+        channel.close()
+        raise

@@ -1,0 +1,273 @@
+"""Where a model's files are: a source as the configuration names it → a folder with all of them.
+
+Owns the spelling of sources, what a complete model folder has and the digest that names a folder's
+content; downloads are ``hub``'s. Must not know tensors, devices or a model's life.
+
+A source is ``cortex-demo`` (or ``demo``), a folder, ``org/name[@revision]`` of the Hub, or
+``NAME=`` and one of these.
+"""
+
+import asyncio
+import hashlib
+import importlib.resources
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import msgspec
+
+from neuron.files import hub
+from neuron.models.checkpoint import INDEX, MAX_HEADER_BYTES, SINGLE
+from protocol.errors import ErrorCode, FleetError
+from protocol.names import InvalidName, check_model_id
+
+log = logging.getLogger("neuron")
+
+DEMO_ID = "cortex-demo"
+
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(.+))?", re.ASCII)
+_SHARD = re.compile(r".*-\d+-of-(\d+)\.safetensors")
+_SAMPLES = 8
+_SAMPLE_BYTES = 4096
+_OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
+_DIGESTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.*",
+    "additional_chat_templates/*.jinja",
+)
+
+
+def model_id(source: str) -> str:
+    """The name under which the fleet knows *source*.
+
+    Raises :class:`FleetError` (MODEL_NOT_FOUND) for a source that has no usable name.
+    """
+    return _Source.parse(source).id
+
+
+async def resolve(
+    source: str, on_progress: hub.OnProgress, *, download: hub.Download | None = None
+) -> Path:
+    """The folder with the files of *source*, complete, fetched from the Hub if need be.
+
+    *on_progress* is called in the event loop's thread, and not after this has returned or was
+    cancelled. Raises :class:`FleetError`: MODEL_NOT_FOUND for what is missing or no model,
+    MODEL_UNAVAILABLE for what cannot be fetched now.
+    """
+    where = _Source.parse(source)
+    if where.folder is not None:
+        await asyncio.to_thread(_check, where.folder)
+        return where.folder
+    transfer = hub.Transfer(on_progress)
+    try:
+        return await asyncio.to_thread(
+            hub.fetch, where.repo, where.revision, transfer, _check, download
+        )
+    finally:
+        transfer.wanted = False
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder of *source* if all its files are here; None = they are on the Hub only. Runs in a
+    thread. Raises :class:`FleetError` for a folder that is missing or incomplete."""
+    where = _Source.parse(source)
+    if where.folder is not None:
+        _check(where.folder)
+        return where.folder
+    return hub.cached(where.repo, where.revision, _check)
+
+
+def folders_in(place: Path) -> list[Path]:
+    """Folders in *place* that look like models, two levels deep (``org/name``)."""
+    try:
+        return sorted(
+            path.parent
+            for pattern in ("*/config.json", "*/*/config.json")
+            for path in place.glob(pattern)
+            if any(path.parent.glob("*.safetensors"))
+        )
+    except OSError as error:
+        log.warning("%s cannot be read: %s", place, error.strerror)
+        return []
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files whose tensors an engine reads. Raises :class:`FleetError` for a folder that lacks
+    one, or cannot be read."""
+    try:
+        names = _file_names(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return [folder / name for name in _weights(folder, names)]
+
+
+def revision_digest(folder: Path) -> str:
+    """Names the content of a model folder: equal on nodes whose files are equal.
+
+    Covers the small files that shape answers, and of the weights their names, sizes, headers and a
+    few samples, for fine-tunings of one model differ in nothing but their numbers. It takes
+    milliseconds. Raises :class:`FleetError` for files that cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in _sorted_files(folder, _DIGESTED):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
+        for name in _weights(folder, _file_names(folder)):
+            with (folder / name).open("rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                digest.update(f"{name}\0{size}\0".encode())
+                start = stream.read(8)
+                # a wrong length is the engine's to report; here it must not cost gigabytes
+                length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES)
+                digest.update(start + stream.read(length))
+                for sample in range(_SAMPLES):
+                    stream.seek(8 + length + (size - 8 - length) * sample // _SAMPLES)
+                    digest.update(stream.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return digest.hexdigest()
+
+
+# -- sources -----------------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    """A source, taken apart."""
+
+    id: str
+    folder: Path | None
+    """None = on the Hub."""
+    repo: str = ""
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """An existing folder wins over every reading but the demo's name."""
+        name, equals, rest = text.partition("=")
+        named = equals and name[:1] not in ("/", ".", "~") and not os.path.isdir(_expand(text))
+        found = cls._unnamed(rest if named else text)
+        try:
+            return found._replace(id=check_model_id(name if named else found.id))
+        except InvalidName as error:
+            raise FleetError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"{text!r} names no model: {error}. Give {DEMO_ID}, a folder, a Hugging Face id "
+                "such as Qwen/Qwen3-8B, or NAME=FOLDER.",
+            ) from None
+
+    @classmethod
+    def _unnamed(cls, text: str) -> Self:
+        if text in (DEMO_ID, "demo"):
+            return cls(DEMO_ID, Path(str(importlib.resources.files("neuron") / "demo_model")))
+        folder = _expand(text)
+        hub = _HUB_ID.fullmatch(text)
+        if hub and not os.path.isdir(folder):
+            return cls(hub[1], None, hub[1], hub[2])
+        return cls(folder.name if text else "", folder)
+
+
+def _expand(text: str) -> Path:
+    """Absolute, with ``~`` for the home."""
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+# -- folders -----------------------------------------------------------------------------------
+
+
+def _check(folder: Path) -> None:
+    """Raises :class:`FleetError` for a folder that no engine could load."""
+    try:
+        names = _file_names(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if "config.json" not in names:
+        raise _incomplete(folder, "config.json", names)
+    _weights(folder, names)
+    if "tokenizer.json" not in names:
+        raise _incomplete(folder, "tokenizer.json", [n for n in names if "token" in n])
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Sorted; links into nowhere, as a half-deleted cache has them, do not count."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file())
+
+
+def _sorted_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def _weights(folder: Path, names: list[str]) -> list[str]:
+    """The safetensors files of the model; raises :class:`FleetError` if one is missing."""
+    found = [name for name in names if name.endswith(".safetensors")]
+    if INDEX in names:
+        wanted = _indexed(folder / INDEX)
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise _incomplete(folder, missing[0], found, f"{INDEX} names {len(wanted)} files")
+        return wanted
+    if SINGLE in names:
+        return [SINGLE]
+    if not found:
+        others = [name for name in names if name.endswith(_OTHER_WEIGHTS)]
+        raise _incomplete(folder, "*.safetensors", others, "only that format is loaded")
+    shard = _SHARD.fullmatch(found[0])
+    if shard and int(shard[1]) > len(found):
+        raise _incomplete(folder, INDEX, found)
+    return found
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def _indexed(path: Path) -> list[str]:
+    try:
+        index = msgspec.json.decode(path.read_bytes(), type=_Index)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FleetError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"{path} cannot be used: it is not a valid index ({error}). Fetch the model again.",
+        ) from error
+    return sorted(set(index.weight_map.values()))
+
+
+def _incomplete(folder: Path, missing: str, instead: list[str], why: str = "") -> FleetError:
+    shown = ", ".join(instead[:3]) + (f" and {len(instead) - 3} more" if len(instead) > 3 else "")
+    reason = f" ({why})" if why else ""
+    return FleetError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"{folder} cannot be served: it has no {missing}{reason}, but {shown or 'nothing like it'}."
+        " Complete the folder, or choose a model that is published as safetensors with a "
+        "tokenizer.json.",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> FleetError:
+    match error:
+        case FileNotFoundError():
+            advice = "Check its spelling, or fetch the model there"
+        case NotADirectoryError():
+            advice = "Name the folder that holds config.json, the weights and tokenizer.json"
+        case _:
+            advice = "Let the user that runs the neuron read it"
+    reason = error.strerror or str(error)
+    return FleetError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"{error.filename or path} cannot be read: {reason}. {advice}.",
+    )

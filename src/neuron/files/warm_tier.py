@@ -1,0 +1,207 @@
+"""The warm tier: weights of models that are not loaded stay in host memory, within a budget.
+
+Owns which models' files are locked in the page cache, and the order in which they go. A load
+reads the files as always, and never waits for a disk. Must not know engines, devices or records.
+
+What the service does with it:
+
+- ``keep`` when a model's engine is gone, not while it runs: an engine on a CPU has packed copies
+  of its own, and the pages beside them would double its memory; on a GPU the budget helps those
+  more that are not loaded. Right after, as the pages from its load are mostly still cached, and
+  the next model's load is what would push them out.
+- ``touch`` when a load begins, so that what it reads goes last.
+- ``drop`` when the load is over: the pages are ordinary cache again.
+
+``held`` is thus what would come back at memory speed. Locked memory is not available to engines:
+on a CPU the budget for models is what the tier leaves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from neuron.files import sources
+from neuron.files.locked_pages import MIB, Pages, PagesError, Piece, lock_limit, may_lock
+from neuron.hardware.host import Host
+from protocol.errors import FleetError
+from protocol.runtime.settings import SettingsError
+
+log = logging.getLogger("warm")
+
+LEFT_FREE_SHARE = 0.05
+"""Of the host's memory. The kernel cannot take locked pages back: when memory runs out it ends
+processes, and the largest are engines."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def check(budget_bytes: int, host: Host | None = None) -> None:
+    """Raises ``SettingsError`` for a ``host_cache_mb`` that this process cannot honour.
+
+    A start is refused rather than one without the tier: whoever set the budget would learn of it
+    months later, by slow reloads.
+    """
+    mib = -(-budget_bytes // MIB)
+    free_mib = (host or Host()).memory_free_bytes() // MIB
+    if mib > free_mib:
+        raise SettingsError(
+            f"host_cache_mb = {mib}: only {free_mib} MiB of memory are free on this host, and the "
+            "engines need some too. Set it lower, or 0 to keep nothing."
+        )
+    if budget_bytes and not may_lock(budget_bytes):
+        raise SettingsError(
+            f"host_cache_mb = {mib}: this process may lock only {lock_limit()} of memory "
+            f"(RLIMIT_MEMLOCK). Set LimitMEMLOCK={mib}M in the systemd unit, or 'ulimit -l "
+            f"{mib * 1024}' (in containers --ulimit memlock={mib * MIB}) before the start; or "
+            "set host_cache_mb = 0 to keep nothing."
+        )
+
+
+@dataclass(eq=False)
+class _Order:
+    """A call of ``keep`` that is not over."""
+
+    model: str
+    wanted: bool = True
+
+    def check(self) -> None:
+        """Raises :class:`PagesError` when it need not go on."""
+        if not self.wanted:
+            raise PagesError("it was dropped meanwhile")
+
+
+class Warm:
+    """The weights that are locked in memory. Its methods belong to one event loop.
+
+    All locking and unlocking happens in one thread, in the order in which it is decided here:
+    what is dropped to make room is given back before the next byte is locked, so the budget holds
+    at every moment.
+    """
+
+    def __init__(self, budget_bytes: int, host: Host | None = None) -> None:
+        self._budget = budget_bytes
+        self._host = host or Host()
+        self._left_free = int(self._host.memory_bytes() * LEFT_FREE_SHARE)
+        self._held: dict[str, Pages] = {}
+        """The first one goes first."""
+        self._orders: set[_Order] = set()
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warm")
+        self._closed = False
+
+    @property
+    def budget_bytes(self) -> int:
+        """What may be locked."""
+        return self._budget
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The locked bytes of each model, in the order in which they will go."""
+        return {model: pages.nbytes for model, pages in self._held.items()}
+
+    async def keep(self, model: str, folder: Path) -> str:
+        """Locks the weights in *folder*; others go for it, those first that came first.
+
+        Returns "" when all of them are held, else in one line why none is. What is not in the
+        page cache any more is read from the disk, one piece after the other: cancelling it or
+        :meth:`drop` ends that after a piece. Files that were replaced since are held anew.
+        """
+        order = _Order(model)
+        self._orders.add(order)
+        try:
+            async with self._turn:
+                await self._keep(order, folder)
+        except (FleetError, PagesError) as error:
+            self._let_go(model)  # what is held, of older files, is not what a load would read
+            return str(error)
+        finally:
+            self._orders.discard(order)
+        return ""
+
+    def touch(self, model: str) -> None:
+        """Makes a held model the last one to go."""
+        if model in self._held:
+            self._held[model] = self._held.pop(model)
+
+    def drop(self, model: str) -> None:
+        """Gives the pages of *model* back, or gives up keeping them; unknown names are ignored.
+
+        The bytes are unlocked a moment later, and before any others are locked.
+        """
+        for order in self._orders:
+            if order.model == model:
+                order.wanted = False
+        self._let_go(model)
+
+    async def close(self) -> None:
+        """Gives everything back, for good."""
+        self._closed = True
+        for model in {*self._held, *(order.model for order in self._orders)}:
+            self.drop(model)
+        async with self._turn:
+            await asyncio.to_thread(self._thread.shutdown)
+
+    async def _keep(self, order: _Order, folder: Path) -> None:
+        if self._closed:
+            raise PagesError("the warm tier is closed")
+        pages = Pages()
+        try:
+            files = await self._in_thread(sources.weight_files, folder)
+            await self._in_thread(pages.map, files)
+            known = self._held.get(order.model)
+            if known and known.versions == pages.versions:
+                self.touch(order.model)
+            else:
+                self._let_go(order.model)
+                await self._lock_all(order, pages)
+                self._held[order.model] = pages
+        finally:
+            if self._held.get(order.model) is not pages:
+                self._thread.submit(pages.close)
+
+    async def _lock_all(self, order: _Order, pages: Pages) -> None:
+        order.check()
+        self._make_room(order.model, pages.nbytes)
+        for piece in pages.pieces():
+            await self._in_thread(self._lock, pages, piece)
+            order.check()
+
+    def _make_room(self, model: str, nbytes: int) -> None:
+        if nbytes > self._budget:
+            raise PagesError(
+                f"its weights take {_size(nbytes)}, and host_cache_mb allows "
+                f"{_size(self._budget)} for all models"
+            )
+        while sum(self.held.values()) + nbytes > self._budget:
+            oldest = next(iter(self._held))
+            log.info("%s leaves host memory for %s", oldest, model)
+            self._let_go(oldest)
+
+    def _let_go(self, model: str) -> None:
+        if pages := self._held.pop(model, None):
+            self._thread.submit(pages.close)
+
+    def _lock(self, pages: Pages, piece: Piece) -> None:
+        """In the thread."""
+        free = self._host.memory_free_bytes()
+        if free - piece.nbytes < self._left_free:
+            raise PagesError(
+                f"the host has only {_size(free)} of free memory, and {_size(self._left_free)} are "
+                "left to others"
+            )
+        pages.lock(piece)
+
+    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(*arguments, **named))
+
+
+def _size(nbytes: int) -> str:
+    if nbytes < 1 << 30:
+        return f"{nbytes / MIB:.1f} MiB"
+    return f"{nbytes / (1 << 30):.1f} GiB"

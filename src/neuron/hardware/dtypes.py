@@ -1,0 +1,50 @@
+"""The numbers that a model is computed in, as they are chosen from names and this CPU; no torch.
+
+Owns what the engine and the estimate before a load must agree on. Must not know models.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from neuron.hardware.host import computes_bfloat16, cpu_flags
+from neuron.models.errors import LoadCode, LoadError
+
+ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
+"""Bytes of a number that a model can be computed in."""
+STORED: Mapping[str, str] = MappingProxyType(
+    {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+)
+"""The dtypes of safetensors by the name that config.json gives them."""
+
+_PACKED_BF16 = (frozenset(("avx512bw", "avx512vl", "avx512dq")), frozenset(("avx_ne_convert",)))
+_PACKED_F16 = (frozenset(("avx512_fp16",)), frozenset(("avx_ne_convert",)))
+
+
+def chosen(asked: str, stored: str, *, cpu: bool) -> str:
+    """The dtype to compute in. *asked* is ``Start.dtype``; *stored* the checkpoint's own.
+
+    ``auto`` keeps the checkpoint's dtype, but on a *cpu* that would only emulate it computes in
+    float32. Raises :class:`LoadError` UNSUPPORTED for a name that is no dtype here.
+    """
+    name = stored if asked == "auto" else asked
+    name = STORED.get(name, name)
+    if name not in ITEM_BYTES:
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"dtype {name!r} is not supported. Use auto, float32, bfloat16 or float16.",
+        )
+    if asked == "auto" and cpu:
+        return name if name == "bfloat16" and computes_bfloat16() else "float32"
+    return name
+
+
+def packs(dtype: str) -> bool:
+    """Whether torch has packed matrices of *dtype* on this CPU, by the rules of oneDNN.
+
+    The engine tries it (``engine/probe.py``); this says what it is going to find.
+    """
+    if dtype == "float32":
+        return True
+    ways = _PACKED_BF16 if dtype == "bfloat16" else _PACKED_F16
+    flags = set(cpu_flags())
+    return any(way <= flags for way in ways)

@@ -1,0 +1,159 @@
+"""The channel between the neuron service and an engine process: both of its ends.
+
+A socketpair carries frames: four bytes of big-endian length, then one msgpack message of the
+unions in ``messages.py``. Owns framing and its bounds; must not know what messages mean, and
+imports no torch, since the service uses it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from neuron.ipc.messages import FromEngine, ToEngine
+
+MAX_FRAME_BYTES = 32 << 20
+"""No message is larger; a length beyond it means that the other end is not speaking frames."""
+WRITE_BUFFER_BYTES = 1 << 20
+"""Bytes that may wait in the service for a slow engine before ``send`` waits."""
+_RECEIVE_BYTES = 1 << 16
+_LENGTH_BYTES = 4
+
+Received = TypeVar("Received")
+
+
+class ChannelClosed(Exception):
+    """Raised when the other end is gone."""
+
+
+class FrameError(Exception):
+    """Raised when bytes on the channel are no valid frame or message."""
+
+
+class FrameReader(Generic[Received]):
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self, decoder: "msgspec.msgpack.Decoder[Received]") -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Received]:
+        """Takes more bytes and yields every message that is now complete."""
+        self._buffer += data
+        while (frame := self._frame()) is not None:
+            try:
+                message = self._decoder.decode(frame)
+            except msgspec.DecodeError as error:
+                raise FrameError(
+                    f"the engine channel carries an unreadable message: {error}"
+                ) from error
+            yield message
+
+    def _frame(self) -> bytes | None:
+        if len(self._buffer) < _LENGTH_BYTES:
+            return None
+        size = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
+        if size > MAX_FRAME_BYTES:
+            raise FrameError(f"the engine channel announces {size} bytes, over {MAX_FRAME_BYTES}")
+        end = _LENGTH_BYTES + size
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[_LENGTH_BYTES:end])
+        del self._buffer[:end]
+        return frame
+
+
+def encode_frame(encoder: msgspec.msgpack.Encoder, message: msgspec.Struct) -> bytes:
+    """One message as a frame; raises :class:`FrameError` if it is too large."""
+    body = encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a message of {len(body)} bytes is over {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+class EngineEnd:
+    """The blocking end, for the engine process."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self._socket = connection
+        self._encoder = msgspec.msgpack.Encoder()
+        self._reader = FrameReader(msgspec.msgpack.Decoder(ToEngine))
+
+    def send(self, message: FromEngine) -> None:
+        """Sends one message; waits while the service is slow to read."""
+        try:
+            self._socket.sendall(encode_frame(self._encoder, message))
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def receive(self, *, wait: bool) -> list[ToEngine]:
+        """Everything that has arrived; with *wait*, at least one message.
+
+        Raises :class:`ChannelClosed` when the service is gone.
+        """
+        messages: list[ToEngine] = []
+        while True:
+            flags = 0 if wait and not messages else socket.MSG_DONTWAIT
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES, flags)
+            except BlockingIOError:
+                return messages
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
+            if not data:
+                raise ChannelClosed("the service closed the channel")
+            messages.extend(self._reader.feed(data))
+
+
+class ServiceEnd:
+    """The asyncio end, for the neuron service."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._encoder = msgspec.msgpack.Encoder()
+        self._frames = FrameReader(msgspec.msgpack.Decoder(FromEngine))
+
+    @classmethod
+    async def open(cls, connection: socket.socket) -> "ServiceEnd":
+        """Takes over *connection*."""
+        reader, writer = await asyncio.open_connection(sock=connection)
+        writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        return cls(reader, writer)
+
+    async def send(self, message: ToEngine) -> None:
+        """Sends one message; waits while too many bytes wait for the engine.
+
+        Raises :class:`ChannelClosed` when the engine is gone.
+        """
+        if self._writer.is_closing():
+            raise ChannelClosed("the engine's end is closed")
+        self.send_soon(message)
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def send_soon(self, message: ToEngine) -> None:
+        """Sends a small message without waiting; silently lost if the engine is gone."""
+        if not self._writer.is_closing():  # uvloop raises where asyncio only logs
+            self._writer.write(encode_frame(self._encoder, message))
+
+    async def receive(self) -> list[FromEngine]:
+        """Waits for messages; an empty list means that the engine is gone."""
+        while True:
+            try:
+                data = await self._reader.read(_RECEIVE_BYTES)
+            except OSError:
+                return []
+            if not data:
+                return []
+            messages = list(self._frames.feed(data))
+            if messages:
+                return messages
+
+    def close(self) -> None:
+        """Closes this end; the engine sees the end of the channel and exits."""
+        self._writer.close()

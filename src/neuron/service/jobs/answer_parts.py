@@ -1,0 +1,101 @@
+"""From what the engine says about one answer to the parts that its client gets."""
+
+from collections.abc import Callable, Sequence
+
+from neuron.ipc.messages import Logprobs
+from neuron.service.jobs.prompt import Prompt, Prompter
+from neuron.text.aligner import Aligner
+from neuron.text.call_style import MARKS
+from neuron.text.splitter import OutputSplitter
+from neuron.text.xml_calls import Schema
+from protocol.frames import Part, Text
+from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
+
+
+class AnswerParts:
+    """Of one answer; fed with each of its tokens once, in order."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        prompt: Prompt,
+        prompter: Prompter,
+        new_call_id: Callable[[], str],
+    ) -> None:
+        self._tokenizer = prompter.tokenizer
+        self._request = request
+        self._prompt = prompt
+        self._aligner = Aligner() if request.sampling.logprobs is not None else None
+        self._marks = {
+            identity: mark
+            for mark in MARKS
+            if (identity := self._tokenizer.special_ids.get(mark)) is not None
+        }
+        self._splitter: OutputSplitter | None = None
+        if not prompt.rendering.is_raw:
+            tools = {tool.name: Schema(bytes(tool.parameters)) for tool in request.tools}
+            self._splitter = OutputSplitter(
+                starts_in_thinking=prompt.rendering.opens_thinking,
+                tools=tools or None,
+                new_call_id=new_call_id,
+                style=prompter.call_style,
+            )
+            self._splitter.feed(prompt.rendering.begun)
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether what was fed last is thinking."""
+        return self._splitter is not None and self._splitter.in_reasoning
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are."""
+        return self._splitter.calls if self._splitter else 0
+
+    @property
+    def is_enough(self) -> bool:
+        """The one call that was wanted is complete."""
+        return self._request.one_call and bool(self._splitter and self._splitter.ended_calls)
+
+    def echo(self, scores: Sequence[Logprobs] | None) -> tuple[Part, ...]:
+        """The prompt's text, with which the answer begins if that was asked for."""
+        if not self._request.echo:
+            return ()
+        if self._request.sampling.logprobs is None:
+            return (Text(self._prompt.rendering.text),)
+        first, *others = self._prompt.tokens
+        entries = [TokenLogprobs(self._tokenizer.token_bytes(first), None)]
+        entries += [
+            self._scored(token, score) for token, score in zip(others, scores or (), strict=False)
+        ]
+        return (Text(self._prompt.rendering.text, tuple(entries)),)
+
+    def feed(
+        self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = (), stop_text: str = ""
+    ) -> tuple[Part, ...]:
+        """New tokens, the text that is certain with them, and the stop text that ended it."""
+        text += "".join(self._marks.get(token, "") for token in tokens)
+        if self._request.sampling.include_stop:
+            text += stop_text
+        parts: tuple[Part, ...]
+        if self._splitter is None:
+            parts = (Text(text),) if text else ()
+        else:
+            parts = self._splitter.feed(text)
+        if self._aligner is None:
+            return parts
+        self._aligner.add(
+            self._scored(token, score) for token, score in zip(tokens, scores, strict=False)
+        )
+        return self._aligner.give(parts)
+
+    def finish(self) -> tuple[Part, ...]:
+        """The answer is over: what was held back."""
+        parts = self._splitter.finish() if self._splitter else ()
+        return self._aligner.give(parts) if self._aligner else parts
+
+    def _scored(self, token: int, score: Logprobs) -> TokenLogprobs:
+        top = tuple(
+            TokenLogprob(self._tokenizer.token_bytes(other), value) for other, value in score.top
+        )
+        return TokenLogprobs(self._tokenizer.token_bytes(token), score.token, top)

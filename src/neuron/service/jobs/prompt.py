@@ -1,0 +1,194 @@
+"""A job's request → prompt tokens and resolved sampling.
+
+The chat template, the tokenizer and the model's own defaults live here; everything that makes a
+request impossible for this model is said here, before the engine sees it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import msgspec
+
+from neuron.ipc.messages import Ready, Sample
+from neuron.text.call_style import CallStyle
+from neuron.text.generation import GenerationDefaults
+from neuron.text.template import ChatTemplate, opens_thinking
+from neuron.text.tokenizer import Tokenizer, prompt_hash
+from protocol.catalogue import CALL_STYLES
+from protocol.errors import ErrorCode, FleetError
+from protocol.generate import GenerateRequest, Role, Sampling
+from protocol.job import Job
+
+THINKING_ENDS = "\n</think>\n\n"
+"""For a prompt that opens it although a call has to come."""
+
+
+class Rendering(NamedTuple):
+    """A request's prompt, before it is known whether it fits."""
+
+    text: str
+    tokens: list[int]
+    opens_thinking: bool = False
+    """The prompt itself opened ``<think>``."""
+    is_raw: bool = False
+    """No template has made it: the answer is text and nothing else."""
+    begun: str = ""
+    """The end of the text is the beginning of the answer: a call that has to be made."""
+
+
+class Prompt(NamedTuple):
+    """A request, ready for the engine."""
+
+    rendering: Rendering
+    hash: str
+    sample: Sample
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt's."""
+        return self.rendering.tokens
+
+
+class Prompter:
+    """Prepares the jobs of one model."""
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+        call_style: CallStyle,
+    ) -> None:
+        self._template = template
+        self.call_style = call_style
+        self.tokenizer = tokenizer
+        self._defaults = defaults
+
+    @classmethod
+    def load(cls, folder: Path, call_style: str = "auto") -> Self:
+        """Reads a model folder; raises ``FleetError`` naming the file at fault. *call_style* is a
+        profile's; one that only a newer version knows counts as ``auto``."""
+        template = ChatTemplate.load(folder)
+        named = call_style if call_style in CALL_STYLES else template.call_style
+        return cls(
+            template, Tokenizer.load(folder), GenerationDefaults.load(folder), CallStyle(named)
+        )
+
+    async def prepare(self, job: Job, ready: Ready) -> Prompt:
+        """Raises ``FleetError`` when the template refuses the conversation or it is too long."""
+        request = job.request
+        limit = ready.context_limit
+        rendering = await self.render(request, job.rendered_at)
+        if request.truncates and len(rendering.tokens) >= limit:
+            rendering = await self._shortened(job, limit) or rendering
+        tokens = rendering.tokens
+        what = "messages" if request.prompt is None else "prompt"
+        if len(tokens) >= limit:
+            raise FleetError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"This model's maximum context length is {limit} tokens. However, your {what} "
+                f"resulted in {len(tokens)} tokens. Please reduce the length of the {what}.",
+                param=what,
+            )
+        if not tokens:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"{what}: there is no token in it. Send text.",
+                param=what,
+            )
+        sample = self._sample(request, job, limit - len(tokens), ready.vocab_size)
+        return Prompt(rendering, prompt_hash(tokens), sample)
+
+    async def _shortened(self, job: Job, limit: int) -> Rendering | None:
+        """The prompt without its oldest turns, as many as must go; None when even the last one is
+        too long. A later attempt leaves out what the first one has left out."""
+        request = job.request
+        wanted = request.sampling.max_tokens or limit
+        room = limit - min(wanted, limit // 4)
+        messages = request.messages
+        start = next((n for n, m in enumerate(messages) if m.role is not Role.SYSTEM), 0)
+        turns = [n for n, m in enumerate(messages) if m.role is Role.USER and n > start]
+
+        async def without(number: int) -> Rendering:
+            kept = (*messages[:start], *messages[turns[number] :])
+            shorter = msgspec.structs.replace(request, messages=kept)
+            return await self.render(shorter, job.rendered_at)
+
+        fewest, most = 0, len(turns)
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if len((await without(middle)).tokens) < room:
+                most = middle
+            else:
+                fewest = middle + 1
+        rendering: Rendering | None = None
+        for number in range(fewest, len(turns)):
+            rendering = await without(number)
+            if job.prompt_hash in ("", prompt_hash(rendering.tokens)):
+                break
+        return rendering
+
+    async def render(self, request: GenerateRequest, rendered_at: float) -> Rendering:
+        """The prompt of a request as text and as tokens. Raises ``FleetError`` when there cannot
+        be one."""
+        match request.prompt:
+            case None:
+                text = self._template.render(
+                    request.messages,
+                    request.tools,
+                    request.template_options,
+                    rendered_at=rendered_at,
+                    continues_last=request.continues_last,
+                )
+                opens, begun = opens_thinking(text), ""
+                if request.call is not None:
+                    begun = self.call_style.beginning(request.call)
+                    text += f"{THINKING_ENDS if opens else ''}{begun}"
+                    opens = False
+                tokens = await self.tokenizer.encode_async(text)
+                return Rendering(text, tokens, opens, begun=begun)
+            case str(text):
+                tokens = await self.tokenizer.encode_async(text, add_special=request.add_special)
+                return Rendering(text, tokens, is_raw=True)
+            case ids:
+                self._check_tokens(ids, self.tokenizer.vocab_size, "prompt")
+                return Rendering(self.tokenizer.decode(ids), list(ids), is_raw=True)
+
+    @staticmethod
+    def _check_tokens(tokens: tuple[int, ...], vocab_size: int, field: str) -> None:
+        foreign = [token for token in tokens if not 0 <= token < vocab_size]
+        if foreign:
+            raise FleetError(
+                ErrorCode.INVALID_REQUEST,
+                f"{field}: {foreign[0]} is not a token of this model, which has {vocab_size}.",
+                param=field,
+            )
+
+    def _sample(self, request: GenerateRequest, job: Job, room: int, vocab_size: int) -> Sample:
+        """The request's numbers, else the model's, else the field's usual ones."""
+        asked: Sampling = self._defaults.fill(request.sampling)
+        self._check_tokens(asked.stop_token_ids, vocab_size, "stop_token_ids")
+        self._check_tokens(asked.allowed_token_ids, vocab_size, "allowed_token_ids")
+        biased = tuple(token for token, _ in asked.logit_bias)
+        self._check_tokens(biased, vocab_size, "logit_bias")
+        end_tokens = () if asked.ignore_eos else tuple(sorted(self.tokenizer.end_ids))
+        max_tokens = min(room if asked.max_tokens is None else max(asked.max_tokens, 1), room)
+        return Sample(
+            max_tokens=max_tokens,
+            temperature=1.0 if asked.temperature is None else asked.temperature,
+            top_k=0 if asked.top_k is None else asked.top_k,
+            top_p=1.0 if asked.top_p is None else asked.top_p,
+            min_p=0.0 if asked.min_p is None else asked.min_p,
+            seed=job.seed,
+            choice=job.choice,
+            min_tokens=min(asked.min_tokens, max_tokens),
+            stop=asked.stop,
+            end_tokens=(*end_tokens, *asked.stop_token_ids),
+            presence_penalty=asked.presence_penalty or 0.0,
+            frequency_penalty=asked.frequency_penalty or 0.0,
+            repetition_penalty=asked.repetition_penalty or 1.0,
+            logit_bias=asked.logit_bias,
+            allowed_tokens=asked.allowed_token_ids or None,
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.logprobs if request.echo else None,
+        )

@@ -1,0 +1,193 @@
+"""Every job that this node runs or keeps, by id, and what gateways ask about single jobs.
+
+A job is *running* (a task works for it), *parked* (its gateway is gone; what it has answered is
+kept) or *over* (kept, because its last frames may have got lost). What is kept is forgotten after
+half a minute.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
+
+from neuron.service.jobs.running_job import Identity, RunningJob
+from protocol import codec, frames, subjects
+from protocol.bus import BusMessage
+from protocol.errors import ErrorCode, WireError
+from protocol.job import Cancel, Found, Job, Resume, Take, Taken
+
+log = logging.getLogger("neuron")
+
+KEEP_SECONDS = 30.0
+
+
+class Host(Protocol):
+    """Who computes a job: the worker of its model."""
+
+    @property
+    def step_age_seconds(self) -> float:
+        """Time since its engine finished a step."""
+        ...
+
+    def go_on(self, entry: "Entry") -> bool:
+        """Starts a parked job again; False when the engine is gone."""
+        ...
+
+
+class Entry:
+    """One job on this node."""
+
+    def __init__(self, job_id: str, attempt: int, host: Host) -> None:
+        self.id = job_id
+        self.attempt = attempt
+        self.host = host
+        self.running: RunningJob | None = None
+        """None until its prompt is ready."""
+        self.task: asyncio.Task[None] | None = None
+        """None while it is only kept."""
+        self.expires = float("inf")
+
+    def stop(self) -> None:
+        """Ends the work for it, if there is any."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Jobs:
+    """The node's jobs; knows neither models nor engines."""
+
+    def __init__(self, identity: Identity, clock: Callable[[], float] = time.monotonic) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, job_id: str) -> Entry | None:
+        """The job, running or kept."""
+        return self._entries.get(job_id)
+
+    def of(self, host: Host) -> Iterator[Entry]:
+        """The jobs that *host* is working for."""
+        return (e for e in list(self._entries.values()) if e.host is host and e.task is not None)
+
+    def add(self, job_id: str, attempt: int, host: Host) -> Entry:
+        """A new job, or a new attempt at one; the earlier one is stopped."""
+        self.forget(job_id)
+        entry = self._entries[job_id] = Entry(job_id, attempt, host)
+        return entry
+
+    def ended(self, entry: Entry, *, keep: bool) -> None:
+        """The current task worked for it and does no longer; *keep*: it may be asked for."""
+        if entry.task is not asyncio.current_task():
+            return  # somebody else has gone on with it
+        entry.task = None
+        entry.expires = self._clock() + KEEP_SECONDS
+        if not keep and self._entries.get(entry.id) is entry:
+            del self._entries[entry.id]
+
+    def forget(self, job_id: str) -> None:
+        """Stops and drops a job."""
+        found = self._entries.pop(job_id, None)
+        if found is not None:
+            found.stop()
+
+    def expire(self) -> None:
+        """Drops what has been kept long enough."""
+        now = self._clock()
+        for entry in list(self._entries.values()):
+            if entry.expires <= now:
+                self.forget(entry.id)
+
+    # -- what gateways ask ---------------------------------------------------------------------
+
+    def steered(self, message: BusMessage) -> None:
+        """``cortex.steer.<node>.<job>``."""
+        try:
+            order = codec.read_steer(message.data)
+        except codec.UnreadableMessage as error:
+            log.warning("ignored an order: %s", error)
+            return
+        job_id = subjects.last_token(message.subject)
+        entry = self._entries.get(job_id)
+        match order:
+            case Cancel(attempt):
+                if entry is not None and entry.attempt <= attempt:
+                    self.forget(job_id)
+            case Resume():
+                self._answer(self._resume(job_id, entry, order))
+
+    def found(self, message: BusMessage) -> None:
+        """``cortex.find.<job>``."""
+        entry = self._entries.get(subjects.last_token(message.subject))
+        if entry is not None and entry.running is not None and message.reply:
+            found = Found(
+                self._identity.node,
+                self._identity.instance,
+                entry.attempt,
+                entry.running.next_index,
+            )
+            self._answer(self._identity.bus.publish(message.reply, codec.encode(found)))
+
+    def taken(self, message: BusMessage) -> None:
+        """``cortex.take.<node>.<job>``."""
+        try:
+            take = codec.read_take(message.data)
+        except codec.UnreadableMessage as error:
+            log.warning("ignored an order: %s", error)
+            return
+        taken = Taken(self._take(subjects.last_token(message.subject), take))
+        self._answer(self._identity.bus.publish(message.reply, codec.encode(taken)))
+
+    def _take(self, job_id: str, take: Take) -> Job | None:
+        entry = self._entries.get(job_id)
+        running = entry.running if entry else None
+        if entry is None or running is None or entry.attempt >= take.attempt:
+            return None
+        client = running.job.client
+        if client is None or client.owner != take.owner:
+            return None
+        self._unpark(entry, running)
+        log.info("job %s: %s has taken it up", job_id, take.gateway)
+        entry.attempt = take.attempt
+        running.hand_over(take.gateway, take.attempt)
+        return running.job
+
+    @staticmethod
+    def _unpark(entry: Entry, running: RunningJob) -> None:
+        """Somebody is there for it again."""
+        if running.is_parked and not entry.host.go_on(entry):
+            running.give_up()
+
+    async def _resume(self, job_id: str, entry: Entry | None, order: Resume) -> None:
+        if entry is not None and entry.attempt == order.attempt:
+            running = entry.running
+            if running is None:
+                return  # Accepted comes first
+            self._unpark(entry, running)
+            await running.resume(order.index, entry.host.step_age_seconds)
+            return
+        is_elsewhere = entry is not None and entry.attempt > order.attempt
+        error = WireError(
+            ErrorCode.STREAM_LOST,
+            "The stream was taken up elsewhere."
+            if is_elsewhere
+            else f"Node {self._identity.node} does not know the request any more.",
+        )
+        failed = frames.Failed(
+            attempt=order.attempt,
+            instance=self._identity.instance,
+            node=self._identity.node,
+            error=error,
+            retryable=not is_elsewhere,
+        )
+        subject = subjects.reply(order.gateway, job_id)
+        await self._identity.bus.publish(subject, codec.encode(failed))
+
+    def _answer(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)

@@ -1,0 +1,305 @@
+"""One job on a neuron: from the prompt's tokens to the frames of its answer.
+
+It turns what the engine says about one sequence into frames for the gateway, keeps them so that
+lost ones can be sent again, and keeps the counts for the final one. It decides nothing about other
+jobs.
+"""
+
+import time
+
+import msgspec
+
+from neuron.ipc.messages import Output, Progress, Refused
+from neuron.service.jobs.answer_parts import AnswerParts
+from neuron.service.jobs.prompt import Prompt, Prompter
+from neuron.service.jobs.transcript import Piece, Transcript
+from protocol import codec, frames, subjects
+from protocol.bus import Bus
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.frames import Part, Phase
+from protocol.generate import FinishReason, Timings, Usage
+from protocol.job import Job
+
+
+class Identity:
+    """Who sends the frames."""
+
+    def __init__(self, bus: Bus, node: str, instance: str) -> None:
+        self.bus = bus
+        self.node = node
+        self.instance = instance
+
+    async def send(self, job: Job, frame: frames.AnyFrame) -> None:
+        """Publishes a frame to the job's gateway."""
+        await self.bus.publish(subjects.reply(job.gateway, job.id), codec.encode(frame))
+
+    async def refuse(self, job: Job, error: WireError, *, ack: str, retryable: bool) -> None:
+        """Ends a job that has not begun."""
+        await self.send(
+            job,
+            frames.Failed(
+                attempt=job.attempt,
+                instance=self.instance,
+                node=self.node,
+                error=error,
+                retryable=retryable,
+                ack=ack,
+            ),
+        )
+
+
+class RunningJob:
+    """A job that has been accepted, and its answer for as long as it is kept."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        job: Job,
+        prompt: Prompt,
+        prompter: Prompter,
+        *,
+        revision: str = "",
+        numerics: str = "",
+    ) -> None:
+        self.job = job
+        self.prompt = prompt
+        self.is_parked = False
+        """Its gateway is gone, so that the engine does not work for it."""
+        self._identity = identity
+        self._revision = revision
+        self._numerics = numerics
+        self._transcript = Transcript()
+        self._parts = AnswerParts(job.request, prompt, prompter, _CallIds(job.id))
+        self._accepted = False
+        self._last: frames.Finished | frames.Failed | None = None
+        self._phase = Phase.QUEUED
+        self._done = 0
+        self._reasoning_tokens = 0
+        self._cached_tokens = 0
+        self._arrived = time.monotonic()
+        self._started = 0.0
+        self._first_token = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its last frame has been sent."""
+        return self._last is not None
+
+    def hold(self) -> None:
+        """It waits outside of the engine."""
+        self._phase = Phase.HELD
+
+    def let_in(self) -> None:
+        """The engine gets it."""
+        self._phase = Phase.QUEUED
+
+    @property
+    def has_new_token(self) -> bool:
+        """Whether this attempt has produced anything."""
+        return self._phase is Phase.DECODE
+
+    @property
+    def next_index(self) -> int:
+        """How many tokens of the answer there are."""
+        return max(self._transcript.next_index, len(self.job.tokens_so_far))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The answer so far."""
+        return self._transcript.tokens() or self.job.tokens_so_far
+
+    async def accept(self, ack: str = "") -> None:
+        """Tells the gateway; also again, when the hand-over was delivered a second time."""
+        await self._send(
+            frames.Accepted(
+                attempt=self.job.attempt,
+                instance=self._identity.instance,
+                node=self._identity.node,
+                prompt_tokens=len(self.prompt.tokens),
+                prompt_hash=self.prompt.hash,
+                revision=self._revision,
+                numerics=self._numerics,
+                max_tokens=self.prompt.sample.max_tokens,
+                ack=ack,
+            )
+        )
+        self._accepted = True
+
+    async def keep_alive(self, step_age_seconds: float) -> None:
+        """Sent twice a second, and on request; never before Accepted, which must come first."""
+        if not self._accepted:
+            return
+        await self._send(
+            frames.KeepAlive(
+                attempt=self.job.attempt,
+                instance=self._identity.instance,
+                next_index=self.next_index,
+                phase=self._phase,
+                done=self._done,
+                total=len(self.prompt.tokens),
+                step_age_seconds=round(step_age_seconds, 3),
+            )
+        )
+
+    async def resume(self, index: int, step_age_seconds: float) -> None:
+        """Sends again what its gateway may have missed, from token *index* on."""
+        if not self._accepted:
+            return
+        if index <= len(self.job.tokens_so_far):
+            await self.accept()
+        for piece in self._transcript.since(index):
+            await self._send_piece(piece)
+        if self._last is None:
+            await self.keep_alive(step_age_seconds)
+        else:
+            await self._send(self._last)
+
+    def hand_over(self, gateway: str, attempt: int) -> None:
+        """Another gateway owns it from now on; its tokens are all of earlier attempts."""
+        self.job = msgspec.structs.replace(self.job, gateway=gateway, attempt=attempt)
+        if self._last is not None:
+            self._last = msgspec.structs.replace(self._last, attempt=attempt)
+
+    async def on_event(self, event: Output | Progress | Refused, step_seconds: float) -> None:
+        """The engine did something for this job, in a step that took so long."""
+        if not self._started:
+            self._started = max(self._arrived, time.monotonic() - step_seconds)
+        match event:
+            case Progress():
+                self._phase = Phase.PREFILL
+                self._done = min(event.computed, len(self.prompt.tokens))
+            case Output():
+                await self._on_output(event)
+            case Refused():
+                await self.fail(
+                    FleetError(ErrorCode(event.code), event.message).error,
+                    retryable=event.code == ErrorCode.OVERLOADED,
+                )
+
+    async def fail(self, error: WireError, *, retryable: bool) -> None:
+        """The last frame of a job that cannot be finished here."""
+        await self._send(self._failed(error, retryable=retryable))
+
+    def give_up(self) -> None:
+        """It was parked, and its model has left meanwhile: whoever asks for it gets the answer so
+        far, and goes on elsewhere."""
+        self.is_parked = False
+        error = WireError(
+            ErrorCode.STREAM_LOST,
+            f"Node {self._identity.node} has {self.job.request.model} no more.",
+            retry_after_seconds=1,
+        )
+        self._failed(error, retryable=True)
+
+    def _failed(self, error: WireError, *, retryable: bool) -> frames.Failed:
+        self._last = frames.Failed(
+            attempt=self.job.attempt,
+            instance=self._identity.instance,
+            node=self._identity.node,
+            error=error,
+            retryable=retryable,
+        )
+        return self._last
+
+    async def _on_output(self, output: Output) -> None:
+        if self._phase is not Phase.DECODE:
+            self._phase = Phase.DECODE
+            self._done = len(self.prompt.tokens)
+            self._first_token = self._first_token or time.monotonic()
+            self._cached_tokens = self._cached_tokens or output.cached
+        self._replay(output)
+        finish, stop_text = output.finish, output.stop_text
+        if output.tokens:
+            piece = self._grow(output)
+            if self._parts.is_enough and finish is None:
+                finish = FinishReason.STOP
+                piece = self._transcript.extend_last(self._parts.finish())
+            await self._send_piece(piece)
+        if finish is not None:
+            await self._finish(finish, stop_text)
+
+    def _replay(self, output: Output) -> None:
+        """Lets the transcript catch up with an earlier attempt, whose frames were sent then."""
+        done = self._transcript.next_index
+        tokens = self.job.tokens_so_far
+        for index in range(done, len(output.replayed)):
+            is_last = output.finish is not None and index == len(output.replayed) - 1
+            again = Output(
+                output.id,
+                index,
+                [tokens[index]],
+                output.replayed[index],
+                finish=output.finish if is_last and not output.tokens else None,
+                stop_text=output.stop_text if is_last and not output.tokens else "",
+                prompt_logprobs=output.prompt_logprobs,
+            )
+            self._grow(again)
+
+    def _grow(self, output: Output) -> Piece:
+        parts: tuple[Part, ...] = ()
+        if self._transcript.next_index == 0:
+            parts = self._parts.echo(output.prompt_logprobs)
+        if not self._is_scored_only:
+            parts += self._parts.feed(output.tokens, output.text, output.logprobs, output.stop_text)
+        if self._parts.in_reasoning:
+            self._reasoning_tokens += len(output.tokens)
+        if output.finish is not None:
+            parts += self._parts.finish()
+        return self._transcript.add(output.tokens, parts)
+
+    @property
+    def _is_scored_only(self) -> bool:
+        """No token was asked for: the engine makes one all the same, and nobody sees it."""
+        return self.job.request.sampling.max_tokens == 0
+
+    async def _send_piece(self, piece: Piece) -> None:
+        await self._send(
+            frames.Delta(
+                attempt=self.job.attempt,
+                instance=self._identity.instance,
+                index=piece.start,
+                tokens=piece.tokens,
+                choice=self.job.choice,
+                parts=piece.parts,
+                cached_tokens=0 if piece.start else self._cached_tokens,
+            )
+        )
+
+    async def _finish(self, reason: FinishReason, stop_text: str) -> None:
+        if reason is FinishReason.STOP and self._parts.calls:
+            reason = FinishReason.TOOL_CALLS
+        now = time.monotonic()
+        self._last = frames.Finished(
+            attempt=self.job.attempt,
+            instance=self._identity.instance,
+            next_index=self._transcript.next_index,
+            reason=reason,
+            usage=Usage(
+                prompt_tokens=len(self.prompt.tokens),
+                completion_tokens=0 if self._is_scored_only else self._transcript.next_index,
+                cached_tokens=self._cached_tokens,
+                reasoning_tokens=self._reasoning_tokens,
+            ),
+            timings=Timings(
+                queue_seconds=round(self._started - self._arrived, 6),
+                prefill_seconds=round(self._first_token - self._started, 6),
+                decode_seconds=round(now - self._first_token, 6),
+            ),
+            stop_text=stop_text,
+        )
+        await self._send(self._last)
+
+    async def _send(self, frame: frames.AnyFrame) -> None:
+        await self._identity.send(self.job, frame)
+
+
+class _CallIds:
+    """Ids of tool calls: derived from the job, so that a repeated attempt gives the same ones."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self._count = 0
+
+    def __call__(self) -> str:
+        self._count += 1
+        return f"call_{self._job_id[:20]}{self._count:04x}"

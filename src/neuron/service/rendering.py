@@ -1,0 +1,101 @@
+"""Answers what a prompt looks like in text and tokens, for any model whose files are here.
+
+Loading has nothing to do with it: a tokenizer is read when somebody asks, and the latest few are
+kept.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from neuron.files import sources
+from neuron.service.jobs.prompt import Prompter
+from neuron.service.residents.offers import Offer
+from protocol import codec
+from protocol.bus import Bus, BusMessage
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.render import Render, Rendered
+
+log = logging.getLogger("neuron")
+
+KEPT = 4
+AT_ONCE = 2
+"""Long prompts take a core each."""
+
+OfferOf = Callable[[str], Offer | None]
+LimitOf = Callable[[str], int]
+"""A loaded model's context; 0 = it is not loaded."""
+
+
+class Texts:
+    """The endpoint of one node."""
+
+    def __init__(self, node: str, bus: Bus, offer_of: OfferOf, limit_of: LimitOf) -> None:
+        self._node = node
+        self._bus = bus
+        self._offer_of = offer_of
+        self._limit_of = limit_of
+        self._kept: OrderedDict[tuple[Path, float, str], Prompter] = OrderedDict()
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def asked(self, message: BusMessage) -> None:
+        """``cortex.node.<node>.render``."""
+        task = asyncio.create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: BusMessage) -> None:
+        try:
+            async with self._turns:
+                rendered = await self._rendered(codec.read_render(message.data))
+        except codec.UnreadableMessage as error:
+            log.warning("ignored a question: %s", error)
+            return
+        except FleetError as error:
+            rendered = Rendered(error=error.error)
+        except Exception:
+            log.exception("a prompt")
+            text = f"Node {self._node} failed; its log has the details."
+            rendered = Rendered(error=WireError(ErrorCode.INTERNAL, text))
+        data = codec.encode(rendered)
+        if len(data) > self._bus.max_payload_bytes:
+            text = f"The answer has {len(data)} bytes, more than fit on the bus. Send less text."
+            data = codec.encode(Rendered(error=WireError(ErrorCode.REQUEST_TOO_LARGE, text)))
+        await self._bus.publish(message.reply, data)
+
+    async def _rendered(self, asked: Render) -> Rendered:
+        model = asked.request.model
+        prompter = await self._prompter(model)
+        found = await prompter.render(asked.request, asked.rendered_at)
+        pieces: tuple[str, ...] = ()
+        if asked.pieces:
+            raw = (prompter.tokenizer.token_bytes(token) for token in found.tokens)
+            pieces = tuple(piece.decode(errors="replace") for piece in raw)
+        return Rendered(tuple(found.tokens), found.text, pieces, self._limit_of(model))
+
+    async def _prompter(self, model: str) -> Prompter:
+        offer = self._offer_of(model)
+        folder = await asyncio.to_thread(sources.local_folder, offer.source) if offer else None
+        if offer is None or folder is None:
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"Node {self._node} does not have the files of {model}.",
+                retry_after_seconds=5,
+            )
+        style = offer.profile.tool_calls
+        key = (folder, await asyncio.to_thread(_changed_at, folder), style)
+        prompter = self._kept.pop(key, None)
+        if prompter is None:
+            prompter = await asyncio.to_thread(Prompter.load, folder, style)
+        self._kept[key] = prompter
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return prompter
+
+
+def _changed_at(folder: Path) -> float:
+    """Of the newest small file: another one means another tokenizer or template."""
+    return max((path.stat().st_mtime for path in folder.glob("*.json*")), default=0.0)

@@ -1,0 +1,179 @@
+"""What this node could load: every model that it knows of, loaded or not.
+
+Known are the models of ``default_models``, the folders in ``model_dirs``, what lies complete in the
+Hub's cache, whatever an order has named, and what the catalogue lists; the demo when there is
+nothing else. For each of them the node says whether it has the files and what it would take here,
+so that the placer can decide without asking. Must not know engines, jobs or the bus.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from neuron.config import NeuronConfig
+from neuron.files import hub, sources
+from neuron.models.errors import LoadError
+from neuron.sizing.appraisal import appraise
+from protocol.catalogue import Profile
+from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.fleet import Device, Estimate
+
+log = logging.getLogger("neuron")
+
+
+class Offer(NamedTuple):
+    """A model as this node could load it."""
+
+    model: str
+    source: str
+    profile: Profile
+    has_files: bool = False
+    estimate: Estimate | None = None
+    error: WireError | None = None
+    """Why it cannot be loaded here."""
+    load_seconds: float = 0.0
+    """What its last load took."""
+
+
+class Offers:
+    """All of them, by model."""
+
+    def __init__(self, config: NeuronConfig, devices: tuple[Device, ...]) -> None:
+        """Raises ``FleetError`` for a source in *config* without a usable name."""
+        self._config = config
+        self._devices = devices
+        self._offers: dict[str, Offer] = {}
+        self._sources = {sources.model_id(source): source for source in config.default_models}
+        self._catalogue: dict[str, Profile] = {}
+        self._seen: dict[tuple[str, Profile], int] = {}  # bytes beside the KV cache
+
+    def __iter__(self) -> Iterator[Offer]:
+        return iter(list(self._offers.values()))
+
+    def get(self, model: str) -> Offer | None:
+        """What is known of a model."""
+        return self._offers.get(model)
+
+    def add(self, model: str, source: str, profile: Profile | None) -> None:
+        """An order names a model: from now on it is known. Raises ``FleetError`` for a source
+        without a usable name."""
+        if not source and profile is not None:
+            source = _listed_source(profile)
+        known = self._offers.get(model)
+        if not source:
+            source = known.source if known else model
+        source = _named_so(model, source)
+        self._sources[model] = source
+        self._set(model, source, profile or self._catalogue.get(model) or Profile(model))
+
+    def list_profile(self, model: str, profile: Profile | None) -> None:
+        """The catalogue has a profile, or has it no more."""
+        if profile is None:
+            self._catalogue.pop(model, None)
+        else:
+            self._catalogue[model] = profile
+
+    async def look(self, loaded: Collection[str]) -> None:
+        """Reads again what is there: folders come and go, the catalogue changes. The *loaded* ones
+        stay as they are."""
+        cached, found = await asyncio.to_thread(self._found)
+        source_of = {**cached, **found, **self._sources}
+        for model, profile in self._catalogue.items():
+            if not profile.nodes or self._config.name in profile.nodes:
+                listed = _listed_source(profile) or source_of.get(model, model)
+                try:
+                    source_of[model] = _named_so(model, listed)
+                except FleetError as error:
+                    log.warning("not offered: %s", error)
+        if not source_of:
+            source_of = {sources.DEMO_ID: sources.DEMO_ID}
+        for model in set(self._offers) - set(source_of) - set(loaded):
+            del self._offers[model]
+        for model in sorted(set(source_of) - set(loaded)):
+            self._set(model, source_of[model], self._catalogue.get(model) or Profile(model))
+            offer = await self.appraise(model)
+            is_asked_for = model in found or model in self._sources or model in self._catalogue
+            if not is_asked_for and (offer.error or not offer.has_files):
+                self._offers.pop(model, None)  # a cache holds all kinds of things
+
+    async def appraise(self, model: str) -> Offer:
+        """Looks at a model's files, and at what it would take."""
+        offer = self._offers[model]
+        folder: Path | None = None
+        estimate, error = None, None
+        try:
+            folder = await asyncio.to_thread(sources.local_folder, offer.source)
+            estimate = await asyncio.to_thread(
+                appraise,
+                folder,
+                offer.profile,
+                self._config,
+                self._devices,
+                self._seen.get((offer.source, offer.profile), 0),
+            )
+        except (FleetError, LoadError) as failure:
+            code = ErrorCode.MODEL_UNAVAILABLE
+            if isinstance(failure, FleetError):
+                code = failure.error.code
+            error = WireError(code, str(failure))
+        except Exception as bug:  # whatever lies in a folder, the node goes on
+            log.exception("looking at %s", model)
+            error = WireError(ErrorCode.INTERNAL, f"{type(bug).__name__}: {bug}")
+        new = offer._replace(has_files=folder is not None, estimate=estimate, error=error)
+        if self._offers.get(model) is offer:
+            self._offers[model] = new
+        return new
+
+    def took(self, model: str, seconds: float) -> None:
+        """A load of it took so long."""
+        self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
+
+    def takes(self, model: str, nbytes: int) -> None:
+        """Its process has been seen to take so much beside its KV cache: the most counts."""
+        if offer := self._offers.get(model):
+            key = (offer.source, offer.profile)
+            self._seen[key] = max(nbytes, self._seen.get(key, 0))
+
+    def _set(self, model: str, source: str, profile: Profile) -> None:
+        known = self._offers.get(model)
+        if known is None or (known.source, known.profile) != (source, profile):
+            seconds = known.load_seconds if known else 0.0
+            self._offers[model] = Offer(model, source, profile, load_seconds=seconds)
+
+    def _found(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Sources by model: of the Hub's cache, and of the folders with models."""
+        folders = [
+            str(folder)
+            for place in self._config.model_dirs
+            for folder in sources.folders_in(Path(place).expanduser())
+        ]
+        cached = hub.cached_models() if self._config.offer_hub_cache else []
+        return _named(cached), _named(folders)
+
+
+def _listed_source(profile: Profile) -> str:
+    """Where a profile says the files are; empty when it does not."""
+    if not profile.revision:
+        return profile.source
+    return f"{profile.source or profile.id}@{profile.revision}"
+
+
+def _named_so(model: str, source: str) -> str:
+    """*source* such that the model has this name. Raises ``FleetError`` for an unusable one."""
+    if sources.model_id(source) == model:
+        return source
+    sources.model_id(f"{model}={source}")
+    return f"{model}={source}"
+
+
+def _named(references: Iterable[str]) -> dict[str, str]:
+    """What has no usable name cannot be offered."""
+    named = {}
+    for source in references:
+        try:
+            named[sources.model_id(source)] = source
+        except FleetError as error:
+            log.warning("not offered: %s", error)
+    return named

@@ -1,0 +1,66 @@
+"""dtypes and threads for the machine at hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron.engine.machine.device import choose_dtype, default_threads
+from neuron.hardware.host import cpu_flags
+from neuron.models.errors import LoadError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "on", "flags", "expected"),
+    [
+        ("auto", "bfloat16", CPU, [], torch.float32),
+        ("auto", "bfloat16", CPU, ["avx2", "avx512_bf16"], torch.bfloat16),
+        ("auto", "float16", CPU, ["avx512_bf16"], torch.float32),
+        ("auto", "float32", CPU, ["amx_bf16"], torch.float32),
+        ("auto", "BF16", CUDA, [], torch.bfloat16),
+        ("auto", "float16", CUDA, [], torch.float16),
+        ("bfloat16", "float32", CPU, [], torch.bfloat16),
+        ("float32", "bfloat16", CUDA, [], torch.float32),
+    ],
+)
+def test_dtype(
+    asked: str,
+    stored: str,
+    on: torch.device,
+    flags: list[str],
+    expected: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("neuron.hardware.host.cpu_flags", lambda: flags)
+    assert choose_dtype(asked, stored, on) == expected
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(LoadError, match="'int4' is not supported"):
+        choose_dtype("int4", "float32", CPU)
+
+
+def cpuinfo(tmp_path: Path) -> Path:
+    """Two cores with two hyperthreads each."""
+    blocks = [
+        f"processor\t: {i}\nphysical id\t: 0\ncore id\t\t: {i // 2}\nflags\t\t: sse avx512_bf16\n"
+        for i in range(4)
+    ]
+    (tmp_path / "cpuinfo").write_text("\n".join(blocks))
+    return tmp_path / "cpuinfo"
+
+
+def test_threads_are_physical_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert default_threads(1 << 30, cpuinfo(tmp_path)) == 2
+    assert default_threads(1 << 20, cpuinfo(tmp_path)) == 1
+    assert default_threads(1 << 30, tmp_path / "absent") == 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert default_threads(1 << 30, cpuinfo(tmp_path)) == 1
+
+
+def test_flags(tmp_path: Path) -> None:
+    assert cpu_flags(cpuinfo(tmp_path)) == ["sse", "avx512_bf16"]
+    assert cpu_flags(tmp_path / "absent") == []
