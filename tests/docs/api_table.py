@@ -17,7 +17,7 @@ from cortex.api.dialects.responses.types import ResponsesRequest
 from cortex.api.endpoints.tokenization import DetokenizeRequest, TokenizeRequest
 
 PARAMETERS = "fleet/test_parameters.py"
-DECODERS = "cortex/test_decoders.py"
+DECODERS = "cortex/api/dialects/test_decoders.py"
 SDKS = "fleet/test_sdks.py"
 MESSAGES = "fleet/test_messages.py"
 BAD_INPUT = "fleet/test_bad_input.py"
@@ -309,8 +309,8 @@ Base address: `http://127.0.0.1:31313`. Every endpoint is also found without `/v
 Anthropic's dialect under `/anthropic`. Unknown fields are ignored; a known field of a wrong type or
 range is a 400 that names it; null is the same as absent. Errors are written in the dialect of their
 path. What clients have to be told is in [clients.md](clients.md); what they get, byte for byte, in
-[transcripts](../tests/cortex/transcripts). A body has 32 MiB at most, and what the bus takes of it
-(8 MiB as `deploy/nats.conf` has it).
+[transcripts](../tests/cortex/api/dialects/transcripts). A body has 32 MiB at most, and what the bus
+takes of it (8 MiB as `deploy/nats.conf` has it).
 
 `/apply-template`, `/v1/chat/completions/input_tokens` and `/v1/responses/input_tokens` take the
 body of the request that they are asked about. `GET /v1/models` lists all models under all their

@@ -374,8 +374,7 @@ async def test_a_slow_consumer_holds_up_nobody(shared: EngineProcess) -> None:
 
 
 async def test_the_service_side_never_imports_torch() -> None:
-    code = "import sys, neuron.engine_process.client\n"
-    code += "assert not {'torch', 'tokenizers'} & {*sys.modules}"
+    code = "import sys, neuron.engine_process.client; assert 'torch' not in sys.modules"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0
 
