@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cortex.streams.state import Broken, Ended
+from cortex.streams.events import Broken, Ended
 from neuron.ipc.messages import Add, Output, Sample
 from protocol.generate import GenerateRequest, Message, Role, Sampling
 from tests.support.fleet import MODEL, running_fleet

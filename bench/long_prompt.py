@@ -17,7 +17,7 @@ from typing import Any
 
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.engine.scheduler import CHUNK_TOKENS
+from neuron.ipc.defaults import CHUNK_TOKENS
 from neuron.ipc.messages import Add, Sample, Start, Step
 from neuron.layers.paging import BLOCK_TOKENS
 from tests.support.tiny_models import write_checkpoint

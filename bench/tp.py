@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from neuron.engine.ranks.lines import Compute, FollowerEnd, Leader, Piece
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.engine_process.client import EngineProcess
 from neuron.ipc.messages import Add, FromEngine, Sample, Start, Step
+from neuron.ipc.rank_commands import Compute, Piece
 from neuron.tp_check import check
 from tests.support.tiny_models import write_checkpoint
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from cortex.dispatch.wait_budget import PLACE_SECONDS
+from cortex.placement.demand_writer import PLACE_SECONDS
 from cortex.placement.eviction import Strategy
 from protocol.names import InvalidName, check_host_id
 from protocol.runtime.settings import SettingsError, load_or_default

@@ -13,7 +13,8 @@ from cortex.dispatch.render_client import Prompts
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
 from cortex.placement.demand_writer import Wants
-from cortex.placement.service import Options, Placing
+from cortex.placement.options import Options
+from cortex.placement.service import Placing
 from cortex.telemetry.history import History
 from cortex.telemetry.metrics import Metrics
 from protocol import codec, keys, subjects
@@ -22,6 +23,7 @@ from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 from protocol.runtime.settings import SettingsError
+from protocol.runtime.waiting import wait_at_most
 
 HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02
@@ -188,9 +190,7 @@ class Gateway:
             if self.bus.is_connected:
                 beat = GatewayHeartbeat(self.id, self.instance, self.placing.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._pulse_wanted.wait()
+            await wait_at_most(self._pulse_wanted, HEARTBEAT_SECONDS)
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()

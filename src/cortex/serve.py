@@ -17,7 +17,7 @@ from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
 from cortex.fleet import models_file
 from cortex.gateway import Gateway, running_gateway
-from cortex.placement.service import Options
+from cortex.placement.options import Options
 from protocol.bus import Bus
 from protocol.runtime.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.runtime.settings import SettingsError, read_token

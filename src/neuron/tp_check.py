@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from neuron.config import engine_environment, visible_devices
-from neuron.engine.ranks.lines import ENVIRONMENT, UNTRIED
 from neuron.hardware.discovery import Hardware
+from neuron.ipc.rank_commands import ENVIRONMENT, UNTRIED
 from protocol.fleet import DeviceKind
 
 SECONDS = 120.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cortex.placement.service import Options
+from cortex.placement.options import Options
 from neuron.ipc.messages import Start
 from protocol import keys
 from protocol.bus import Bus, KvView

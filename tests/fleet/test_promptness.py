@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cortex.dispatch.receiver import Stream
-from cortex.streams.state import Event, Started
+from cortex.streams.events import Event, Started
 from tests.support.fleet import MODEL, TestFleet, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer

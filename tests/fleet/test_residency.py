@@ -8,7 +8,7 @@ import pytest
 
 from cortex.fleet.state import NEW_SECONDS
 from cortex.placement.eviction import Strategy
-from cortex.placement.service import Options
+from cortex.placement.options import Options
 from neuron.engine_process.client import EngineLoadError
 from neuron.ipc.messages import Start
 from protocol import keys

@@ -11,7 +11,7 @@ import httpx2
 
 from cortex.app import make_app
 from cortex.gateway import USUAL, Gateway, running_gateway
-from cortex.placement.service import Options
+from cortex.placement.options import Options
 from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine_protocol import StartEngine

@@ -12,8 +12,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
-from neuron.engine.ranks.lines import ENVIRONMENT, FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.engine.ranks.rendezvous import follow, lead
+from neuron.ipc.rank_commands import ENVIRONMENT
 from neuron.layers.group import ALONE, Group
 
 P = ParamSpec("P")

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cortex.api.errors import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.runtime.sizes import size_text
 
 MAX_BODY_BYTES = 32 << 20
 SILENT_SECONDS = 30.0
@@ -72,7 +73,8 @@ async def _receive(receive: Receive) -> Message:
 def _too_large(size: int, limit: int) -> FleetError:
     return FleetError(
         ErrorCode.REQUEST_TOO_LARGE,
-        f"The body has {size} bytes or more; this gateway takes {limit >> 20} MiB. Send less.",
+        f"The body has at least {size:,} bytes; this gateway takes at most {limit:,} "
+        f"({size_text(limit)}). Send less.",
     )
 
 

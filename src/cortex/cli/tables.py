@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cortex.gateway_client import aligned, state_text
-from cortex.placement.fit import size_text
+from protocol.runtime.sizes import size_text
 
 Json = dict[str, Any]
 _LOADED = ("loading", "ready", "draining")

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.receiver import Stream
-from cortex.streams.state import Event
+from cortex.streams.events import Event
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Priority
 from protocol.names import new_job_id, sibling_job_id
+from protocol.runtime.waiting import wait_at_most
 
 
 class Choice(NamedTuple):
@@ -53,11 +54,7 @@ class Answer:
     async def take(self, timeout: float) -> list[tuple[int, list[Event]]]:
         """What has arrived, by the choice's number; empty after *timeout* seconds without anything,
         or when closed."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._arrived.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._arrived, timeout)
         if self.is_closed:
             return []
         self._arrived.clear()

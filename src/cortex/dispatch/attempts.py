@@ -19,12 +19,13 @@ from cortex.dispatch import router
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.wait_budget import Patience
 from cortex.fleet.state import Fleet, Placed
-from cortex.streams.state import Move
+from cortex.streams.events import Move
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.bus.connection import BusOverflow
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.job import Cancel, Job, Priority
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("carrier")
 
@@ -118,9 +119,7 @@ class Carrier:
 
     async def taken_up(self, node: str) -> None:
         """All of it for a stream that already runs on *node*, which has been asked for it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DIRECT_SECONDS * 4):
-                await self._stream.turn.wait()
+        await wait_at_most(self._stream.turn, DIRECT_SECONDS * 4)
         if not self._stream.turn.is_set():
             why = f"Node {node} did not answer."
             self._stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why)))
@@ -201,17 +200,13 @@ class Carrier:
             await self._bus.publish(subjects.run(self._model, node), data)
         except BusOverflow as error:
             raise too_large(error) from None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND):
-                await self._stream.turn.wait()
+        await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
         return self._is_taken
 
     async def _until_taken(self, patience: Patience, *, is_patient: bool) -> None:
         """Until a neuron has accepted or refused the job."""
         while not self._stream.turn.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
-                    await self._stream.turn.wait()
+            await wait_at_most(self._stream.turn, _LOOK_AGAIN_SECONDS)
             self._check(patience, is_patient=is_patient)
 
     @property

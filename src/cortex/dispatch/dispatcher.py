@@ -18,10 +18,10 @@ from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
 from cortex.dispatch.prefix_affinity import Affinity, beginnings
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.request_queue import Line, Place
-from cortex.dispatch.wait_budget import PLACE_SECONDS, QUEUE_SECONDS, Patience
+from cortex.dispatch.wait_budget import QUEUE_SECONDS, Patience
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
-from cortex.placement.demand_writer import Unplaced, Waiting
+from cortex.placement.demand_writer import PLACE_SECONDS, Unplaced, Waiting
 from cortex.placement.fit import Answer
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull

@@ -12,18 +12,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
+from cortex.streams.events import Action, Alive, Broken, Event, Move, Parts, Repair, Stranger
 from cortex.streams.inbox import Inbox
-from cortex.streams.state import (
-    Action,
-    Alive,
-    Broken,
-    Event,
-    Move,
-    Parts,
-    Repair,
-    Stranger,
-    StreamState,
-)
+from cortex.streams.state import StreamState
 from cortex.telemetry.request_record import Record
 from protocol import codec, subjects
 from protocol.bus import Bus, BusMessage

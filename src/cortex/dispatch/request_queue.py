@@ -17,6 +17,7 @@ from collections.abc import Callable
 from cortex.dispatch.fair_queue import Turns
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Priority
+from protocol.runtime.waiting import wait_at_most
 
 MAX_WAITING = 1024
 """Requests of one model that may wait in one gateway; more are told to come back."""
@@ -53,11 +54,7 @@ class Place:
 
     async def wait(self, timeout: float) -> None:
         """Returns when the turn has come, or after *timeout* seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._turn.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._turn, timeout)
 
     def call(self) -> None:
         """It is this request's turn; for the line."""

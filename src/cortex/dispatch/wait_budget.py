@@ -4,14 +4,13 @@ import time
 from collections.abc import Callable
 
 from cortex.dispatch import router
+from cortex.placement.demand_writer import PLACE_SECONDS
 from protocol.errors import ErrorCode, FleetError
 
 QUEUE_SECONDS = 60.0
 """For a neuron, while some node is ready."""
 LOAD_SECONDS = 900.0
 """For its model to load."""
-PLACE_SECONDS = 120.0
-"""For a place for its model, beside others that are in use, unless ``load_wait_seconds`` says."""
 NO_NEURON_SECONDS = 15.0
 """For a node, while none has or loads the model."""
 

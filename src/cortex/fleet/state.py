@@ -21,6 +21,7 @@ from protocol.fleet import (
     NodeLive,
 )
 from protocol.names import InvalidName
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("fleet")
 
@@ -134,11 +135,7 @@ class Fleet:
 
     async def wait_for_change(self, timeout: float) -> None:
         """Returns at the next event, or after *timeout* seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._changed, timeout)
 
     # -- questions -----------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ and removed when nobody waits any more; should this gateway die, it expires.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from protocol import codec, keys
 from protocol.bus import KvBucket
 from protocol.placement import Wanted
+from protocol.runtime.waiting import wait_at_most
 
 LOOK_SECONDS = 0.25
 ASKED_SECONDS = 1.0
@@ -92,9 +92,7 @@ class Wants:
         while True:
             self._woken.clear()
             await self._write()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._woken.wait()
+            await wait_at_most(self._woken, LOOK_SECONDS)
 
     async def _write(self) -> None:
         waiting = self._waiting()
@@ -117,3 +115,7 @@ class Wants:
         for model in set(self._written) - set(waiting):
             if await self._bucket.delete(keys.wanted(model, self._gateway)):
                 del self._written[model]
+
+
+PLACE_SECONDS = 120.0
+"""For a place for its model, beside others that are in use, unless ``load_wait_seconds`` says."""

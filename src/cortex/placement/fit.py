@@ -13,7 +13,8 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-GIB = 1 << 30
+from protocol.runtime.sizes import size_text
+
 EXTRA_IDLE_SECONDS = 300.0
 """A replica beyond those that shall be there goes when it has been idle for so long."""
 
@@ -296,8 +297,3 @@ def _too_full(
     )
     rest = f"; {held} cannot go now" if held else ""
     return f"it takes {size_text(need.bytes_each)} and {size_text(reach(best))} can be had{rest}"
-
-
-def size_text(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / GIB:.1f} GiB" if abs(size) >= GIB else f"{size >> 20} MiB"

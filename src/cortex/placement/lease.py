@@ -15,6 +15,7 @@ from collections.abc import Callable
 from protocol import codec, keys
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.leader import Epoch, Leader
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
 
@@ -104,9 +105,7 @@ class Lease:
                     await (self._renew() if self._epoch else self._take())
             # What waited in vain for an answer has waited long enough.
             again = began + (RENEW_SECONDS if self._epoch else LOOK_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, again - now())):
-                    await self._woken.wait()
+            await wait_at_most(self._woken, max(0.0, again - now()))
 
     async def _take(self) -> None:
         reconnects = self._bus.reconnects

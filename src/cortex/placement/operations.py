@@ -12,9 +12,10 @@ from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from cortex.placement.eviction import Strategy, order
 from cortex.placement.fit import Answer, Fit, NodeView, Resident, may_displace, place, reasons
+from cortex.placement.node_orders import NodeOrders, Order
 from cortex.placement.pins import Standing
 from cortex.placement.snapshot import Survey
-from protocol import codec, keys, subjects
+from protocol import codec, keys
 from protocol.bus import Bus, KvBucket
 from protocol.catalogue import CatalogueRecord, Origin, Profile
 from protocol.errors import ErrorCode, FleetError
@@ -22,8 +23,6 @@ from protocol.fleet import ModelState
 from protocol.orders import LoadOrder, PullOrder, UnloadOrder, Victim
 from protocol.placement import Drain, Pin
 
-ANSWER_SECONDS = 2.0
-"""For a node, to take an order."""
 _COMING = (ModelState.FETCHING, ModelState.LOADING, ModelState.READY)
 
 
@@ -65,6 +64,7 @@ class Control:
         self._survey = survey
         self._strategy = strategy
         self._bucket = KvBucket(bus, keys.PLACEMENT)
+        self._orders = NodeOrders(bus)
 
     # -- loads ---------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Control:
         )
         devices = fit.devices if fit.has_files else ()  # what it takes is not known before
         said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
-        await self._order(fit.node, "load", codec.encode(said))
+        await self._order(fit.node, said)
         return planned
 
     async def _load_from(self, name: str, node: str, source: str) -> Planned:
@@ -116,7 +116,7 @@ class Control:
         self._check_node(node)
         profile = self._catalogue.listed(model)
         said = LoadOrder(model, source, profile, why="an operator")
-        await self._order(node, "load", codec.encode(said))
+        await self._order(node, said)
         return Planned(model, Answer((Fit(node, (), (), 0, False, 0.0),), ()))
 
     async def unload(
@@ -147,7 +147,7 @@ class Control:
             )
         for one in nodes:
             said = UnloadOrder(model, drain_seconds, why="an operator")
-            await self._order(one, "unload", codec.encode(said))
+            await self._order(one, said)
         return model, nodes
 
     async def pull(self, name: str, node: str = "", source: str = "") -> tuple[str, list[str]]:
@@ -161,7 +161,7 @@ class Control:
         profile = self._catalogue.listed(model)
         for one in nodes:
             said = PullOrder(model, source, profile)
-            await self._order(one, "pull", codec.encode(said))
+            await self._order(one, said)
         return model, nodes
 
     # -- the catalogue -------------------------------------------------------------------------
@@ -297,18 +297,10 @@ class Control:
         have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
         raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
 
-    async def _order(self, node: str, verb: str, data: bytes) -> None:
-        subject = subjects.node_verb(node, verb)
-        answer = await self._bus.request(subject, data, timeout=ANSWER_SECONDS)
-        if answer is None:
-            raise FleetError(
-                ErrorCode.MODEL_UNAVAILABLE,
-                f"Node {node} has not answered within {ANSWER_SECONDS:.0f} s.",
-                retry_after_seconds=2,
-            )
-        reply = codec.read_order_reply(answer)
-        if reply.error is not None:
-            raise FleetError.of(reply.error)
+    async def _order(self, node: str, order: Order) -> None:
+        error = await self._orders.send(node, order)
+        if error is not None:
+            raise FleetError.of(error)
 
 
 def _not_written() -> FleetError:

@@ -6,7 +6,6 @@ wanted and what is lies in the records.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -19,13 +18,15 @@ from cortex.placement.demand import Demands
 from cortex.placement.eviction import Strategy, turns
 from cortex.placement.fit import NodeView
 from cortex.placement.kv_mirror import Mirror
+from cortex.placement.node_orders import NodeOrders, Order, verb_of
 from cortex.placement.snapshot import Key, Picture, Survey
-from protocol import codec, keys, subjects
+from protocol import codec, keys
 from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
 from protocol.placement import EvictionOrder, Placement, Turn
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
 
@@ -34,8 +35,6 @@ LOOK_SECONDS = 0.1
 IDLE_LOOK_SECONDS = 2.0
 WRITE_SECONDS = 0.5
 """Between two looks at whether what people read has changed."""
-ANSWER_SECONDS = 2.0
-"""For a neuron, to take an order."""
 SEEN_SECONDS = 3.0
 """An order whose effect is not seen in the records by then had none."""
 COOLING_SECONDS = 3.0
@@ -69,6 +68,7 @@ class Placer:
     ) -> None:
         self._bus = bus
         self._instance = instance
+        self._orders = NodeOrders(bus)
         self._epoch = epoch
         self._fleet = fleet
         self._catalogue = catalogue
@@ -105,9 +105,7 @@ class Placer:
                 except Exception:
                     log.exception("placing")
             pause = LOOK_SECONDS if self._demands or self._sent else IDLE_LOOK_SECONDS
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
+            await wait_at_most(self._woken, pause)
 
     async def _act(self, epoch: Epoch) -> None:
         picture = self._survey.look(self._refused())
@@ -148,7 +146,7 @@ class Placer:
         )
         self.loads_ordered += 1
         self.evictions_ordered += len(load.victims)
-        if not await self._order(load.node, "load", codec.encode(order), load.model):
+        if not await self._order(load.node, order):
             self._sent.pop(load.node, None)
 
     async def _unload(self, unload: planner.Unload, epoch: Epoch) -> None:
@@ -161,7 +159,7 @@ class Placer:
         order = UnloadOrder(
             unload.model, self._survey.drain_seconds(unload.model), epoch, unload.why
         )
-        await self._order(unload.node, "unload", codec.encode(order), unload.model)
+        await self._order(unload.node, order)
 
     async def _pull(self, pull: planner.Pull, epoch: Epoch) -> None:
         if self._is_told(pull.node, pull.model):
@@ -169,7 +167,7 @@ class Placer:
         log.info("epoch %d: %s fetches %s: %s", epoch.revision, pull.node, pull.model, pull.why)
         profile = self._catalogue.listed(pull.model)
         order = PullOrder(pull.model, profile.source if profile else "", profile, epoch)
-        await self._order(pull.node, "pull", codec.encode(order), pull.model)
+        await self._order(pull.node, order)
 
     async def _recycle(self, recycle: planner.Recycle, epoch: Epoch) -> None:
         if self._is_told(recycle.node, recycle.model):
@@ -184,8 +182,8 @@ class Placer:
             ),
             0,
         )
-        order = codec.encode(RecycleOrder(recycle.model, began + recycle.loads, epoch))
-        if not await self._order(recycle.node, "recycle", order, recycle.model):
+        order = RecycleOrder(recycle.model, began + recycle.loads, epoch)
+        if not await self._order(recycle.node, order):
             self._told.pop((recycle.node, recycle.model), None)  # in use by now: soon again
 
     def _is_told(self, node: str, model: str) -> bool:
@@ -197,26 +195,18 @@ class Placer:
         self._told[node, model] = now
         return False
 
-    async def _order(self, node: str, verb: str, data: bytes, model: str) -> bool:
-        """Whether the node has taken it."""
+    async def _order(self, node: str, order: Order) -> bool:
+        """Sends an order; True when the node has accepted it."""
         if self._epoch() is None:
             return False  # it ran out while this was on its way
-        answer = await self._bus.request(
-            subjects.node_verb(node, verb), data, timeout=ANSWER_SECONDS
+        error = await self._orders.send(node, order)
+        if error is None:
+            return True
+        log.warning(
+            "node %s refused %s of %s: %s", node, verb_of(order), order.model, error.message
         )
-        why = "it did not answer"
-        if answer is not None:
-            try:
-                error = codec.read_order_reply(answer).error
-            except codec.UnreadableMessage as unreadable:
-                why = str(unreadable)
-            else:
-                if error is None:
-                    return True
-                why = error.message
-        log.warning("%s does not obey (%s %s): %s", node, verb, model, why)
-        if verb == "load":
-            self._cool(node, model, why)
+        if isinstance(order, LoadOrder):
+            self._cool(node, order.model, error.message)
         return False
 
     # -- what becomes of them ------------------------------------------------------------------

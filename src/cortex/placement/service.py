@@ -6,36 +6,21 @@ verbs of operators.
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
 
-from cortex.dispatch.wait_budget import PLACE_SECONDS
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from cortex.placement.demand import Demands
-from cortex.placement.eviction import Strategy
 from cortex.placement.feasibility import Prospects
 from cortex.placement.kv_mirror import Mirror
 from cortex.placement.lease import Lease
 from cortex.placement.operations import Control
+from cortex.placement.options import Options
 from cortex.placement.pins import Standing
 from cortex.placement.placer import Placer
 from cortex.placement.snapshot import Survey
 from protocol import keys
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.bus.view import Listener
-
-
-class Options(NamedTuple):
-    """What may differ between gateways; it should not between those of one fleet."""
-
-    strategy: Strategy = Strategy.LRU
-    """Who goes first when memory is needed."""
-    defrag_after_cycles: int = 0
-    """Loads on a node after which its older engines are started anew; 0 = never."""
-    place_seconds: float = PLACE_SECONDS
-    """How long a request waits for a place for its model."""
-    admitted: frozenset[str] = frozenset()
-    """Only these nodes are used; empty = all."""
 
 
 class Placing:

@@ -6,88 +6,28 @@ asked for again, frames of other attempts and other lives of a neuron are fenced
 that cannot go on where it is moves. It knows neither the bus nor HTTP.
 """
 
-from typing import NamedTuple
-
 import msgspec
 
+from cortex.streams.events import (
+    Action,
+    Alive,
+    Broken,
+    Ended,
+    Event,
+    Move,
+    Parts,
+    Repair,
+    Started,
+    Stranger,
+)
 from protocol import frames
 from protocol.errors import ErrorCode, WireError
-from protocol.frames import Part, Phase
-from protocol.generate import FinishReason, Timings, Usage
+from protocol.frames import Phase
 
 # -- events: what the client's side is told --------------------------------------------------------
 
 
-class Started(NamedTuple):
-    """A neuron has the request; once for each request."""
-
-    node: str
-    prompt_tokens: int
-    max_tokens: int
-
-
-class Parts(NamedTuple):
-    """New pieces of the answer."""
-
-    parts: tuple[Part, ...]
-    tokens: int
-    """How many tokens they took."""
-    next_index: int
-    """How many tokens the answer has with them."""
-
-
-class Alive(NamedTuple):
-    """Nothing new, but the neuron is at work."""
-
-    phase: Phase
-    done: int
-    total: int
-
-
-class Ended(NamedTuple):
-    """The answer is complete."""
-
-    reason: FinishReason
-    usage: Usage
-    timings: Timings
-    stop_text: str = ""
-    """The stop text that ended it, if one did."""
-
-
-class Broken(NamedTuple):
-    """The stream ends here with an error."""
-
-    error: WireError
-
-
-Event = Started | Parts | Alive | Ended | Broken
-
 # -- actions: what has to be done on the bus -------------------------------------------------------
-
-
-class Stranger(NamedTuple):
-    """A neuron that is not (or no longer) the one we listen to works on this job."""
-
-    instance: str
-    attempt: int
-
-
-class Repair(NamedTuple):
-    """Frames are missing: ask for those from this token on."""
-
-    instance: str
-    start: int
-
-
-class Move(NamedTuple):
-    """This attempt has ended and the answer has not: another one has to go on."""
-
-    error: WireError
-    is_death: bool = False
-    """Its neuron or engine is gone, rather than unwilling."""
-
-
-Action = Stranger | Repair | Move
 
 
 class StreamState:

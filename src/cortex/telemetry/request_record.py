@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from cortex.streams.state import Broken, Ended, Event, Parts, Started
+from cortex.streams.events import Broken, Ended, Event, Parts, Started
 from cortex.telemetry.histograms import Tally
 from protocol.generate import Usage
 from protocol.job import Job

@@ -12,9 +12,11 @@ import sys
 import traceback
 
 from neuron.engine.machine import heap
-from neuron.engine.ranks.lines import ENVIRONMENT, FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.ipc.channel import ChannelClosed, EngineEnd
+from neuron.ipc.defaults import KERNELS_KEPT
 from neuron.ipc.messages import Fatal
+from neuron.ipc.rank_commands import ENVIRONMENT
 from protocol.runtime.die_with_parent import die_with_parent
 
 
@@ -30,7 +32,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
     die_with_parent(os.getppid())
     for variable in heap.KERNELS_VARIABLES:
-        os.environ.setdefault(variable, str(heap.KERNELS_KEPT))
+        os.environ.setdefault(variable, str(KERNELS_KEPT))
     os.environ.update(ENVIRONMENT)
     channel = EngineEnd(socket.socket(fileno=arguments.fd))
     lines = [socket.socket(fileno=line) for line in arguments.lines]

@@ -7,7 +7,7 @@ import torch
 
 from neuron.engine.blocks import BLOCK_TOKENS
 from neuron.engine.machine.kernel_probe import KernelPath
-from neuron.engine.ranks.lines import Compute
+from neuron.ipc.rank_commands import Compute
 from neuron.layers.attention import AttentionRow
 from neuron.layers.cache import KVCache
 from neuron.models.decoder import Decoder

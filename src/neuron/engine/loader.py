@@ -24,8 +24,9 @@ from neuron.engine.machine.row_padding import quickest_rows
 from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.engine.runner import PoisonedLogits, Runner
-from neuron.engine.scheduler import CHUNK_TOKENS, STEP_TOKENS, Chunk, Limits, Plan
+from neuron.engine.scheduler import Chunk, Limits, Plan
 from neuron.engine.sequence import Sequence
+from neuron.ipc.defaults import CHUNK_TOKENS, STEP_TOKENS
 from neuron.ipc.messages import Loading, LoadStage, Ready, Sample, Start
 from neuron.layers.cache import KVCache
 from neuron.layers.group import Group

@@ -8,12 +8,13 @@ import torch
 
 from neuron.engine.forward import Forward
 from neuron.engine.prompt_logprobs import PromptScores
-from neuron.engine.ranks.lines import Compute, Leader, Piece, Project
+from neuron.engine.ranks.lines import Leader
 from neuron.engine.sampling.logits_processors import Adjustments
 from neuron.engine.sampling.sampler import Chosen, SampleRow, choose
 from neuron.engine.scheduler import Chunk, Plan
 from neuron.engine.sequence import Sequence
 from neuron.ipc.messages import Logprobs
+from neuron.ipc.rank_commands import Compute, Piece, Project
 
 
 class EngineFault(Exception):

@@ -20,16 +20,10 @@ tokens do not change.
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key, blocks_for
 from neuron.engine.sequence import Sequence
-
-STEP_TOKENS: Mapping[str, int] = MappingProxyType({"cpu": 256, "cuda": 4096})
-CHUNK_TOKENS: Mapping[str, int] = MappingProxyType({"cpu": 64, "cuda": 1024})
-"""Prefill beside running streams: about what doubles the time of a decode step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
 from neuron.engine.loader import load_engine, load_follower
 from neuron.engine.machine.out_of_memory import shortage
-from neuron.engine.ranks.lines import Compute, FollowerEnd, Join, Leader, Project
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.engine.runner import EngineFault
 from neuron.ipc.channel import EngineEnd
 from neuron.ipc.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
+from neuron.ipc.rank_commands import Compute, Join, Project
 from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4

@@ -21,8 +21,9 @@ from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.machine.device import open_device
 from neuron.engine.machine.kernel_probe import KernelPath
-from neuron.engine.ranks.lines import UNTRIED, Compute, FollowerEnd, Leader, Piece
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.engine.ranks.rendezvous import follow, lead
+from neuron.ipc.rank_commands import UNTRIED, Compute, Piece
 from neuron.layers.cache import KVCache
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group
 from neuron.layers.linear import LinearPlan

@@ -17,10 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from protocol.runtime.sizes import size_text
+
 PIECE_BYTES = 64 << 20
 """What one call locks. While it runs, whoever in this process asks the kernel for memory may have
 to wait for it; of cached pages it takes a few milliseconds."""
-MIB = 1 << 20
 
 _PAGE = mmap.PAGESIZE
 _MLOCK_ONFAULT = 1
@@ -130,7 +131,7 @@ def lock_limit() -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return "without limit"
-    return f"{limit / MIB:.0f} MiB"
+    return size_text(limit)
 
 
 def _refusal(code: int, piece: Piece) -> str:

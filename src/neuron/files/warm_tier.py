@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from neuron.files import sources
-from neuron.files.locked_pages import MIB, Pages, PagesError, Piece, lock_limit, may_lock
+from neuron.files.locked_pages import Pages, PagesError, Piece, lock_limit, may_lock
 from neuron.hardware.host import Host
 from protocol.errors import FleetError
 from protocol.runtime.settings import SettingsError
+from protocol.runtime.sizes import MIB, size_text
 
 log = logging.getLogger("warm")
 
@@ -174,8 +175,8 @@ class Warm:
     def _make_room(self, model: str, nbytes: int) -> None:
         if nbytes > self._budget:
             raise PagesError(
-                f"its weights take {_size(nbytes)}, and host_cache_mb allows "
-                f"{_size(self._budget)} for all models"
+                f"its weights take {size_text(nbytes)}, and host_cache_mb allows "
+                f"{size_text(self._budget)} for all models"
             )
         while sum(self.held.values()) + nbytes > self._budget:
             oldest = next(iter(self._held))
@@ -191,17 +192,11 @@ class Warm:
         free = self._host.memory_free_bytes()
         if free - piece.nbytes < self._left_free:
             raise PagesError(
-                f"the host has only {_size(free)} of free memory, and {_size(self._left_free)} are "
-                "left to others"
+                f"the host has only {size_text(free)} of free memory, and "
+                f"{size_text(self._left_free)} are left to others"
             )
         pages.lock(piece)
 
     async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(*arguments, **named))
-
-
-def _size(nbytes: int) -> str:
-    if nbytes < 1 << 30:
-        return f"{nbytes / MIB:.1f} MiB"
-    return f"{nbytes / (1 << 30):.1f} GiB"

@@ -18,9 +18,9 @@ from neuron.files.warm_tier import Warm
 from neuron.hardware.discovery import Hardware
 from neuron.hardware.host import private_bytes
 from neuron.service.engine_protocol import StartEngine
+from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import Gateways
 from neuron.service.jobs.registry import Jobs
-from neuron.service.jobs.running_job import Identity
 from neuron.service.rendering import Texts
 from neuron.service.residents.announcer import Announcer
 from neuron.service.residents.manager import Models
@@ -45,6 +45,7 @@ from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
 from protocol.runtime.settings import SettingsError
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("neuron")
 
@@ -189,9 +190,7 @@ class Node:
             self._gateways.forget_old()
             self._jobs.expire()
             await asyncio.sleep(LEAST_SECONDS)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS - LEAST_SECONDS):
-                    await self._beat_wanted.wait()
+            await wait_at_most(self._beat_wanted, HEARTBEAT_SECONDS - LEAST_SECONDS)
             self._beat_wanted.clear()
 
     async def _beat(self) -> None:

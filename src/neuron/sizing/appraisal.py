@@ -13,9 +13,10 @@ from neuron.models.checkpoint import read_checkpoint
 from neuron.models.config import load_config
 from neuron.models.errors import LoadCode, LoadError
 from neuron.models.sharding import check_ranks
-from neuron.sizing.estimate import Settings, estimate, size_text
+from neuron.sizing.estimate import Settings, estimate
 from protocol.catalogue import Profile
 from protocol.fleet import Device, DeviceKind, Estimate
+from protocol.runtime.sizes import size_text
 
 
 def appraise(

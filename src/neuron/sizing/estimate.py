@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from neuron.engine.machine.heap import KERNELS_KEPT
-from neuron.engine.scheduler import STEP_TOKENS
 from neuron.hardware import dtypes
+from neuron.ipc.defaults import KERNELS_KEPT, STEP_TOKENS
 from neuron.layers.paging import BLOCK_TOKENS, GROUP_TILES, TILE_BLOCKS, TILE_TOKENS, blocks_for
 from neuron.models.checkpoint import TensorEntry, canonical, most_common_dtype
 from neuron.models.config import ModelConfig
 from protocol.fleet import DeviceKind
+from protocol.runtime.sizes import size_text
 
 TOKENS_OF_SLOT = 4096
 """KV cache that each sequence may count on, unless the context is shorter."""
@@ -270,11 +270,3 @@ def _working(config: ModelConfig, settings: Settings, dtype: str) -> Term:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.0f} M"
-
-
-def size_text(count: int) -> str:
-    """A size for people, in the largest unit of which there is one."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if abs(count) >= size:
-            return f"{count / size:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{count} bytes"

@@ -16,6 +16,7 @@ from protocol import subjects
 from protocol.bus.connection import Bus, BusMessage, Subscription
 from protocol.bus.kv import ensure_stream
 from protocol.job import Priority
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("bus")
 
@@ -218,11 +219,7 @@ class JobPuller:
             await lane.close()
 
     async def _wait_for_room(self) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await wait_at_most(self._wake, 1.0)
 
 
 class _Lane:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from protocol import subjects
 from protocol.bus.connection import Bus, BusMessage, Subscription
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("bus")
 
@@ -73,11 +74,7 @@ class KvView:
                 if complete:
                     self.filled.set()
                 pause = SNAPSHOT_EVERY_SECONDS if complete else 0.25
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._snapshot_wanted.wait()
-                except TimeoutError:
-                    pass
+                await wait_at_most(self._snapshot_wanted, pause)
         finally:
             forget_renewal()
             await updates.stop()

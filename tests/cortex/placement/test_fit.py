@@ -108,11 +108,10 @@ def test_why_not() -> None:
     assert [(m.node, m.why, m.is_for_ever) for m in answer.misfits] == [
         (
             "a",
-            "it takes 1 device of 10.0 GiB, and 0 here are that large (models may have "
-            "8.0 GiB, 8.0 GiB)",
+            "it takes 1 device of 10 GiB, and 0 here are that large (models may have 8 GiB, 8 GiB)",
             True,
         ),
-        ("b", "it takes 10.0 GiB and 4.0 GiB can be had; pet 8.0 GiB cannot go now", False),
+        ("b", "it takes 10 GiB and 4 GiB can be had; pet 8 GiB cannot go now", False),
         ("c", "it drains", False),
         ("d", "the model is restricted to a, b, c", False),
     ]
@@ -125,7 +124,7 @@ def test_devices_that_are_not_for_models_are_no_devices() -> None:
         assert 2 not in asked(need(size, devices=2), host).fits[0].devices
     (misfit,) = asked(need(0, devices=3), host).misfits
     assert misfit.why == (
-        "it takes 3 devices, and 2 here are for models (models may have 24.0 GiB, 24.0 GiB)"
+        "it takes 3 devices, and 2 here are for models (models may have 24 GiB, 24 GiB)"
     )
 
 

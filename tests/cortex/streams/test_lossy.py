@@ -5,7 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cortex.streams.state import Ended, Move, Parts, Repair, StreamState
+from cortex.streams.events import Ended, Move, Parts, Repair
+from cortex.streams.state import StreamState
 from protocol import frames
 from protocol.frames import AnyFrame, Phase, Text
 from protocol.generate import FinishReason, Usage

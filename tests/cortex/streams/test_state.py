@@ -5,17 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cortex.streams.state import (
-    Alive,
-    Broken,
-    Ended,
-    Move,
-    Parts,
-    Repair,
-    Started,
-    Stranger,
-    StreamState,
-)
+from cortex.streams.events import Alive, Broken, Ended, Move, Parts, Repair, Started, Stranger
+from cortex.streams.state import StreamState
 from protocol import frames
 from protocol.errors import ErrorCode, WireError
 from protocol.frames import Phase, Text

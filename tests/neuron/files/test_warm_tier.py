@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from neuron.files import locked_pages as pages_module
-from neuron.files.locked_pages import MIB, Pages, PagesError, Piece, may_lock
+from neuron.files.locked_pages import Pages, PagesError, Piece, may_lock
 from neuron.files.warm_tier import Warm, check
 from neuron.hardware.host import Host
 from protocol.runtime.settings import SettingsError
+from protocol.runtime.sizes import MIB
 from tests.support.model_folders import weights, write
 from tests.support.page_cache import cached_share, forget, locked_bytes
 from tests.support.up import environment
@@ -114,7 +115,7 @@ async def test_more_than_the_budget_is_not_kept_and_costs_nobody(
 ) -> None:
     assert await warm.keep("a", model("a")) == ""
     why = await warm.keep("huge", model("huge", 81))
-    assert why == "its weights take 0.3 MiB, and host_cache_mb allows 0.3 MiB for all models"
+    assert why == "its weights take 324 KiB, and host_cache_mb allows 320 KiB for all models"
     assert warm.held == {"a": 32 * PAGE}
 
 
@@ -278,7 +279,7 @@ async def test_the_last_memory_of_the_host_is_left_to_others(
 ) -> None:
     warm = Warm(MIB, host(tmp_path, total_mib=20480, free_mib=1024))
     why = await warm.keep("a", model("a"))
-    assert why == "the host has only 1.0 GiB of free memory, and 1.0 GiB are left to others"
+    assert why == "the host has only 1 GiB of free memory, and 1 GiB are left to others"
     assert warm.held == {}
     await warm.close()
 
@@ -330,7 +331,7 @@ def test_a_limit_below_the_budget_is_refused_with_the_remedy() -> None:
         "nothing."
     )
     assert taken == "taken"
-    assert "only 0 MiB of memory" in lowly(_CHECK, 1, limit_bytes=0)[0]
+    assert "only 0 bytes of memory" in lowly(_CHECK, 1, limit_bytes=0)[0]
 
 
 _KEEP = """
@@ -341,7 +342,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("limit_bytes", "words"), [(PAGE * 16, "0 MiB"), (0, "0 MiB")])
+@pytest.mark.parametrize(("limit_bytes", "words"), [(PAGE * 16, "64 KiB"), (0, "0 bytes")])
 def test_a_limit_that_is_met_midway(model: MakeModel, limit_bytes: int, words: str) -> None:
     (line,) = lowly(_KEEP, model("a"), limit_bytes=limit_bytes)
     assert line == f"this process may lock {words} of memory in all (RLIMIT_MEMLOCK) {{}}"

@@ -28,9 +28,9 @@ from neuron.sizing.estimate import (
     Settings,
     beside_kv,
     estimate,
-    size_text,
 )
 from protocol.fleet import DeviceKind
+from protocol.runtime.sizes import size_text
 from tests.support.tiny_models import FAMILIES, make_config, tensor_shapes
 
 CPU, CUDA = DeviceKind.CPU, DeviceKind.CUDA

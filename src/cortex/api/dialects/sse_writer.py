@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from cortex.api.dialects.cursor import START, Cursor, Place, event_id
-from cortex.streams.state import Ended, Parts, Started
+from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import Usage

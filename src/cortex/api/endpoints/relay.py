@@ -22,7 +22,7 @@ from cortex.api.http import (
     send_json,
 )
 from cortex.dispatch.answer import Answer
-from cortex.streams.state import Alive, Broken, Ended, Event, Parts, Started
+from cortex.streams.events import Alive, Broken, Ended, Event, Parts, Started
 from cortex.telemetry.metrics import Outcome
 from protocol.errors import ErrorCode, WireError
 

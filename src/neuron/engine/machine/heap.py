@@ -10,10 +10,6 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
 
-KERNELS_KEPT = 64
-"""oneDNN compiles a kernel for each shape of matrix and number of rows, in half a millisecond. A
-step needs four to ten, of half a MiB each; an engine that serves steps of all sizes would fill the
-1,024 places that there are otherwise."""
 KERNELS_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """The places of oneDNN's cache, and of the one that torch has around it; read at the first use."""
 

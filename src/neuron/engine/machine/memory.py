@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.engine.blocks import BLOCK_TOKENS, blocks_for
 from neuron.hardware.host import Host
+from neuron.layers.paging import BLOCK_TOKENS, blocks_for
 from neuron.models.errors import LoadCode, LoadError
+from protocol.runtime.sizes import size_text
 
 CPU_SHARE = 0.5
 """Of the memory that is free after the weights are loaded, what the KV cache may take."""
@@ -51,9 +52,9 @@ def check_weights_fit(weight_bytes: int, free: int, device: str) -> None:
     if need > free:
         raise LoadError(
             LoadCode.OUT_OF_MEMORY,
-            f"The model needs {gib(need)} on {device} (weights {gib(weight_bytes)}, working "
-            f"memory {gib(WORKING_BYTES)}) but {gib(free)} are free. "
-            "Unload another model, or use a smaller one.",
+            f"The model needs {size_text(need)} on {device} (weights "
+            f"{size_text(weight_bytes)}, working memory {size_text(WORKING_BYTES)}) but "
+            f"{size_text(free)} are free. Unload another model, or use a smaller one.",
         )
 
 
@@ -63,7 +64,9 @@ def unevenness(devices: Sequence[str], free: Sequence[int]) -> tuple[str, ...]:
     least, most = min(free), max(free)
     if len(set(devices)) < 2 or least > MUCH_LESS * most:
         return ()
-    sizes = ", ".join(f"{device} {gib(size)}" for device, size in zip(devices, free, strict=True))
+    sizes = ", ".join(
+        f"{device} {size_text(size)}" for device, size in zip(devices, free, strict=True)
+    )
     smallest = devices[free.index(least)]
     return (
         f"free memory is uneven ({sizes} after the weights): the KV cache is no larger than "
@@ -95,20 +98,15 @@ def kv_budget(
         raise LoadError(
             LoadCode.OUT_OF_MEMORY,
             f"The KV cache does not fit: one block of {BLOCK_TOKENS} tokens takes {block_bytes} "
-            f"bytes and at least {MIN_BLOCKS} are needed; allowed are {gib(allowed)} ({source}), "
-            f"{gib(free)} are free after the weights. Unload another model, or change "
-            "kv_cache_bytes.",
+            f"bytes and at least {MIN_BLOCKS} are needed; allowed are "
+            f"{size_text(allowed)} ({source}), {size_text(free)} are free after the "
+            "weights. Unload another model, or change kv_cache_bytes.",
         )
     tokens = blocks * BLOCK_TOKENS
-    source = f"{share:.0%} of {gib(free)} free" if asked_bytes is None else "kv_cache_bytes"
+    source = f"{share:.0%} of {size_text(free)} free" if asked_bytes is None else "kv_cache_bytes"
     enough = f"all that {max_running} contexts of {context_limit} tokens need"
     why = (
-        f"{gib(blocks * block_bytes)} for {tokens} tokens of {bytes_per_token / 1024:.0f} KiB: "
+        f"{size_text(blocks * block_bytes)} for {tokens} tokens of {size_text(bytes_per_token)}: "
         f"{enough if blocks == wanted else source}"
     )
     return KVBudget(blocks, min(context_limit, tokens), why)
-
-
-def gib(count: int) -> str:
-    """A size for people: MiB below one GiB."""
-    return f"{count / 2**30:.1f} GiB" if abs(count) >= 2**30 else f"{count / 2**20:.1f} MiB"

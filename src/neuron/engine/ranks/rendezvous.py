@@ -12,7 +12,8 @@ import torch
 from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from neuron.engine.ranks.lines import FollowerEnd, Join, Leader
+from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.ipc.rank_commands import Join
 from neuron.layers.group import Group
 
 LOOPBACK = "127.0.0.1"

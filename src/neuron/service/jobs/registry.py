@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
-from neuron.service.jobs.running_job import Identity, RunningJob
+from neuron.service.identity import Identity
+from neuron.service.jobs.running_job import RunningJob
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage
 from protocol.errors import ErrorCode, WireError

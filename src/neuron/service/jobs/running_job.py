@@ -10,42 +10,15 @@ import time
 import msgspec
 
 from neuron.ipc.messages import Output, Progress, Refused
+from neuron.service.identity import Identity
 from neuron.service.jobs.answer_parts import AnswerParts
 from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.jobs.transcript import Piece, Transcript
-from protocol import codec, frames, subjects
-from protocol.bus import Bus
+from protocol import frames
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Part, Phase
 from protocol.generate import FinishReason, Timings, Usage
 from protocol.job import Job
-
-
-class Identity:
-    """Who sends the frames."""
-
-    def __init__(self, bus: Bus, node: str, instance: str) -> None:
-        self.bus = bus
-        self.node = node
-        self.instance = instance
-
-    async def send(self, job: Job, frame: frames.AnyFrame) -> None:
-        """Publishes a frame to the job's gateway."""
-        await self.bus.publish(subjects.reply(job.gateway, job.id), codec.encode(frame))
-
-    async def refuse(self, job: Job, error: WireError, *, ack: str, retryable: bool) -> None:
-        """Ends a job that has not begun."""
-        await self.send(
-            job,
-            frames.Failed(
-                attempt=job.attempt,
-                instance=self.instance,
-                node=self.node,
-                error=error,
-                retryable=retryable,
-                ack=ack,
-            ),
-        )
 
 
 class RunningJob:

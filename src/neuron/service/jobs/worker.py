@@ -11,10 +11,11 @@ from typing import Any
 from neuron.engine_process.sequence_stream import EngineDied
 from neuron.ipc.messages import Add, EngineStats
 from neuron.service.engine_protocol import Engine
+from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import Gateways
 from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.jobs.registry import Entry, Jobs
-from neuron.service.jobs.running_job import Identity, RunningJob
+from neuron.service.jobs.running_job import RunningJob
 from neuron.service.jobs.step_time import Pace
 from neuron.service.jobs.suspects import Nursery
 from protocol import codec, frames, subjects

@@ -17,12 +17,13 @@ from neuron.files.warm_tier import Warm
 from neuron.service.residents.offers import Offer, Offers
 from neuron.service.residents.records import Shown
 from neuron.service.residents.resident import Hold, Model, NoRoom, Reserve
-from neuron.sizing.estimate import size_text
 from neuron.sizing.ledger import Ledger
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import Estimate, ModelState, Progress
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder
+from protocol.runtime.sizes import size_text
+from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("neuron")
 
@@ -103,9 +104,7 @@ class Models:
         async with self._tasks:
             self._is_running = True
             try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CATALOGUE_SECONDS):
-                        await catalogue_read.wait()
+                await wait_at_most(catalogue_read, CATALOGUE_SECONDS)
                 for source in default_models:
                     model = sources.model_id(source)
                     self._offers.add(model, source, None)
@@ -120,9 +119,7 @@ class Models:
             self._look_wanted.clear()
             await self._offers.look([*self._stays, *self._pulls])
             self._show_offers()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._look_wanted.wait()
+            await wait_at_most(self._look_wanted, LOOK_SECONDS)
 
     def look_again(self) -> None:
         """The catalogue has changed."""

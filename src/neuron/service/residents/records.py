@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from neuron.service.jobs.running_job import Identity
+from neuron.service.identity import Identity
 from neuron.service.residents.announcer import Announcer
 from neuron.service.residents.offers import Offer
 from protocol import codec, keys

@@ -20,10 +20,10 @@ from neuron.files import sources
 from neuron.ipc.messages import Loading, Ready, Start
 from neuron.models.errors import LoadCode
 from neuron.service.engine_protocol import Engine, StartEngine
+from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import Gateways
 from neuron.service.jobs.prompt import Prompter
 from neuron.service.jobs.registry import Jobs
-from neuron.service.jobs.running_job import Identity
 from neuron.service.jobs.worker import Worker
 from neuron.service.residents.offers import Offer
 from protocol.catalogue import Profile

@@ -8,7 +8,7 @@ import pytest
 from cortex.api.dialects.chat.render import ChunkWriter
 from cortex.api.dialects.cursor import START, Cursor, Place, event_id, parse_event_id
 from cortex.api.dialects.sse_writer import Head
-from cortex.streams.state import Ended, Parts
+from cortex.streams.events import Ended, Parts
 from protocol.frames import Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Timings, Usage
 

@@ -14,7 +14,7 @@ from cortex.api.dialects.base import Dialect
 from cortex.api.dialects.cursor import Cursor, Place, parse_event_id
 from cortex.api.dialects.registry import DIALECTS
 from cortex.api.dialects.sse_writer import Head, Writer
-from cortex.streams.state import Ended, Parts, Started
+from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import ErrorCode, WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Timings, TokenLogprob, TokenLogprobs, Usage

@@ -7,12 +7,13 @@ import pytest
 
 from neuron.engine.machine import heap
 from neuron.hardware import dtypes
+from neuron.ipc.defaults import KERNELS_KEPT
 from tests.support.up import environment
 
 _PROGRAM = """
 import contextlib, os, sys
 import torch
-from neuron.engine import heap
+from neuron.engine.machine import heap
 from neuron.hardware.host import private_bytes
 
 tidy = heap.tidy() if sys.argv[1] == "tidy" else contextlib.nullcontext()
@@ -82,7 +83,7 @@ def test_kernels_of_many_sizes_are_not_kept() -> None:
                 env=environment() | dict.fromkeys(heap.KERNELS_VARIABLES, str(kept)),
             ).stdout
         )
-        for kept in (heap.KERNELS_KEPT, 1024)
+        for kept in (KERNELS_KEPT, 1024)
     ]
     assert 2 * grown[0] < 48 < grown[1]
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from neuron.engine.ranks.lines import Compute, FollowerEnd, Join, Leader, Piece, Project
+from neuron.engine.ranks.lines import FollowerEnd, Leader
 from neuron.ipc.channel import ChannelClosed, FrameError, encode_frame
+from neuron.ipc.rank_commands import Compute, Join, Piece, Project
 
 Line = tuple[socket.socket, socket.socket]
 

@@ -6,8 +6,9 @@ import msgspec
 
 from neuron import demo_model
 from neuron.ipc.messages import Output, Progress, Sample
+from neuron.service.identity import Identity
 from neuron.service.jobs.prompt import Prompt, Prompter, Rendering
-from neuron.service.jobs.running_job import Identity, RunningJob
+from neuron.service.jobs.running_job import RunningJob
 from protocol import codec, frames
 from protocol.bus import BusMessage
 from protocol.frames import AnyFrame, Phase

@@ -16,7 +16,7 @@ from cortex.api.dialects.openai_common import (
 )
 from cortex.api.dialects.sse_writer import Folder, Head, Writer
 from cortex.api.errors import envelope
-from cortex.streams.state import Ended, Started
+from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Text
 from protocol.generate import TokenLogprobs

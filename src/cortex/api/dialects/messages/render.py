@@ -9,7 +9,7 @@ from cortex.api.dialects.cursor import Place
 from cortex.api.dialects.messages.decode import Echo
 from cortex.api.dialects.sse_writer import Folder, Head, Writer
 from cortex.api.errors import Style, envelope
-from cortex.streams.state import Ended, Started
+from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Usage

@@ -10,7 +10,7 @@ from cortex.api.dialects.openai_common import DONE, logprob_entries
 from cortex.api.dialects.responses.decode import Echo, sealed
 from cortex.api.dialects.sse_writer import Folder, Head, Writer
 from cortex.api.errors import http_of
-from cortex.streams.state import Ended, Started
+from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import Part, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, TokenLogprobs, Usage
