@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cortex.streams.events import Broken, Ended
-from neuron.ipc.messages import Add, Output, Sample
+from neuron.ipc.messages import Add, Output, SamplingParams
 from protocol.generate import GenerateRequest, Message, Role, Sampling
 from tests.support.fleet import MODEL, running_fleet
 from tests.support.nats import running_nats
@@ -98,7 +98,9 @@ async def by_turns(slots: int, plan: list[Arrival]) -> list[float]:
 
     async def one(arrival: Arrival, number: int) -> float:
         began = time.monotonic()
-        stream = await next(turns).add(Add(number, [1], Sample(arrival.tokens, seed=number)))
+        stream = await next(turns).add(
+            Add(number, [1], SamplingParams(arrival.tokens, seed=number))
+        )
         async for event in stream:
             if isinstance(event, Output) and event.finish:
                 break

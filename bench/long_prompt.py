@@ -18,7 +18,7 @@ from typing import Any
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
 from neuron.ipc.defaults import CHUNK_TOKENS
-from neuron.ipc.messages import Add, Sample, Start, Step
+from neuron.ipc.messages import Add, SamplingParams, Start, Step
 from neuron.layers.paging import BLOCK_TOKENS
 from tests.support.tiny_models import write_checkpoint
 
@@ -50,12 +50,12 @@ def main() -> None:
     first = _alone(engine, [], CHUNK_TOKENS["cpu"])
     for number in range(1, STREAMS + 1):
         prompt = [(number * 31 + i * 7) % 1000 for i in range(64)]
-        engine.add(Add(number, prompt, Sample(10_000)))
+        engine.add(Add(number, prompt, SamplingParams(10_000)))
     while engine.step().tokens != STREAMS:
         pass
     before = _decode(engine)
     long = [i * 13 % 1000 for i in range(LONG)]
-    engine.add(Add(99, long, Sample(1)))
+    engine.add(Add(99, long, SamplingParams(1)))
     times: list[float] = []
     sizes: list[int] = []
     began = time.monotonic()
@@ -102,7 +102,7 @@ def _alone(engine: Engine, context: list[int], tokens: int) -> float:
     times = []
     for number in range(1000, 1010):
         prompt = context + [(number + i * 11) % 1000 for i in range(tokens)]
-        engine.add(Add(number, prompt, Sample(1)))
+        engine.add(Add(number, prompt, SamplingParams(1)))
         seconds, step = _timed(engine)
         assert step.tokens == tokens, "the context was not cached"
         times.append(seconds)

@@ -23,10 +23,10 @@ import torch
 from neuron.config import engine_environment
 from neuron.engine_process.client import EngineProcess
 from neuron.hardware.host import private_bytes
-from neuron.ipc.messages import Add, Sample, Start
+from neuron.ipc.messages import Add, SamplingParams, Start
 from neuron.models.checkpoint import ITEM_BYTES, SINGLE, read_checkpoint
 from neuron.models.config import load_config
-from neuron.sizing.estimate import PROCESS_BYTES, Estimate, Settings, estimate
+from neuron.sizing.estimate import PROCESS_BYTES, EstimateSettings, MemoryEstimate, estimate
 from protocol.fleet import DeviceKind
 from tests.support.tiny_models import make_config, make_tokenizer, tensor_shapes
 
@@ -102,7 +102,7 @@ class Found(NamedTuple):
 
     parameters: int
     dtype: str
-    predicted: Estimate
+    predicted: MemoryEstimate
     loaded_bytes: int
     """Above the empty engine, when it was ready."""
     real_bytes: int
@@ -170,7 +170,9 @@ async def measure(folder: Path, empty_bytes: int, parameters: int = 0) -> Found:
     """Loads the model in *folder* with the KV cache that the estimate says, and uses it."""
     config = load_config(folder)
     entries = read_checkpoint(folder).values()
-    predicted = estimate(config, entries, Settings(DeviceKind.CPU, SLOTS, max_context=CONTEXT))
+    predicted = estimate(
+        config, entries, EstimateSettings(DeviceKind.CPU, SLOTS, max_context=CONTEXT)
+    )
     start = Start(
         str(folder),
         max_running=SLOTS,
@@ -217,7 +219,7 @@ async def _use(engine: EngineProcess, vocabulary: int) -> None:
 
     async def one(number: int, tokens: int, answer: int) -> None:
         prompt = [rng.randrange(vocabulary) for _ in range(tokens)]
-        sample = Sample(answer, temperature=1.0, top_p=0.9, seed=number)
+        sample = SamplingParams(answer, temperature=1.0, top_p=0.9, seed=number)
         async for _ in await engine.add(Add(number, prompt, sample)):
             pass
 

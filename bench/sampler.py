@@ -16,7 +16,7 @@ import torch
 
 from neuron.engine.sampling.logits_processors import Adjustments
 from neuron.engine.sampling.sampler import SampleRow, choose
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 
 VOCAB = 151_936
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def rows_of(case: dict[str, Any], count: int, tables: Adjustments, turn: int) ->
     """The rows of a batch whose answers have 200 tokens already, as they are at step *turn*."""
     rows = []
     for number in range(count):
-        sample = Sample(1000, seed=number, **case)
+        sample = SamplingParams(1000, seed=number, **case)
         tokens = [(number + 7 * i) % 5000 for i in range(700 + turn)]
         table = tables.of(number, sample, tokens, 500)
         rows.append(SampleRow(sample, 500, 200 + turn, table))

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.engine_process.client import EngineProcess
-from neuron.ipc.messages import Add, FromEngine, Sample, Start, Step
-from neuron.ipc.rank_commands import Compute, Piece
+from neuron.ipc.messages import Add, FromEngine, SamplingParams, Start, Step
+from neuron.ipc.rank_commands import Compute, SequenceTokens
 from neuron.tp_check import check
 from tests.support.tiny_models import write_checkpoint
 
@@ -62,7 +62,7 @@ async def steps(folder: Path, ranks: int, sequences: int, prompt: int) -> tuple[
         numbers = range(round_ * sequences, (round_ + 1) * sequences)
         streams = [
             await engine.add(
-                Add(number, [(number + 7 * i) % 250 for i in range(prompt)], Sample(TOKENS))
+                Add(number, [(number + 7 * i) % 250 for i in range(prompt)], SamplingParams(TOKENS))
             )
             for number in numbers
         ]
@@ -103,11 +103,11 @@ def told(sequences: int, context: int, *, whole: bool) -> float:
     tables = [list(range(context // 16)) for _ in range(sequences)]
     seconds = []
     with ours, theirs, ThreadPoolExecutor(1) as pool:
-        leader, follower = Leader([ours]), FollowerEnd(theirs)
+        leader, follower = RankBroadcast([ours]), FollowerEnd(theirs)
         for step in range(REPEATS):
             if whole:
                 tables = [list(table) for table in tables]
-            pieces = [Piece(i, [7], context - 1, table) for i, table in enumerate(tables)]
+            pieces = [SequenceTokens(i, [7], context - 1, table) for i, table in enumerate(tables)]
             read = pool.submit(follower.next)
             began = time.perf_counter()
             leader.tell(Compute(step, pieces))

@@ -22,7 +22,7 @@ import click
 from bench.engine.checkpoint import QWEN3_06B, make_checkpoint
 from neuron.config import engine_environment
 from neuron.engine_process.client import EngineProcess
-from neuron.files.warm_tier import Warm, check
+from neuron.files.warm_tier import WarmTier, check
 from neuron.ipc.messages import Loading, LoadStage, Start
 from neuron.models.weights import PIECE_BYTES, READERS
 from tests.support.page_cache import cached_share, forget, locked_bytes
@@ -102,7 +102,7 @@ async def all_times(folder: Path, share: float) -> Times:
     return times
 
 
-async def held_times(folder: Path, tier: Warm) -> tuple[Times, float]:
+async def held_times(folder: Path, tier: WarmTier) -> tuple[Times, float]:
     """With held pages; also the longest pause of the event loop while they were taken."""
     pauses = asyncio.create_task(_longest_pause())
     await asyncio.sleep(0.05)
@@ -136,7 +136,7 @@ async def measure(folder: Path, rounds: int) -> None:
     size = weights.stat().st_size
     budget = size + mmap.PAGESIZE
     check(budget)
-    tier = Warm(budget)
+    tier = WarmTier(budget)
     colds, warms, pauses, rates = [], [], [], []
     for number in range(1, rounds + 1):
         rates.append(direct_rate(weights))

@@ -10,7 +10,7 @@ from bench.engine.loads import Kind, Request, Trace
 from bench.engine.peer import Contestant, Settings
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
-from neuron.ipc.messages import Add, Sample, Start, Step
+from neuron.ipc.messages import Add, SamplingParams, Start, Step
 
 KV_BYTES_PER_TOKEN = 28 * 2 * 8 * 128 * 4
 """Of the benchmark's model in float32."""
@@ -46,7 +46,7 @@ class Ours:
         for prompt in prompts:
             # As much as there is room for: the first ones go on while the last are prefilled.
             room = self._context - len(prompt)
-            ids.append(self._add(prompt, Sample(room, temperature=heat, top_p=top_p)))
+            ids.append(self._add(prompt, SamplingParams(room, temperature=heat, top_p=top_p)))
         waiting = set(ids)
         while waiting:
             waiting -= {output.id for output in self._engine.step().outputs}
@@ -64,7 +64,7 @@ class Ours:
     def serve(self, requests: list[Request]) -> list[Trace]:
         return _Service(self._engine, self._add).run(requests)
 
-    def _add(self, prompt: list[int], sample: Sample) -> int:
+    def _add(self, prompt: list[int], sample: SamplingParams) -> int:
         self._next += 1
         refused = self._engine.add(Add(self._next, prompt, sample))
         if refused is not None:
@@ -75,7 +75,7 @@ class Ours:
 class _Service:
     """One call of ``serve``."""
 
-    def __init__(self, engine: Engine, add: Callable[[list[int], Sample], int]) -> None:
+    def __init__(self, engine: Engine, add: Callable[[list[int], SamplingParams], int]) -> None:
         self._engine, self._add = engine, add
         self._traces: dict[int, Trace] = {}
 
@@ -85,7 +85,7 @@ class _Service:
             now = time.perf_counter() - start
             while pending and self._is_due(pending[0], now):
                 request = pending.popleft()
-                number = self._add(request.prompt, Sample(request.max_tokens))
+                number = self._add(request.prompt, SamplingParams(request.max_tokens))
                 self._traces[number] = Trace(request.arrival_seconds or now)
             if self._engine.has_work:
                 step = self._engine.step()

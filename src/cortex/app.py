@@ -19,7 +19,7 @@ from cortex.api.endpoints.admin import Admin
 from cortex.api.endpoints.fleet_view import FleetView
 from cortex.api.endpoints.generation import Generation, Streams
 from cortex.api.endpoints.models import Models
-from cortex.api.endpoints.tokenization import Texts
+from cortex.api.endpoints.tokenization import Tokenization
 from cortex.api.errors import plain_envelope, style_of
 from cortex.api.middleware import ForgetsRest, NoTrailingSlash, SharedWithPages
 from cortex.gateway import Gateway
@@ -34,7 +34,7 @@ def make_app(gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = (
     models = Models(gateway)
     admin = Admin(gateway)
     fleet = FleetView(gateway)
-    texts = Texts(gateway.prompts)
+    texts = Tokenization(gateway.prompts)
     status = _Status(gateway, metrics_url)
     return Starlette(
         routes=[

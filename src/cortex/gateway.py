@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from cortex.dispatch.dispatcher import Dispatcher
-from cortex.dispatch.render_client import Prompts
+from cortex.dispatch.render_client import RenderClient
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
-from cortex.placement.demand_writer import Wants
-from cortex.placement.options import Options
-from cortex.placement.service import Placing
+from cortex.placement.demand_writer import DemandWriter
+from cortex.placement.options import PlacementOptions
+from cortex.placement.service import PlacementService
 from cortex.telemetry.history import History
 from cortex.telemetry.metrics import Metrics
 from protocol import codec, keys, subjects
@@ -31,7 +31,7 @@ IDLE_SECONDS = 0.02
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
-USUAL = Options()
+USUAL = PlacementOptions()
 
 
 class Gateway:
@@ -41,7 +41,7 @@ class Gateway:
         self,
         bus: Bus,
         profiles: tuple[Profile, ...] | None = None,
-        options: Options = USUAL,
+        options: PlacementOptions = USUAL,
     ) -> None:
         """*profiles*: of this gateway's ``models.toml``; None when it has none."""
         self.instance = new_instance_id()
@@ -52,7 +52,7 @@ class Gateway:
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
-        self.placing = Placing(
+        self.placing = PlacementService(
             bus,
             self.id,
             self.instance,
@@ -70,7 +70,7 @@ class Gateway:
             on_wanted=self._wanted,
             place_seconds=options.place_seconds,
         )
-        self.prompts = Prompts(bus, self.fleet, self.catalogue, self.dispatcher)
+        self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.dispatcher)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read
@@ -78,7 +78,7 @@ class Gateway:
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
-        self._wants = Wants(
+        self._wants = DemandWriter(
             KvBucket(bus, keys.WANTED),
             self.id,
             self.instance,
@@ -227,7 +227,7 @@ def _nothing_to_read() -> None:
 async def running_gateway(
     bus: Bus,
     profiles: tuple[Profile, ...] | None = None,
-    options: Options = USUAL,
+    options: PlacementOptions = USUAL,
 ) -> AsyncIterator[Gateway]:
     """A gateway for the length of the block; its failure cancels the block."""
     gateway = Gateway(bus, profiles, options)

@@ -10,11 +10,11 @@ from typing import Any
 TIMEOUT_SECONDS = 10.0
 
 
-class OperatorError(Exception):
+class GatewayClientError(Exception):
     """Raised when the gateway cannot be reached or refuses; one line for people."""
 
 
-class Operator:
+class GatewayClient:
     """Speaks to the gateway at *url*."""
 
     def __init__(self, url: str) -> None:
@@ -45,7 +45,7 @@ class Operator:
                     if line.startswith(b"data: "):
                         yield json.loads(line.removeprefix(b"data: "))
         except (OSError, ValueError) as error:
-            raise OperatorError(f"the gateway at {self._url} is gone ({error}).") from None
+            raise GatewayClientError(f"the gateway at {self._url} is gone ({error}).") from None
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
@@ -56,10 +56,10 @@ class Operator:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
-            raise OperatorError(_message(error)) from None
+            raise GatewayClientError(_message(error)) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise OperatorError(
+            raise GatewayClientError(
                 f"no gateway answers at {self._url} ({reason}). Start one with 'cortex up', or "
                 "name another one with --url URL."
             ) from None

@@ -17,7 +17,7 @@ from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
 from cortex.fleet import models_file
 from cortex.gateway import Gateway, running_gateway
-from cortex.placement.options import Options
+from cortex.placement.options import PlacementOptions
 from protocol.bus import Bus
 from protocol.runtime.listen import BACKLOG, is_loopback, open_socket, url_of
 from protocol.runtime.settings import SettingsError, read_token
@@ -79,14 +79,14 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
         await bus.close()
 
 
-def options_of(config: GatewayConfig) -> Options:
+def options_of(config: GatewayConfig) -> PlacementOptions:
     """What of the configuration is the gateway's."""
     if ignored := [neuron.name for neuron in config.neurons if neuron.endpoint]:
         log.info(
             "neurons: the endpoints of %s are not used, neurons are found through NATS",
             ", ".join(ignored),
         )
-    return Options(
+    return PlacementOptions(
         strategy=config.eviction.strategy,
         defrag_after_cycles=config.eviction.defrag_after_cycles,
         place_seconds=config.gateway.load_wait_seconds,

@@ -70,7 +70,7 @@ class ToolCallPart(
     """A piece of the arguments' JSON text."""
 
 
-Part = Text | Reasoning | ToolCallPart
+AnswerPart = Text | Reasoning | ToolCallPart
 
 
 class Delta(Frame, frozen=True, kw_only=True, tag="delta"):
@@ -80,7 +80,7 @@ class Delta(Frame, frozen=True, kw_only=True, tag="delta"):
     """How many answer tokens came before these."""
     tokens: tuple[int, ...] = ()
     choice: int = 0
-    parts: tuple[Part, ...] = ()
+    parts: tuple[AnswerPart, ...] = ()
     cached_tokens: int = 0
     """With index 0: prompt tokens that the prefix cache held."""
 

@@ -75,7 +75,7 @@ class Cancel(msgspec.Struct, frozen=True, tag_field="kind", tag="cancel"):
     """This attempt and all lower ones."""
 
 
-class Resume(msgspec.Struct, frozen=True, tag_field="kind", tag="resume"):
+class Resend(msgspec.Struct, frozen=True, tag_field="kind", tag="resume"):
     """Send the frames from a token on again, and then how things stand.
 
     Asked for at a gap, after a reconnect, and as a probe when nothing has been heard: the answer
@@ -89,19 +89,19 @@ class Resume(msgspec.Struct, frozen=True, tag_field="kind", tag="resume"):
     """Where to answer, should the neuron not know the job."""
 
 
-Steer = Cancel | Resume
+Steer = Cancel | Resend
 
 
-class Find(msgspec.Struct, frozen=True):
+class Locate(msgspec.Struct, frozen=True):
     """Asked of all neurons on ``cortex.find.<job>``: who runs or keeps this job?
 
-    Those that do answer with :class:`Found`, the others not at all.
+    Those that do answer with :class:`Located`, the others not at all.
     """
 
     gateway: str
 
 
-class Found(msgspec.Struct, frozen=True, omit_defaults=True):
+class Located(msgspec.Struct, frozen=True, omit_defaults=True):
     """A neuron has the job: running, parked or finished."""
 
     node: str
@@ -110,7 +110,7 @@ class Found(msgspec.Struct, frozen=True, omit_defaults=True):
     next_index: int
 
 
-class Take(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """Request to one neuron on ``cortex.take.<node>.<job>``: another gateway owns the job now."""
 
     gateway: str
@@ -120,8 +120,8 @@ class Take(msgspec.Struct, frozen=True):
     """Must be that of the job."""
 
 
-class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to :class:`Take`."""
+class Claimed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer to :class:`Claim`."""
 
     job: Job | None = None
     """As it goes on; None when the neuron has it no more, or it belongs to somebody else."""

@@ -14,7 +14,7 @@ class Epoch(msgspec.Struct, frozen=True, order=True):
     """Of the lease, when it was taken."""
 
 
-class Leader(msgspec.Struct, frozen=True):
+class LeaseRecord(msgspec.Struct, frozen=True):
     """``cortex_leader/placer``: who places. It expires unless it is renewed."""
 
     instance: str

@@ -48,7 +48,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
 
 
-class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+class EvictionCandidate(msgspec.Struct, frozen=True, omit_defaults=True):
     """A place in the order in which models go."""
 
     model: str
@@ -63,4 +63,4 @@ class EvictionOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     instance: str
     epoch: Epoch
     node: str
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[EvictionCandidate, ...] = ()

@@ -4,9 +4,9 @@
 ``cortex.job.<model>.<priority>``         gateway → stream JOBS → neurons pull
 ``cortex.run.<model>.<node>``             gateway → one neuron: jobs past the line
 ``cortex.reply.<gateway>.<job>``          neuron → gateway: frames of one job
-``cortex.steer.<node>.<job>``             gateway → neuron: cancel, resume
-``cortex.find.<job>``                     request/reply: which neuron has a job
-``cortex.take.<node>.<job>``              request/reply: another gateway goes on with a job
+``cortex.job_control.<node>.<job>``             gateway → neuron: cancel, resume
+``cortex.locate.<job>``                     request/reply: which neuron has a job
+``cortex.claim.<node>.<job>``              request/reply: another gateway goes on with a job
 ``cortex.node.<node>.<verb>``             request/reply to one neuron: describe,
                                           load, unload, pull, recycle, render
 ``cortex.heartbeat.node.<node>``          neuron, 2 Hz: liveness and load
@@ -23,7 +23,7 @@ from protocol.job import Priority
 from protocol.names import token, untoken
 
 ALL_JOBS = "cortex.job.>"
-ALL_FINDS = "cortex.find.*"
+ALL_LOCATES = "cortex.find.*"
 NODE_HEARTBEATS = "cortex.heartbeat.node.*"
 GATEWAY_HEARTBEATS = "cortex.heartbeat.gateway.*"
 
@@ -53,27 +53,27 @@ def run(model: str, node: str) -> str:
     return f"cortex.run.{token(model)}.{node}"
 
 
-def steer(node: str, job_id: str) -> str:
+def job_control(node: str, job_id: str) -> str:
     """Where a gateway cancels a job or asks for its frames."""
     return f"cortex.steer.{node}.{job_id}"
 
 
-def all_steers(node: str) -> str:
+def all_job_control(node: str) -> str:
     """A neuron's subscription for its jobs."""
     return f"cortex.steer.{node}.*"
 
 
-def find(job_id: str) -> str:
+def locate(job_id: str) -> str:
     """Where a gateway asks all neurons for a job."""
     return f"cortex.find.{job_id}"
 
 
-def take(node: str, job_id: str) -> str:
+def claim(node: str, job_id: str) -> str:
     """Where a gateway becomes a job's owner."""
     return f"cortex.take.{node}.{job_id}"
 
 
-def all_takes(node: str) -> str:
+def all_claims(node: str) -> str:
     """A neuron's subscription for those."""
     return f"cortex.take.{node}.*"
 

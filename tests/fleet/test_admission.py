@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from cortex.dispatch.request_queue import Line
+from cortex.dispatch.request_queue import RequestQueue
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.frames import Accepted
@@ -34,7 +34,7 @@ async def timed(fleet: TestFleet, **options: Any) -> tuple[httpx2.Response, floa
 async def test_a_full_line_is_a_quick_429_with_the_numbers(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = functools.partial(Line, max_waiting_of_tenant=20)
+    short = functools.partial(RequestQueue, max_waiting_of_tenant=20)
     monkeypatch.setattr("cortex.dispatch.dispatcher.Line", short)
     script = Script(answer, slots=1, step_seconds=0.02)
     async with scripted_fleet(nats, script) as fleet:

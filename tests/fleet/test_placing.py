@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cortex.placement.options import Options
+from cortex.placement.options import PlacementOptions
 from neuron.ipc.messages import Start
 from protocol import keys
 from protocol.bus import Bus, KvView
@@ -64,7 +64,7 @@ async def test_many_requests_are_one_load(nats: NatsServer) -> None:
 async def test_a_stream_is_not_cut_for_another_model(nats: NatsServer) -> None:
     script = Script(answer, step_seconds=0.02)
     async with (
-        running_fleet(nats, profiles("a", "b"), Options(place_seconds=8.0)) as fleet,
+        running_fleet(nats, profiles("a", "b"), PlacementOptions(place_seconds=8.0)) as fleet,
         http_client() as client,
     ):
         await fleet.add_node(script.start, models=(), memory_mb=100)
@@ -101,7 +101,7 @@ async def test_old_engines_are_started_anew_when_they_are_idle(nats: NatsServer)
 
     pet = Profile("pet", source="cortex-demo", vram_mb=60, pinned_on=("n1",), dtype="float32")
     listed = (pet, *profiles("a", "b"))
-    async with running_fleet(nats, listed, Options(defrag_after_cycles=50)) as fleet:
+    async with running_fleet(nats, listed, PlacementOptions(defrag_after_cycles=50)) as fleet:
         await fleet.add_node(start, models=(), memory_mb=150)
         await fleet.ready("pet")
         for cycle in range(100):

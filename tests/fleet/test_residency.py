@@ -8,7 +8,7 @@ import pytest
 
 from cortex.fleet.state import NEW_SECONDS
 from cortex.placement.eviction import Strategy
-from cortex.placement.options import Options
+from cortex.placement.options import PlacementOptions
 from neuron.engine_process.client import EngineLoadError
 from neuron.ipc.messages import Start
 from protocol import keys
@@ -124,7 +124,7 @@ async def test_by_priority_the_lowest_class_goes_first(
 ) -> None:
     listed = (*profiles("low", residency_priority=50), *profiles("high", "new"))
     async with (
-        running_fleet(nats, listed, Options(strategy=strategy)) as fleet,
+        running_fleet(nats, listed, PlacementOptions(strategy=strategy)) as fleet,
         bucket(fleet, keys.EVICTION) as order,
     ):
         await fleet.add_node(Script(answer).start, models=(), memory_mb=150)

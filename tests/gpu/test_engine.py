@@ -13,7 +13,7 @@ import torch
 from neuron.engine.loader import load_engine
 from neuron.engine_process.client import EngineProcess
 from neuron.hardware.discovery import Hardware
-from neuron.ipc.messages import Add, Output, Sample, Start
+from neuron.ipc.messages import Add, Output, SamplingParams, Start
 from neuron.models.config import load_config
 from protocol.fleet import DeviceKind
 from tests.support.rigs import Rig
@@ -56,7 +56,7 @@ def answers(folder: Path, adds: list[Add], **start: Any) -> tuple[dict[int, list
 
 def test_sharing_and_preemption_change_no_answer(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
-    adds = [Add(n, TOKENS[:64] + [n] * 40, Sample(max_tokens=60)) for n in range(12)]
+    adds = [Add(n, TOKENS[:64] + [n] * 40, SamplingParams(max_tokens=60)) for n in range(12)]
     expected, _ = answers(folder, adds, device="cpu")
     assert answers(folder, adds, device="cuda:0") == (expected, 0)
     blocks = 30 * 16 * load_config(folder).kv_bytes_per_token(4)
@@ -72,7 +72,7 @@ async def test_an_engine_process_generates_on_the_gpu(tmp_path: Path, dtype: str
     for device in ("cpu", "cuda:0"):
         engine = await EngineProcess.start(Start(str(folder), device=device, dtype=dtype))
         tokens: list[int] = []
-        async for event in await engine.add(Add(1, TOKENS, Sample(max_tokens=32))):
+        async for event in await engine.add(Add(1, TOKENS, SamplingParams(max_tokens=32))):
             if isinstance(event, Output):
                 tokens += event.tokens
         await engine.stop()

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 from neuron.engine_process.client import EngineProcess
-from neuron.ipc.messages import Add, Output, Sample, Start
+from neuron.ipc.messages import Add, Output, SamplingParams, Start
 from neuron.layers.group import SUMMED, AllReduce, Group
 from tests.support.tiny_models import FAMILIES, write_checkpoint
 
@@ -55,7 +55,7 @@ async def test_two_cards_answer_as_one(tmp_path: Path, family: str) -> None:
         if len(devices) > 1:
             start = Start(str(folder), device=devices[0], devices=devices, dtype="float32")
         engine = await EngineProcess.start(start)
-        stream = await engine.add(Add(1, list(range(60)), Sample(max_tokens=100)))
+        stream = await engine.add(Add(1, list(range(60)), SamplingParams(max_tokens=100)))
         found.append([t async for e in stream if isinstance(e, Output) for t in e.tokens])
         await engine.stop()
     assert found[0] == found[1]

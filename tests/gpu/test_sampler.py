@@ -9,7 +9,7 @@ import torch
 from neuron.engine.sampling.draw import Draw, Recipe
 from neuron.engine.sampling.gumbel import row_key
 from neuron.engine.sampling.logprobs import logprobs
-from neuron.engine.sampling.topk import Peaks
+from neuron.engine.sampling.topk import TopK
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +23,7 @@ def test_draws_equal_the_cpus(scale: float) -> None:
     logits = torch.randn(40, 151_936, generator=torch.Generator().manual_seed(1)) * scale
     recipes = [Recipe(row_key(3, 0, at), 1.0, *CUTS[at % len(CUTS)]) for at in range(40)]
     drawn = [
-        Draw(part, Peaks(part), list(range(40)), recipes).tokens().tolist()
+        Draw(part, TopK(part), list(range(40)), recipes).tokens().tolist()
         for part in (logits, logits.cuda())
     ]
     assert drawn[0] == drawn[1]

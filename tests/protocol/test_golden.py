@@ -26,7 +26,7 @@ from tests.protocol.examples import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
 READERS: dict[type, codec.Reader[object]] = {
-    **dict.fromkeys((job.Cancel, job.Resume), codec.read_steer),
+    **dict.fromkeys((job.Cancel, job.Resend), codec.read_steer),
     **dict.fromkeys(
         (
             frames.Accepted,
@@ -44,7 +44,7 @@ READERS: dict[type, codec.Reader[object]] = {
     orders.PullOrder: codec.read_pull_order,
     orders.RecycleOrder: codec.read_recycle_order,
     orders.OrderReply: codec.read_order_reply,
-    leader.Leader: codec.read_leader,
+    leader.LeaseRecord: codec.read_leader,
     placement.Wanted: codec.read_wanted,
     placement.Pin: codec.read_pin,
     placement.Drain: codec.read_drain,
@@ -53,10 +53,10 @@ READERS: dict[type, codec.Reader[object]] = {
     render.Render: codec.read_render,
     render.Rendered: codec.read_rendered,
     job.Job: codec.read_job,
-    job.Find: codec.read_find,
-    job.Found: codec.read_found,
-    job.Take: codec.read_take,
-    job.Taken: codec.read_taken,
+    job.Locate: codec.read_find,
+    job.Located: codec.read_located,
+    job.Claim: codec.read_take,
+    job.Claimed: codec.read_taken,
     fleet.NodeInfo: codec.read_node_info,
     fleet.NodeLive: codec.read_node_live,
     fleet.ModelRecord: codec.read_model_record,

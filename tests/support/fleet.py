@@ -11,7 +11,7 @@ import httpx2
 
 from cortex.app import make_app
 from cortex.gateway import USUAL, Gateway, running_gateway
-from cortex.placement.options import Options
+from cortex.placement.options import PlacementOptions
 from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine_protocol import StartEngine
@@ -121,7 +121,7 @@ async def sse_events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    nats: NatsServer, profiles: tuple[Profile, ...] | None = None, options: Options = USUAL
+    nats: NatsServer, profiles: tuple[Profile, ...] | None = None, options: PlacementOptions = USUAL
 ) -> AsyncIterator[TestFleet]:
     """A gateway without nodes, reachable over HTTP; *profiles* are its models.toml."""
     async with (

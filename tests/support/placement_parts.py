@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from cortex.placement.fit import Need
-from cortex.placement.planner import Load
+from cortex.placement.planner import LoadAction
 
 TICK = 0.25
 STANDING_BOUND_SECONDS = 60.0
@@ -113,6 +113,6 @@ class Replica:
 class Order:
     """A load that makes room first."""
 
-    load: Load
+    load: LoadAction
     victims: deque[Replica]
     draining: Replica | None = None

@@ -9,8 +9,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 from cortex.placement.eviction import Strategy
-from cortex.placement.fit import DeviceView, NodeView, Resident
-from cortex.placement.planner import Load, Pull, Recycle, Unload, Want, plan
+from cortex.placement.fit import DeviceView, NodeView, ResidentView
+from cortex.placement.planner import LoadAction, PullAction, RecycleAction, UnloadAction, Want, plan
 from tests.support.placement_parts import (
     COOLING_SECONDS,
     SETTLE_SECONDS,
@@ -227,7 +227,7 @@ class World:
         for recycle in made.recycles:
             self._recycle(recycle)
 
-    def _load(self, load: Load) -> None:
+    def _load(self, load: LoadAction) -> None:
         spec = self.models[load.model]
         assert not self._is_coming(load.model), f"{load}: it is on its way"
         assert load.node not in self._taken(), f"{load}: the node loads already"
@@ -242,14 +242,14 @@ class World:
             victims.append(replica)
         self.orders[load.node] = Order(load, deque(victims))
 
-    def _pull(self, pull: Pull) -> None:
+    def _pull(self, pull: PullAction) -> None:
         assert not self._is_coming(pull.model), f"{pull}: it is on its way"
         assert not self.files[pull.model] & self.alive, f"{pull}: there are files already"
         self._may_go_to(pull.node, pull.model)
         until = self.now + self.models[pull.model].fetch_seconds
         self.fetches[pull.model] = (pull.node, until)
 
-    def _unload(self, unload: Unload) -> None:
+    def _unload(self, unload: UnloadAction) -> None:
         for replica in self._ready(unload.model):
             if replica.node == unload.node:
                 is_drained = unload.node in self.drained
@@ -258,7 +258,7 @@ class World:
                     self._may_leave(replica)
                 replica.phase = Phase.DRAINING
 
-    def _recycle(self, recycle: Recycle) -> None:
+    def _recycle(self, recycle: RecycleAction) -> None:
         assert recycle.node not in self._taken(), f"{recycle}: the node loads something"
         (replica,) = (r for r in self._ready(recycle.model) if r.node == recycle.node)
         assert not replica.streams, f"{recycle}: it has streams"
@@ -356,9 +356,9 @@ class World:
             recent_load_seconds=sum(recent),
         )
 
-    def _resident(self, replica: Replica) -> Resident:
+    def _resident(self, replica: Replica) -> ResidentView:
         spec = replica.spec
-        return Resident(
+        return ResidentView(
             replica.model,
             replica.devices,
             spec.need.bytes_each,

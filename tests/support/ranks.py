@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.ipc.rank_commands import ENVIRONMENT
 from neuron.layers.group import ALONE, Group
@@ -66,7 +66,7 @@ def ranks(size: int) -> Iterator[Ranks]:
     for worker in workers:
         worker.start()
     try:
-        group = lead(Leader([ours for ours, _ in lines]), CPU)
+        group = lead(RankBroadcast([ours for ours, _ in lines]), CPU)
         yield Ranks(group, [ours for ours, _ in pipes])
     finally:
         for worker in workers:

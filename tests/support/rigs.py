@@ -11,9 +11,9 @@ from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.machine.kernel_probe import choose_path
 from neuron.engine.runner import Runner
-from neuron.engine.scheduler import Chunk, Plan
+from neuron.engine.scheduler import Chunk, StepPlan
 from neuron.engine.sequence import Sequence
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 from neuron.layers.cache import KVCache
 from neuron.layers.group import ALONE, Group
 from neuron.layers.linear import LinearPlan
@@ -23,7 +23,7 @@ from neuron.models.decoder import Decoder
 
 Entries = dict[str, TensorEntry]
 CPU = torch.device("cpu")
-GREEDY = Sample(max_tokens=1)
+GREEDY = SamplingParams(max_tokens=1)
 
 
 def plain_model(folder: Path, dtype: torch.dtype, entries: Entries | None = None) -> Decoder:
@@ -62,7 +62,12 @@ class Rig:
         self._ids = iter(range(10**6))
 
     def sequence(
-        self, tokens: Items[int], *, scattered: bool = False, sample: Sample = GREEDY, room: int = 0
+        self,
+        tokens: Items[int],
+        *,
+        scattered: bool = False,
+        sample: SamplingParams = GREEDY,
+        room: int = 0,
     ) -> Sequence:
         """A sequence with blocks for its tokens and *room* more, in random order on request."""
         made = Sequence(next(self._ids), sample, list(tokens), len(tokens), len(tokens) + room)
@@ -74,7 +79,7 @@ class Rig:
 
     def logits(self, *chunks: tuple[Sequence, int]) -> list[torch.Tensor]:
         """Computes *count* more tokens of each sequence in one step: logits ``[count, vocab]``."""
-        plan = Plan([Chunk(sequence, sequence.computed, count) for sequence, count in chunks])
+        plan = StepPlan([Chunk(sequence, sequence.computed, count) for sequence, count in chunks])
         every = self.runner.logits(plan, every=True)
         for sequence, count in chunks:
             sequence.computed += count
@@ -83,7 +88,7 @@ class Rig:
     def generate(self, sequence: Sequence, count: int) -> list[int]:
         """Lets *sequence* generate *count* tokens alone."""
         for _ in range(count):
-            plan = Plan([Chunk(sequence, sequence.computed, sequence.remaining)])
+            plan = StepPlan([Chunk(sequence, sequence.computed, sequence.remaining)])
             (chosen,) = self.runner.run(plan)
             sequence.computed = sequence.total
             sequence.tokens.append(chosen.token)

@@ -1,13 +1,13 @@
 """A scheduler without an engine, for tests."""
 
 from neuron.engine.blocks import BlockPool
-from neuron.engine.scheduler import Limits, Plan, Scheduler
+from neuron.engine.scheduler import Scheduler, SchedulerLimits, StepPlan
 from neuron.engine.sequence import Sequence
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 
 
 def sequence(number: int, prompt: int, answer: int = 8) -> Sequence:
-    sample = Sample(max_tokens=answer)
+    sample = SamplingParams(max_tokens=answer)
     tokens = [1000 * number + i for i in range(prompt)]  # no two have a common beginning
     return Sequence(number, sample, tokens, prompt, prompt + answer)
 
@@ -16,10 +16,10 @@ def scheduler(
     *, running: int = 8, queued: int = 64, step: int = 256, chunk: int = 64, blocks: int = 1000
 ) -> tuple[Scheduler, BlockPool]:
     pool = BlockPool(blocks)
-    return Scheduler(Limits(running, queued, step, chunk), pool), pool
+    return Scheduler(SchedulerLimits(running, queued, step, chunk), pool), pool
 
 
-def run(scheduler: Scheduler, plan: Plan) -> list[int]:
+def run(scheduler: Scheduler, plan: StepPlan) -> list[int]:
     """Commits *plan* as the engine does; returns the ids of the sequences that finished."""
     scheduler.commit(plan)
     done = []
@@ -32,5 +32,5 @@ def run(scheduler: Scheduler, plan: Plan) -> list[int]:
     return done
 
 
-def shape(plan: Plan) -> list[tuple[int, int]]:
+def shape(plan: StepPlan) -> list[tuple[int, int]]:
     return [(chunk.sequence.id, chunk.count) for chunk in plan.chunks]

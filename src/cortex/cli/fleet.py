@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from cortex.cli import tables
-from cortex.gateway_client import Operator, OperatorError, table
+from cortex.gateway_client import GatewayClient, GatewayClientError, table
 
 T = TypeVar("T")
 _ANNOUNCED_SECONDS = 10.0
@@ -51,7 +51,7 @@ def add_to(group: click.Group) -> None:
 @_json
 def status(url: str, as_json: bool) -> None:
     """Say how the fleet is."""
-    _listed(Operator(url).fleet, tables.status, as_json)
+    _listed(GatewayClient(url).fleet, tables.status, as_json)
 
 
 @click.command()
@@ -59,7 +59,7 @@ def status(url: str, as_json: bool) -> None:
 @_json
 def ps(url: str, as_json: bool) -> None:
     """List what is loaded, or on its way."""
-    fleet = _asked(Operator(url).fleet)
+    fleet = _asked(GatewayClient(url).fleet)
     if as_json:
         click.echo(json.dumps([m["record"] for _, m in tables.models_of(fleet)], indent=2))
         return
@@ -78,7 +78,7 @@ def models(url: str, as_json: bool) -> None:
       cortex models
       cortex models --json
     """
-    found = _asked(Operator(url).models)
+    found = _asked(GatewayClient(url).models)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif found:
@@ -92,7 +92,7 @@ def models(url: str, as_json: bool) -> None:
 @_json
 def nodes(url: str, as_json: bool) -> None:
     """List the nodes with their memory."""
-    fleet = _asked(Operator(url).fleet)
+    fleet = _asked(GatewayClient(url).fleet)
     if as_json:
         click.echo(json.dumps(fleet["nodes"], indent=2))
         return
@@ -106,7 +106,7 @@ def nodes(url: str, as_json: bool) -> None:
 @_json
 def show(model: str, url: str, as_json: bool) -> None:
     """Show all that is known of a model, node by node."""
-    fleet = _asked(Operator(url).fleet)
+    fleet = _asked(GatewayClient(url).fleet)
     found = [m for _, m in tables.models_of(fleet) if m["record"]["model"] == model]
     if not found:
         _fail(f"no node offers {model!r}. See: cortex models")
@@ -129,7 +129,7 @@ def load(model: str, url: str, node: str, source: str, dry_run: bool, no_wait: b
       cortex load Qwen/Qwen3-8B --dry-run
       cortex load mine --node beast --source /srv/models/mine
     """
-    operator = Operator(url)
+    operator = GatewayClient(url)
     asked = {"model": model, "node": node, "source": source, "dry_run": dry_run}
     taken = _asked(lambda: operator.tell("/models/load", **asked))
     if dry_run:
@@ -142,7 +142,7 @@ def load(model: str, url: str, node: str, source: str, dry_run: bool, no_wait: b
         _follow(operator, taken["model"], where)
 
 
-def _follow(operator: Operator, model: str, node: str) -> None:
+def _follow(operator: GatewayClient, model: str, node: str) -> None:
     """Says how far it is, until it is ready or has failed."""
     said, seen_at = "", time.monotonic()
     while True:
@@ -218,7 +218,7 @@ def unpin(model: str, url: str, node: str) -> None:
 @_url
 def drain(node: str, url: str) -> None:
     """Empty a node: its models go as their streams end, and none come."""
-    _asked(lambda: Operator(url).tell(f"/nodes/{node}/drain"))
+    _asked(lambda: GatewayClient(url).tell(f"/nodes/{node}/drain"))
     click.echo(f"{node}: being drained. Use it again with: cortex undrain {node}")
 
 
@@ -227,7 +227,7 @@ def drain(node: str, url: str) -> None:
 @_url
 def undrain(node: str, url: str) -> None:
     """Use a drained node again."""
-    _asked(lambda: Operator(url).tell(f"/nodes/{node}/undrain"))
+    _asked(lambda: GatewayClient(url).tell(f"/nodes/{node}/undrain"))
     click.echo(f"{node}: in use")
 
 
@@ -259,7 +259,7 @@ def add(
         for name in sections:
             place = place.setdefault(name, {})
         place[last] = _value(text)
-    _asked(lambda: Operator(url).tell("/models/add", **profile))
+    _asked(lambda: GatewayClient(url).tell("/models/add", **profile))
     click.echo(f"{model}: in the catalogue")
 
 
@@ -276,7 +276,7 @@ def _value(text: str) -> Any:
 @_url
 def remove(model: str, url: str) -> None:
     """Take a model out of the catalogue that was added with 'add'."""
-    _asked(lambda: Operator(url).tell("/models/remove", model=model))
+    _asked(lambda: GatewayClient(url).tell("/models/remove", model=model))
     click.echo(f"{model}: no longer in the catalogue")
 
 
@@ -284,7 +284,7 @@ def remove(model: str, url: str) -> None:
 @_url
 def read_again(url: str) -> None:
     """Have the gateway read models.toml again."""
-    _asked(lambda: Operator(url).tell("/reload"))
+    _asked(lambda: GatewayClient(url).tell("/reload"))
     click.echo("models.toml: read")
 
 
@@ -294,7 +294,7 @@ def read_again(url: str) -> None:
 @_json
 def why(request: str, url: str, as_json: bool) -> None:
     """Say what became of a request, by the id in its answer or its headers."""
-    _listed(lambda: Operator(url).request(request), tables.request, as_json)
+    _listed(lambda: GatewayClient(url).request(request), tables.request, as_json)
 
 
 @click.command()
@@ -302,18 +302,18 @@ def why(request: str, url: str, as_json: bool) -> None:
 @_json
 def watch(url: str, as_json: bool) -> None:
     """Show every change of a model's state, until Ctrl-C."""
-    operator = Operator(url)
+    operator = GatewayClient(url)
     try:
         for record in operator.events():
             click.echo(json.dumps(record) if as_json else tables.event(record))
     except KeyboardInterrupt:
         sys.exit(130)
-    except OperatorError as error:
+    except GatewayClientError as error:
         _fail(str(error))
 
 
 def _told(url: str, path: str, what: str, **body: Any) -> None:
-    taken = _asked(lambda: Operator(url).tell(path, **body))
+    taken = _asked(lambda: GatewayClient(url).tell(path, **body))
     click.echo(f"{taken['model']} on {', '.join(taken['nodes'])}: {what}")
 
 
@@ -328,7 +328,7 @@ def _asked(ask: Callable[[], T]) -> T:
     """What the gateway answers; else its reason, and the end."""
     try:
         return ask()
-    except OperatorError as error:
+    except GatewayClientError as error:
         _fail(str(error))
 
 

@@ -26,7 +26,7 @@ class Choice(NamedTuple):
     """Choices of one request differ in it, and so in their noise."""
 
 
-class Answer:
+class AnswerStream:
     """At least one stream; leaving the block that gave it cancels those that still run."""
 
     def __init__(self, streams: Sequence[Stream], arrived: asyncio.Event) -> None:
@@ -71,7 +71,7 @@ async def answered(
     tenant: str,
     client: Client | None,
     priority: Priority,
-) -> AsyncIterator[Answer]:
+) -> AsyncIterator[AnswerStream]:
     """Admits all choices, or none: then ``FleetError`` says why. See ``Dispatcher.stream``."""
     job_id, arrived = new_job_id(), asyncio.Event()
     seed = secrets.randbits(62) if seed is None else seed
@@ -91,11 +91,11 @@ async def answered(
             )
             for position, choice in enumerate(choices)
         ]
-        yield Answer(streams, arrived)
+        yield AnswerStream(streams, arrived)
 
 
 @contextlib.asynccontextmanager
-async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIterator[Answer]:
+async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIterator[AnswerStream]:
     """Goes on with an answer that another gateway, or another connection, has begun. Raises
     ``FleetError`` when nobody has it, or a part of it."""
     arrived = asyncio.Event()
@@ -114,4 +114,4 @@ async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIter
         for failed in found:
             if isinstance(failed, BaseException):
                 raise failed
-        yield Answer([first, *streams], arrived)
+        yield AnswerStream([first, *streams], arrived)

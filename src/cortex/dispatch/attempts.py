@@ -17,7 +17,7 @@ import msgspec
 
 from cortex.dispatch import router
 from cortex.dispatch.receiver import Receiver, Stream
-from cortex.dispatch.wait_budget import Patience
+from cortex.dispatch.wait_budget import WaitBudget
 from cortex.fleet.state import Fleet, Placed
 from cortex.streams.events import Move
 from protocol import codec, subjects
@@ -70,7 +70,7 @@ class Sources:
             self._leaving[node] -= 1
 
 
-class Carrier:
+class Attempts:
     """One request's attempts."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Carrier:
                 return
             job = self._next_job(job.priority)
         await self._hand_over(job)
-        await self._until_taken(Patience(self._model), is_patient=False)
+        await self._until_taken(WaitBudget(self._model), is_patient=False)
 
     def _is_worth_asking(self, near: str) -> bool:
         """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
@@ -149,7 +149,7 @@ class Carrier:
             stream.job.attempt,
             move.error.message,
         )
-        patience = Patience(self._model)
+        patience = WaitBudget(self._model)
         async with self._sources.leaving(left):
             self._receiver.steer(stream, Cancel(stream.job.attempt))
             for rounds in itertools.count(1):
@@ -164,7 +164,7 @@ class Carrier:
             stream.record.moved(exact=stream.state.is_exact)
             stream.record.node = stream.state.node
 
-    async def _place(self, left: str, patience: Patience) -> bool:
+    async def _place(self, left: str, patience: WaitBudget) -> bool:
         """One round: tries every neuron with room, then the stream."""
         for placed in self._candidates(left):
             if await self._ask(placed.record.node, self._next_job(self._stream.job.priority)):
@@ -203,7 +203,7 @@ class Carrier:
         await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
         return self._is_taken
 
-    async def _until_taken(self, patience: Patience, *, is_patient: bool) -> None:
+    async def _until_taken(self, patience: WaitBudget, *, is_patient: bool) -> None:
         """Until a neuron has accepted or refused the job."""
         while not self._stream.turn.is_set():
             await wait_at_most(self._stream.turn, _LOOK_AGAIN_SECONDS)
@@ -213,7 +213,7 @@ class Carrier:
     def _is_taken(self) -> bool:
         return bool(self._stream.state.instance) or self._stream.state.is_over
 
-    def _check(self, patience: Patience, *, is_patient: bool) -> None:
+    def _check(self, patience: WaitBudget, *, is_patient: bool) -> None:
         patience.check(self._decide(self._model), is_patient=is_patient)
 
     # -- attempts ------------------------------------------------------------------------------

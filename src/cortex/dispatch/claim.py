@@ -12,7 +12,7 @@ from typing import NamedTuple
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.errors import ErrorCode, FleetError
-from protocol.job import Find, Found, Job, Take
+from protocol.job import Claim, Job, Locate, Located
 
 SEARCH_SECONDS = 2.0
 """A job may be between two neurons: it is looked for again."""
@@ -35,8 +35,8 @@ async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: floa
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
         found = await _find(bus, gateway, job_id)
         if found is not None:
-            take = codec.encode(Take(gateway, found.attempt + 1, owner))
-            answer = await bus.request(subjects.take(found.node, job_id), take, timeout=1.0)
+            take = codec.encode(Claim(gateway, found.attempt + 1, owner))
+            answer = await bus.request(subjects.claim(found.node, job_id), take, timeout=1.0)
             job = codec.read_taken(answer).job if answer else None
             if job is not None:
                 return TakenUp(job, found.node)
@@ -47,8 +47,8 @@ async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: floa
     )
 
 
-async def _find(bus: Bus, gateway: str, job_id: str) -> Found | None:
-    data = codec.encode(Find(gateway))
-    answers = await bus.ask_all(subjects.find(job_id), data, seconds=_ROUND_SECONDS)
-    found = [codec.read_found(answer) for answer in answers]
+async def _find(bus: Bus, gateway: str, job_id: str) -> Located | None:
+    data = codec.encode(Locate(gateway))
+    answers = await bus.ask_all(subjects.locate(job_id), data, seconds=_ROUND_SECONDS)
+    found = [codec.read_located(answer) for answer in answers]
     return max(found, key=lambda one: (one.attempt, one.next_index), default=None)

@@ -13,16 +13,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from cortex.dispatch import router
-from cortex.dispatch.attempts import Carrier, Sources, too_large
+from cortex.dispatch.attempts import Attempts, Sources, too_large
 from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
-from cortex.dispatch.prefix_affinity import Affinity, beginnings
+from cortex.dispatch.prefix_affinity import PrefixAffinity, prefixes_of
 from cortex.dispatch.receiver import Receiver, Stream
-from cortex.dispatch.request_queue import Line, Place
-from cortex.dispatch.wait_budget import QUEUE_SECONDS, Patience
+from cortex.dispatch.request_queue import RequestQueue, Ticket
+from cortex.dispatch.wait_budget import QUEUE_SECONDS, WaitBudget
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
-from cortex.placement.demand_writer import PLACE_SECONDS, Unplaced, Waiting
-from cortex.placement.fit import Answer
+from cortex.placement.demand_writer import PLACE_SECONDS, Unplaced, WaitingRequests
+from cortex.placement.fit import FitResult
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
 from protocol.bus.connection import BusOverflow
@@ -48,7 +48,7 @@ _RETRY_SECONDS = 0.2
 SHORT_SECONDS = 1.0
 """Waiting beside ready nodes for less is nothing that the placer should know of."""
 
-Could = Callable[[str], Answer | None]
+Could = Callable[[str], FitResult | None]
 
 
 class Dispatcher:
@@ -76,9 +76,9 @@ class Dispatcher:
         self._catalogue = catalogue
         self._gateway = gateway
         self._lanes = JobLanes(bus)
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, RequestQueue] = {}
         self._live_gateways = 1
-        self._affinity = Affinity()
+        self._affinity = PrefixAffinity()
         self._sources = Sources(fleet)
         self._receiver = Receiver(
             bus,
@@ -97,7 +97,7 @@ class Dispatcher:
         """Requests that wait for their turn."""
         return sum(line.waiting for line in self._lines.values())
 
-    def wanted(self) -> dict[str, Waiting]:
+    def wanted(self) -> dict[str, WaitingRequests]:
         """What waits for models: requests in their lines, and streams that have lost their node."""
         found = self._unplaced.waiting(without=self._fleet.ready)
         for model, line in self._lines.items():
@@ -105,7 +105,7 @@ class Dispatcher:
                 continue
             waited = line.waited_seconds
             if waited > SHORT_SECONDS or not self._fleet.ready(model):
-                found[model] = Waiting(line.waiting, waited)
+                found[model] = WaitingRequests(line.waiting, waited)
         return found
 
     @property
@@ -229,21 +229,21 @@ class Dispatcher:
         if size + room > limit:
             raise too_large(BusOverflow(size + room, limit))
 
-    def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Place:
+    def _admit(self, request: GenerateRequest, tenant: str, priority: Priority) -> Ticket:
         model = request.model
         decision = self._decide_and_want(model)
         if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
         if model not in self._lines:
-            self._lines[model] = Line(model)
+            self._lines[model] = RequestQueue(model)
         self._set_room(model)
         return self._lines[model].join(tenant, priority, estimated_tokens(request))
 
-    async def _begin(self, stream: Stream, place: Place) -> None:
+    async def _begin(self, stream: Stream, place: Ticket) -> None:
         """A new request's whole way: the line, the first neuron, and all that follow."""
-        known = beginnings(stream.job.request)
+        known = prefixes_of(stream.job.request)
         try:
-            patience = Patience(stream.job.request.model, place_seconds=self._place_seconds)
+            patience = WaitBudget(stream.job.request.model, place_seconds=self._place_seconds)
             while not place.has_turn:
                 await place.wait(_LOOK_AGAIN_SECONDS)
                 self._check(patience, stream)
@@ -267,8 +267,8 @@ class Dispatcher:
             self._receiver.resume(stream, node)
             await self._carrier(stream).taken_up(node)
 
-    def _carrier(self, stream: Stream) -> Carrier:
-        return Carrier(
+    def _carrier(self, stream: Stream) -> Attempts:
+        return Attempts(
             stream,
             bus=self._bus,
             fleet=self._fleet,
@@ -278,7 +278,7 @@ class Dispatcher:
             decide=self._decide_and_want,
         )
 
-    def _check(self, patience: Patience, stream: Stream) -> None:
+    def _check(self, patience: WaitBudget, stream: Stream) -> None:
         decision = self._decide_and_want(stream.job.request.model)
         stream.waits_for = said(decision)
         stream.record.waits_for(stream.waits_for)

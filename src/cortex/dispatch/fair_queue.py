@@ -14,7 +14,7 @@ QUANTUM = 256
 """Tokens of allowance in each round; less than most requests cost, so that tenants alternate."""
 
 
-class Waiting(Protocol):
+class Queued(Protocol):
     """What waits for a turn."""
 
     @property
@@ -33,7 +33,7 @@ class Waiting(Protocol):
         ...
 
 
-W = TypeVar("W", bound=Waiting)
+W = TypeVar("W", bound=Queued)
 
 
 class _Queue(Generic[W]):
@@ -44,7 +44,7 @@ class _Queue(Generic[W]):
         self.deficit = 0
 
 
-class Turns(Generic[W]):
+class FairQueue(Generic[W]):
     """All that wait."""
 
     def __init__(self) -> None:

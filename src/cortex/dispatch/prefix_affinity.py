@@ -18,7 +18,7 @@ MAX_BEGINNINGS = 65_536
 """Remembered; the oldest are forgotten first."""
 
 
-class Beginning(NamedTuple):
+class Prefix(NamedTuple):
     """The first turns of a conversation."""
 
     hash: bytes
@@ -26,7 +26,7 @@ class Beginning(NamedTuple):
     characters: int
 
 
-def beginnings(request: GenerateRequest) -> list[Beginning]:
+def prefixes_of(request: GenerateRequest) -> list[Prefix]:
     """A request's beginnings that are worth finding again, the shortest first."""
     head = codec.encode((request.model, request.tools, request.template_options))
     chain, characters = hashlib.blake2b(head, digest_size=16), len(head)
@@ -36,18 +36,18 @@ def beginnings(request: GenerateRequest) -> list[Beginning]:
         chain.update(turn)
         characters += len(turn)
         if characters >= MIN_CHARACTERS:
-            found.append(Beginning(chain.digest(), characters))
+            found.append(Prefix(chain.digest(), characters))
     return found
 
 
-class Affinity:
+class PrefixAffinity:
     """Who served which beginning last."""
 
     def __init__(self, max_beginnings: int = MAX_BEGINNINGS) -> None:
         self._max = max_beginnings
         self._nodes: OrderedDict[bytes, str] = OrderedDict()
 
-    def remember(self, known: list[Beginning], node: str) -> None:
+    def remember(self, known: list[Prefix], node: str) -> None:
         """*node* has computed all of these; empty: nobody has."""
         for beginning in known if node else ():
             self._nodes[beginning.hash] = node
@@ -55,7 +55,7 @@ class Affinity:
         while len(self._nodes) > self._max:
             self._nodes.popitem(last=False)
 
-    def node_of(self, known: list[Beginning]) -> str:
+    def node_of(self, known: list[Prefix]) -> str:
         """Who has the longest of these; empty when nobody is known to."""
         for beginning in reversed(known):
             if node := self._nodes.get(beginning.hash):

@@ -20,7 +20,7 @@ from protocol import codec, subjects
 from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
-from protocol.job import Cancel, Job, Resume, Steer
+from protocol.job import Cancel, Job, Resend, Steer
 
 log = logging.getLogger("receiver")
 
@@ -283,7 +283,7 @@ class Receiver:
         is_new = index != stream.asked_for  # else every frame behind a hole would ask for it
         if node and (is_new or now - stream.asked_at > _REPAIR_EVERY_SECONDS):
             stream.asked_at, stream.asked_for = now, index
-            order = Resume(stream.job.attempt, index, self._gateway)
+            order = Resend(stream.job.attempt, index, self._gateway)
             self._order(node, stream.job.id, order)
 
     def resume(self, stream: Stream, node: str) -> None:
@@ -310,7 +310,7 @@ class Receiver:
             self._order(stream.state.node, stream.job.id, order)
 
     def _order(self, node: str, job_id: str, order: Steer) -> None:
-        self._send(self._bus.publish(subjects.steer(node, job_id), codec.encode(order)))
+        self._send(self._bus.publish(subjects.job_control(node, job_id), codec.encode(order)))
 
     def _send(self, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending)

@@ -20,7 +20,7 @@ ANSWER_SECONDS = 10.0
 NODES_ASKED = 3
 
 
-class Prompts(NamedTuple):
+class RenderClient(NamedTuple):
     """What the answers are found with."""
 
     bus: Bus

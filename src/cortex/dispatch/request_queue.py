@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from cortex.dispatch.fair_queue import Turns
+from cortex.dispatch.fair_queue import FairQueue
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Priority
 from protocol.runtime.waiting import wait_at_most
@@ -27,11 +27,11 @@ ABOUT_SECONDS = 600.0
 """A tenant is about for so long after its last request."""
 
 
-class Place:
-    """One request's place in a line; made by :meth:`Line.join`, given back by :meth:`leave`."""
+class Ticket:
+    """One request's place in a line; made by :meth:`RequestQueue.join`, given back by :meth:`leave`."""
 
     def __init__(
-        self, line: "Line", tenant: str, priority: Priority, cost: int, joined_at: float
+        self, line: "RequestQueue", tenant: str, priority: Priority, cost: int, joined_at: float
     ) -> None:
         self.tenant = tenant
         self.priority = priority
@@ -74,7 +74,7 @@ class Place:
             self._line.left(self)
 
 
-class Line:
+class RequestQueue:
     """The requests of one model at one gateway."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Line:
         self._max_waiting = max_waiting
         self._max_waiting_of_tenant = max_waiting_of_tenant
         self._clock = clock
-        self._turns: Turns[Place] = Turns()
+        self._turns: FairQueue[Ticket] = FairQueue()
         self._handed_over = 0
         self._bound = 0
         self._slots = 0
@@ -122,7 +122,7 @@ class Line:
         """No node is ready for the model: all wait."""
         self._bound = 0
 
-    def join(self, tenant: str = "", priority: Priority = Priority.NORMAL, cost: int = 1) -> Place:
+    def join(self, tenant: str = "", priority: Priority = Priority.NORMAL, cost: int = 1) -> Ticket:
         """A place for a request of *cost* tokens; raises ``FleetError(OVERLOADED)`` when the line
         is full."""
         own = self._turns.of_tenant(tenant)
@@ -135,18 +135,18 @@ class Line:
                 retry_after_seconds=2,
             )
         self._seen[tenant] = self._clock()
-        place = Place(self, tenant, priority, max(1, cost), self._clock())
+        place = Ticket(self, tenant, priority, max(1, cost), self._clock())
         self._turns.add(place)
         self._advance()
         return place
 
     def taken(self) -> None:
-        """For :class:`Place`."""
+        """For :class:`Ticket`."""
         self._handed_over -= 1
         self._advance()
 
-    def left(self, place: Place) -> None:
-        """For :class:`Place`."""
+    def left(self, place: Ticket) -> None:
+        """For :class:`Ticket`."""
         if not place.has_turn:
             self._turns.remove(place)
             return

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cortex.fleet.state import Placed
-from cortex.placement.fit import Answer, Fit, Misfit, reasons
+from cortex.placement.fit import Fit, FitResult, Misfit, reasons
 from protocol.errors import ErrorCode, WireError
 from protocol.fleet import ModelRecord, ModelState
 
@@ -52,7 +52,7 @@ def decide(
     placed: Sequence[Placed],
     known_models: Sequence[str],
     *,
-    could: Answer | None = None,
+    could: FitResult | None = None,
     lost_node: str = "",
     is_listed: bool = False,
     is_unsettled: bool = False,

@@ -15,7 +15,7 @@ NO_NEURON_SECONDS = 15.0
 """For a node, while none has or loads the model."""
 
 
-class Patience:
+class WaitBudget:
     """Four accounts, one for each kind of decision; the time in which a model loads is not
     counted against the queue."""
 

@@ -35,7 +35,7 @@ jetstream {{ store_dir: {store}, max_mem: 64MB, max_file: 4GB }}
 """
 
 
-class Broker:
+class LocalNats:
     """One nats-server with its data in a folder."""
 
     def __init__(self, directory: Path) -> None:

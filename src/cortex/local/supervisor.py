@@ -29,7 +29,7 @@ class HopelessChild(Exception):
     """Raised when a child says that its configuration cannot work."""
 
 
-class Child:
+class SupervisedProcess:
     """One supervised process; it dies with this one, even by SIGKILL."""
 
     def __init__(

@@ -23,9 +23,9 @@ import msgspec
 
 from cortex import __version__
 from cortex.config import child_environment
-from cortex.gateway_client import Operator, OperatorError, model_line
-from cortex.local.nats_server import Broker
-from cortex.local.supervisor import Child, HopelessChild, Restarting, Say
+from cortex.gateway_client import GatewayClient, GatewayClientError, model_line
+from cortex.local.nats_server import LocalNats
+from cortex.local.supervisor import HopelessChild, Restarting, Say, SupervisedProcess
 from protocol.runtime.listen import open_socket, url_of
 from protocol.runtime.settings import SettingsError
 
@@ -105,11 +105,11 @@ class _LocalFleet:
         self._check_folders()
         self._api = open_socket(f"{options.host}:{options.port}")
         self._metrics = _open_or_any_free(options.host, options.metrics_port, "metrics", say)
-        self._broker = Broker(options.data / "nats")
+        self._broker = LocalNats(options.data / "nats")
         self._broker_watch = Restarting("nats-server", self._broker.start, say)
         self._logs = options.data / "logs"
-        self._gateway: Child | None = None
-        self._neurons: list[Child] = []
+        self._gateway: SupervisedProcess | None = None
+        self._neurons: list[SupervisedProcess] = []
         self._listeners: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
@@ -179,8 +179,8 @@ class _LocalFleet:
             *("--metrics-listen", f"fd://{self._metrics.fileno()}"),
         ]
 
-    def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> Child:
-        return Child(
+    def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> SupervisedProcess:
+        return SupervisedProcess(
             name,
             command,
             self._logs / f"{name}.log",
@@ -192,7 +192,7 @@ class _LocalFleet:
     def _spawn(self, coroutine: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(coroutine, name=name))
 
-    def _children(self) -> list[Child]:
+    def _children(self) -> list[SupervisedProcess]:
         return [*([self._gateway] if self._gateway else []), *self._neurons]
 
     async def watch(self, stop: asyncio.Event) -> int:
@@ -297,7 +297,7 @@ def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socke
 def _listed(url: str) -> list[dict[str, Any]]:
     """The models that nodes have, each under its own name; none while nobody answers."""
     try:
-        models = Operator(url).models()
-    except OperatorError:
+        models = GatewayClient(url).models()
+    except GatewayClientError:
         return []
     return [model for model in models if model["nodes"] and model["root"] == model["id"]]

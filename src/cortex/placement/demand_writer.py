@@ -21,7 +21,7 @@ CHANGED_SECONDS = 0.5
 """Between two writings because the numbers have changed."""
 
 
-class Waiting(NamedTuple):
+class WaitingRequests(NamedTuple):
     """For one model."""
 
     waiting: int
@@ -48,7 +48,7 @@ class Unplaced:
         self._asked[model] = _Asked(known.first if known else now, now)
         return known is None
 
-    def waiting(self, without: Callable[[str], object]) -> dict[str, Waiting]:
+    def waiting(self, without: Callable[[str], object]) -> dict[str, WaitingRequests]:
         """What was asked for a moment ago, *without* models that are ready."""
         now = time.monotonic()
         self._asked = {
@@ -56,7 +56,9 @@ class Unplaced:
             for model, asked in self._asked.items()
             if now - asked.last < ASKED_SECONDS and not without(model)
         }
-        return {model: Waiting(1, now - asked.first) for model, asked in self._asked.items()}
+        return {
+            model: WaitingRequests(1, now - asked.first) for model, asked in self._asked.items()
+        }
 
 
 class _Written(NamedTuple):
@@ -64,7 +66,7 @@ class _Written(NamedTuple):
     at: float
 
 
-class Wants:
+class DemandWriter:
     """Of one gateway. *waiting* says what its lines hold."""
 
     def __init__(
@@ -72,7 +74,7 @@ class Wants:
         bucket: KvBucket,
         gateway: str,
         instance: str,
-        waiting: Callable[[], dict[str, Waiting]],
+        waiting: Callable[[], dict[str, WaitingRequests]],
         bound_seconds: float,
     ) -> None:
         self._bucket = bucket

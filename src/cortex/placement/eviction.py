@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from cortex.placement.fit import Resident
+from cortex.placement.fit import ResidentView
 
 
 class Strategy(StrEnum):
@@ -19,7 +19,7 @@ class Strategy(StrEnum):
     PRIORITY = "priority"
 
 
-class Turn(NamedTuple):
+class EvictionCandidate(NamedTuple):
     """A place in the order, as operators read it."""
 
     model: str
@@ -27,10 +27,10 @@ class Turn(NamedTuple):
     never: bool = False
 
 
-def order(residents: Iterable[Resident], strategy: Strategy) -> list[Resident]:
+def rank_victims(residents: Iterable[ResidentView], strategy: Strategy) -> list[ResidentView]:
     """First to go first; those that can never go are last."""
 
-    def rank(resident: Resident) -> tuple[bool, bool, bool, int, float, str]:
+    def rank(resident: ResidentView) -> tuple[bool, bool, bool, int, float, str]:
         by_class = resident.residency if strategy is Strategy.PRIORITY else 0
         return (
             is_immune(resident),
@@ -44,20 +44,22 @@ def order(residents: Iterable[Resident], strategy: Strategy) -> list[Resident]:
     return sorted(residents, key=rank)
 
 
-def is_immune(resident: Resident) -> bool:
+def is_immune(resident: ResidentView) -> bool:
     """Whether it may go for nobody."""
     return resident.is_pinned or resident.is_last or not resident.is_ready
 
 
-def turns(residents: Iterable[Resident], strategy: Strategy) -> list[Turn]:
+def eviction_candidates(
+    residents: Iterable[ResidentView], strategy: Strategy
+) -> list[EvictionCandidate]:
     """The order with its reasons."""
     return [
-        Turn(resident.model, _why(resident, strategy), is_immune(resident))
-        for resident in order(residents, strategy)
+        EvictionCandidate(resident.model, _why(resident, strategy), is_immune(resident))
+        for resident in rank_victims(residents, strategy)
     ]
 
 
-def _why(resident: Resident, strategy: Strategy) -> str:
+def _why(resident: ResidentView, strategy: Strategy) -> str:
     """Without numbers that change by themselves: it is written when it changes."""
     if resident.is_pinned:
         return "pinned"

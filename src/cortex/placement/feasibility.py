@@ -5,19 +5,19 @@ from collections.abc import Callable
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
-from cortex.placement.fit import Answer, NodeView, could_be_had
-from cortex.placement.snapshot import Survey
+from cortex.placement.fit import FitResult, NodeView, could_be_had
+from cortex.placement.snapshot import SnapshotBuilder
 
 KEEP_SECONDS = 0.1
 """Each waiting request asks several times a second."""
 
 
-class Prospects:
+class Feasibility:
     """Of every model."""
 
     def __init__(
         self,
-        survey: Survey,
+        survey: SnapshotBuilder,
         fleet: Fleet,
         catalogue: Catalogue,
         clock: Callable[[], float] = time.monotonic,
@@ -26,12 +26,12 @@ class Prospects:
         self._fleet = fleet
         self._catalogue = catalogue
         self._clock = clock
-        self._answers: dict[str, Answer | None] = {}
+        self._answers: dict[str, FitResult | None] = {}
         self._nodes: tuple[NodeView, ...] | None = None
         self._made = float("-inf")
         self._version: object = None
 
-    def of(self, model: str) -> Answer | None:
+    def of(self, model: str) -> FitResult | None:
         """None for a model that nobody knows."""
         now, version = self._clock(), self._survey.version
         if now - self._made > KEEP_SECONDS or version != self._version:
@@ -43,7 +43,7 @@ class Prospects:
             self._answers[model] = self._answer(model)
         return self._answers[model]
 
-    def _answer(self, model: str) -> Answer | None:
+    def _answer(self, model: str) -> FitResult | None:
         if not self._fleet.records(model) and model not in self._catalogue.models:
             return None
         if self._nodes is None:

@@ -36,7 +36,7 @@ class Need(NamedTuple):
     """It runs on these only; empty = anywhere."""
 
 
-class Resident(NamedTuple):
+class ResidentView(NamedTuple):
     """A model that holds memory on a node."""
 
     model: str
@@ -99,7 +99,7 @@ class NodeView(NamedTuple):
 
     name: str
     devices: tuple[DeviceView, ...]
-    residents: tuple[Resident, ...] = ()
+    residents: tuple[ResidentView, ...] = ()
     files: frozenset[str] = frozenset()
     """Models whose files lie there."""
     warm: frozenset[str] = frozenset()
@@ -122,7 +122,7 @@ class Fit(NamedTuple):
 
     node: str
     devices: tuple[int, ...]
-    victims: tuple[Resident, ...]
+    victims: tuple[ResidentView, ...]
     """To be evicted, first to go first."""
     left_bytes: int
     """Free afterwards on these devices together."""
@@ -155,7 +155,7 @@ def reasons(misfits: Sequence[Misfit], at_most: int | None = None) -> str:
     return "; ".join(shown + more) + "."
 
 
-class Answer(NamedTuple):
+class FitResult(NamedTuple):
     """Of :func:`place`."""
 
     fits: tuple[Fit, ...]
@@ -163,20 +163,20 @@ class Answer(NamedTuple):
     misfits: tuple[Misfit, ...]
 
 
-MayEvict = Callable[[NodeView, Resident], bool]
-Order = Callable[[Iterable[Resident]], list[Resident]]
+MayEvict = Callable[[NodeView, ResidentView], bool]
+Order = Callable[[Iterable[ResidentView]], list[ResidentView]]
 """Sorts residents, first to go first."""
 
 
-def place(need: Need, nodes: Sequence[NodeView], order: Order, may_evict: MayEvict) -> Answer:
+def place(need: Need, nodes: Sequence[NodeView], order: Order, may_evict: MayEvict) -> FitResult:
     """Every node's answer to *need*; *may_evict* says who may go for it (:func:`may_displace`, and
     whatever the moment allows)."""
     answers = [_on(need, node, order, may_evict) for node in nodes]
     fits = sorted((a for a in answers if isinstance(a, Fit)), key=lambda fit: fit.rank)
-    return Answer(tuple(fits), tuple(a for a in answers if isinstance(a, Misfit)))
+    return FitResult(tuple(fits), tuple(a for a in answers if isinstance(a, Misfit)))
 
 
-def may_displace(need: Need, resident: Resident) -> bool:
+def may_displace(need: Need, resident: ResidentView) -> bool:
     """Whether *resident* may ever go for *need*, however long that waits."""
     return (
         resident.is_ready
@@ -187,7 +187,7 @@ def may_displace(need: Need, resident: Resident) -> bool:
     )
 
 
-def could_be_had(need: Need, nodes: Sequence[NodeView]) -> Answer:
+def could_be_had(need: Need, nodes: Sequence[NodeView]) -> FitResult:
     """The answer of a time when nothing is in use, loads or drains any more: without a fit, waiting
     is no use."""
     settled = [_settled(node, need.model) for node in nodes]
@@ -241,10 +241,10 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
 
 
 def _with_devices(
-    need: Need, node: NodeView, devices: tuple[int, ...], movable: Sequence[Resident]
+    need: Need, node: NodeView, devices: tuple[int, ...], movable: Sequence[ResidentView]
 ) -> Fit | None:
     missing = {i: need.bytes_each - node.devices[i].free_bytes for i in devices}
-    victims: list[Resident] = []
+    victims: list[ResidentView] = []
     for resident in movable:
         if max(missing.values()) <= 0:
             break
@@ -263,7 +263,7 @@ def _with_devices(
     return Fit(node.name, devices, tuple(victims), left, has_files, node.busyness, is_warm)
 
 
-def _credit(missing: dict[int, int], resident: Resident, size: int) -> None:
+def _credit(missing: dict[int, int], resident: ResidentView, size: int) -> None:
     for device in resident.devices:
         if device in missing:
             missing[device] -= size
@@ -280,7 +280,7 @@ def _too_small(need: Need, node: NodeView, floor: int, large: int) -> str:
 
 
 def _too_full(
-    need: Need, node: NodeView, devices: Sequence[int], movable: Sequence[Resident]
+    need: Need, node: NodeView, devices: Sequence[int], movable: Sequence[ResidentView]
 ) -> str:
     """What stands in the way, on the device that comes closest."""
 

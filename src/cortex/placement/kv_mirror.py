@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from protocol.bus import KvBucket, KvView
 
 
-class Mirror:
+class KvMirror:
     """The keys that *is_mine*; what an earlier writer left of them is removed."""
 
     def __init__(self, bucket: KvBucket, view: KvView, is_mine: Callable[[str], bool]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from protocol import codec, keys
 from protocol.bus import Bus, KvBucket, KvView
-from protocol.leader import Epoch, Leader
+from protocol.leader import Epoch, LeaseRecord
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
@@ -46,7 +46,7 @@ class Lease:
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
         self._bus = bus
-        self._record = codec.encode(Leader(instance, gateway))
+        self._record = codec.encode(LeaseRecord(instance, gateway))
         self._on_change = on_change
         self._clock = clock
         self._bucket = KvBucket(bus, keys.LEADER)
@@ -60,7 +60,7 @@ class Lease:
         self._is_leaving = False
         self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
-        self.holder: Leader | None = None
+        self.holder: LeaseRecord | None = None
         """Who has it, as far as is known."""
 
     @property

@@ -10,11 +10,19 @@ from typing import NamedTuple
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
-from cortex.placement.eviction import Strategy, order
-from cortex.placement.fit import Answer, Fit, NodeView, Resident, may_displace, place, reasons
+from cortex.placement.eviction import Strategy, rank_victims
+from cortex.placement.fit import (
+    Fit,
+    FitResult,
+    NodeView,
+    ResidentView,
+    may_displace,
+    place,
+    reasons,
+)
 from cortex.placement.node_orders import NodeOrders, Order
-from cortex.placement.pins import Standing
-from cortex.placement.snapshot import Survey
+from cortex.placement.pins import OperatorIntent
+from cortex.placement.snapshot import SnapshotBuilder
 from protocol import codec, keys
 from protocol.bus import Bus, KvBucket
 from protocol.catalogue import CatalogueRecord, Origin, Profile
@@ -30,7 +38,7 @@ class Planned(NamedTuple):
     """Where a model would be loaded, and why not elsewhere."""
 
     model: str
-    answer: Answer
+    answer: FitResult
     lines: tuple[str, ...] = ()
     """The arithmetic of its memory."""
     already: tuple[str, ...] = ()
@@ -42,7 +50,7 @@ class Planned(NamedTuple):
         return self.answer.fits[0] if self.answer.fits else None
 
 
-class Control:
+class Operations:
     """The verbs of one gateway."""
 
     def __init__(
@@ -52,8 +60,8 @@ class Control:
         *,
         fleet: Fleet,
         catalogue: Catalogue,
-        standing: Standing,
-        survey: Survey,
+        standing: OperatorIntent,
+        survey: SnapshotBuilder,
         strategy: Strategy,
     ) -> None:
         self._bus = bus
@@ -76,10 +84,10 @@ class Control:
         need = self._survey.need(model)
         nodes = [n for n in self._survey.look().nodes if node in ("", n.name)]
 
-        def may_go(_: NodeView, resident: Resident) -> bool:
+        def may_go(_: NodeView, resident: ResidentView) -> bool:
             return may_displace(need, resident)
 
-        answer = place(need, nodes, lambda rs: order(rs, self._strategy), may_go)
+        answer = place(need, nodes, lambda rs: rank_victims(rs, self._strategy), may_go)
         chosen = answer.fits[0].node if answer.fits else node
         records = [r for r in self._fleet.records(model) if r.estimate and chosen in ("", r.node)]
         lines = records[0].estimate.lines if records and records[0].estimate else ()
@@ -117,7 +125,7 @@ class Control:
         profile = self._catalogue.listed(model)
         said = LoadOrder(model, source, profile, why="an operator")
         await self._order(node, said)
-        return Planned(model, Answer((Fit(node, (), (), 0, False, 0.0),), ()))
+        return Planned(model, FitResult((Fit(node, (), (), 0, False, 0.0),), ()))
 
     async def unload(
         self, name: str, node: str = "", drain_seconds: float = 0.0, *, force: bool = False
@@ -297,8 +305,8 @@ class Control:
         have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
         raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
 
-    async def _order(self, node: str, order: Order) -> None:
-        error = await self._orders.send(node, order)
+    async def _order(self, node: str, rank_victims: Order) -> None:
+        error = await self._orders.send(node, rank_victims)
         if error is not None:
             raise FleetError.of(error)
 

@@ -6,7 +6,7 @@ from cortex.placement.demand_writer import PLACE_SECONDS
 from cortex.placement.eviction import Strategy
 
 
-class Options(NamedTuple):
+class PlacementOptions(NamedTuple):
     """What may differ between gateways; it should not between those of one fleet."""
 
     strategy: Strategy = Strategy.LRU

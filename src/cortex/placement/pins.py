@@ -9,7 +9,7 @@ from protocol.placement import Placement
 log = logging.getLogger("placer")
 
 
-class Standing:
+class OperatorIntent:
     """Wishes that stand until they are taken back; and what the placer has written beside them."""
 
     def __init__(self) -> None:

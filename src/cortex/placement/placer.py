@@ -15,17 +15,17 @@ from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from cortex.placement import planner
 from cortex.placement.demand import Demands
-from cortex.placement.eviction import Strategy, turns
+from cortex.placement.eviction import Strategy, eviction_candidates
 from cortex.placement.fit import NodeView
-from cortex.placement.kv_mirror import Mirror
+from cortex.placement.kv_mirror import KvMirror
 from cortex.placement.node_orders import NodeOrders, Order, verb_of
-from cortex.placement.snapshot import Key, Picture, Survey
+from cortex.placement.snapshot import Key, Snapshot, SnapshotBuilder
 from protocol import codec, keys
 from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
-from protocol.placement import EvictionOrder, Placement, Turn
+from protocol.placement import EvictionCandidate, EvictionOrder, Placement
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
@@ -44,7 +44,7 @@ COOLING_SECONDS = 3.0
 class _Sent(NamedTuple):
     """An order whose effect is not in the records yet."""
 
-    load: planner.Load
+    load: planner.LoadAction
     at: float
 
 
@@ -60,9 +60,9 @@ class Placer:
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
-        survey: Survey,
-        placements: Mirror,
-        evictions: Mirror,
+        survey: SnapshotBuilder,
+        placements: KvMirror,
+        evictions: KvMirror,
         strategy: Strategy,
         defrag_after: int,
     ) -> None:
@@ -127,7 +127,7 @@ class Placer:
 
     # -- orders --------------------------------------------------------------------------------
 
-    async def _load(self, load: planner.Load, epoch: Epoch) -> None:
+    async def _load(self, load: planner.LoadAction, epoch: Epoch) -> None:
         profile = self._catalogue.listed(load.model)
         order = LoadOrder(
             load.model,
@@ -149,7 +149,7 @@ class Placer:
         if not await self._order(load.node, order):
             self._sent.pop(load.node, None)
 
-    async def _unload(self, unload: planner.Unload, epoch: Epoch) -> None:
+    async def _unload(self, unload: planner.UnloadAction, epoch: Epoch) -> None:
         if self._is_told(unload.node, unload.model):
             return
         log.info(
@@ -161,7 +161,7 @@ class Placer:
         )
         await self._order(unload.node, order)
 
-    async def _pull(self, pull: planner.Pull, epoch: Epoch) -> None:
+    async def _pull(self, pull: planner.PullAction, epoch: Epoch) -> None:
         if self._is_told(pull.node, pull.model):
             return
         log.info("epoch %d: %s fetches %s: %s", epoch.revision, pull.node, pull.model, pull.why)
@@ -169,7 +169,7 @@ class Placer:
         order = PullOrder(pull.model, profile.source if profile else "", profile, epoch)
         await self._order(pull.node, order)
 
-    async def _recycle(self, recycle: planner.Recycle, epoch: Epoch) -> None:
+    async def _recycle(self, recycle: planner.RecycleAction, epoch: Epoch) -> None:
         if self._is_told(recycle.node, recycle.model):
             return
         self.recycles_ordered += 1
@@ -211,7 +211,7 @@ class Placer:
 
     # -- what becomes of them ------------------------------------------------------------------
 
-    def _settle(self, picture: Picture) -> None:
+    def _settle(self, picture: Snapshot) -> None:
         """Forgets orders whose effect is in the records, or did not come."""
         now = time.monotonic()
         for node, sent in list(self._sent.items()):
@@ -233,7 +233,7 @@ class Placer:
 
     # -- what people read ----------------------------------------------------------------------
 
-    async def _write(self, picture: Picture, epoch: Epoch) -> None:
+    async def _write(self, picture: Snapshot, epoch: Epoch) -> None:
         """What should be where, and who would go first; on change only."""
         here = {(node.name, r.model): r for node in picture.nodes for r in node.residents}
         self._whys = {
@@ -251,5 +251,7 @@ class Placer:
         await self._evictions.show(orders)
 
     def _eviction_order(self, node: NodeView, epoch: Epoch) -> bytes:
-        order = tuple(Turn(*turn) for turn in turns(node.residents, self._strategy))
+        order = tuple(
+            EvictionCandidate(*turn) for turn in eviction_candidates(node.residents, self._strategy)
+        )
         return codec.encode(EvictionOrder(self._instance, epoch, node.name, order))

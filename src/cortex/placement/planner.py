@@ -16,14 +16,14 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from cortex.placement.eviction import Strategy, order
+from cortex.placement.eviction import Strategy, rank_victims
 from cortex.placement.fit import (
-    Answer,
     DeviceView,
     Fit,
+    FitResult,
     Need,
     NodeView,
-    Resident,
+    ResidentView,
     could_be_had,
     may_displace,
     place,
@@ -63,7 +63,7 @@ class Want(NamedTuple):
         return self.bound_seconds - self.waited_seconds
 
 
-class Load(NamedTuple):
+class LoadAction(NamedTuple):
     """An order: the victims are drained in this order, until the model fits."""
 
     model: str
@@ -73,7 +73,7 @@ class Load(NamedTuple):
     why: str
 
 
-class Pull(NamedTuple):
+class PullAction(NamedTuple):
     """An order: fetch the files, so that it can be loaded."""
 
     model: str
@@ -81,7 +81,7 @@ class Pull(NamedTuple):
     why: str
 
 
-class Unload(NamedTuple):
+class UnloadAction(NamedTuple):
     """An order: it has been idle for longer than it may be, or its node shall be empty."""
 
     model: str
@@ -89,7 +89,7 @@ class Unload(NamedTuple):
     why: str
 
 
-class Recycle(NamedTuple):
+class RecycleAction(NamedTuple):
     """An order: start its engine anew."""
 
     model: str
@@ -99,13 +99,13 @@ class Recycle(NamedTuple):
     why: str
 
 
-class Plan(NamedTuple):
+class PlacementPlan(NamedTuple):
     """What is to be done now."""
 
-    loads: tuple[Load, ...]
-    unloads: tuple[Unload, ...]
-    pulls: tuple[Pull, ...] = ()
-    recycles: tuple[Recycle, ...] = ()
+    loads: tuple[LoadAction, ...]
+    unloads: tuple[UnloadAction, ...]
+    pulls: tuple[PullAction, ...] = ()
+    recycles: tuple[RecycleAction, ...] = ()
 
 
 def plan(
@@ -114,7 +114,7 @@ def plan(
     taken: Iterable[str],
     strategy: Strategy,
     defrag_after: int = 0,
-) -> Plan:
+) -> PlacementPlan:
     """The orders of this moment.
 
     *nodes*: what an order under way will take or free is in their books already. *taken*: nodes on
@@ -138,19 +138,19 @@ def plan(
             free.discard(fit.node)
             victims = tuple(victim.model for victim in fit.victims)
             _count_out(books, victims)
-            loads.append(Load(model, fit.node, fit.devices, victims, _why(want)))
+            loads.append(LoadAction(model, fit.node, fit.devices, victims, _why(want)))
         elif not any(model in node.files for node in nodes):
-            pulls.append(Pull(model, fit.node, _why(want)))
+            pulls.append(PullAction(model, fit.node, _why(want)))
     unloads = _unloads(books)
     recycles = [
         recycle
         for name in sorted(free)
         if defrag_after and (recycle := _recycle(books[name], defrag_after))
     ]
-    return Plan(tuple(loads), tuple(unloads), tuple(pulls), tuple(recycles))
+    return PlacementPlan(tuple(loads), tuple(unloads), tuple(pulls), tuple(recycles))
 
 
-def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
+def _recycle(node: NodeView, defrag_after: int) -> RecycleAction | None:
     """One at a time on a node, the oldest first."""
     old = [r for r in node.residents if r.loads_since >= defrag_after]
     idle = [r for r in old if r.is_ready and not r.is_busy]
@@ -159,10 +159,10 @@ def _recycle(node: NodeView, defrag_after: int) -> Recycle | None:
     oldest = max(idle, key=lambda r: (r.loads_since, r.model))
     why = f"{oldest.loads_since} loads on the node since its engine was started"
     due = defrag_after * (oldest.loads_since // defrag_after)
-    return Recycle(oldest.model, node.name, due, why)
+    return RecycleAction(oldest.model, node.name, due, why)
 
 
-def _unloads(books: dict[str, NodeView]) -> list[Unload]:
+def _unloads(books: dict[str, NodeView]) -> list[UnloadAction]:
     """Of replicas that have been idle for too long the longest idle goes, and the others are looked
     at again without it."""
     unloads = []
@@ -170,7 +170,7 @@ def _unloads(books: dict[str, NodeView]) -> list[Unload]:
     for _, node, model in sorted(found, reverse=True):
         resident = next(r for r in books[node].residents if r.model == model)
         if why := _why_unload(books[node], resident):
-            unloads.append(Unload(model, node, why))
+            unloads.append(UnloadAction(model, node, why))
             leaving = resident._replace(is_ready=False)
             residents = tuple(leaving if r is resident else r for r in books[node].residents)
             books[node] = books[node]._replace(residents=residents)
@@ -187,7 +187,7 @@ def _count_out(books: dict[str, NodeView], models: Collection[str]) -> None:
         books[name] = node._replace(residents=residents)
 
 
-def _why_unload(node: NodeView, resident: Resident) -> str:
+def _why_unload(node: NodeView, resident: ResidentView) -> str:
     """Empty for one that stays."""
     if not resident.is_ready:
         return ""
@@ -205,8 +205,10 @@ def _is_worth(want: Want) -> bool:
     return want.replicas < want.max_replicas and want.waited_seconds >= CROWDED_SECONDS
 
 
-def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool) -> Answer:
-    def may_evict(node: NodeView, resident: Resident) -> bool:
+def _ask(
+    want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool
+) -> FitResult:
+    def may_evict(node: NodeView, resident: ResidentView) -> bool:
         if not may_displace(want.need, resident):
             return False
         if is_urgent and not want.replicas:
@@ -216,17 +218,19 @@ def _ask(want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent
         has_gathered = want.waited_seconds >= GATHER * node.recent_load_seconds
         return has_gathered or all(map(is_cold, until(resident, node)))
 
-    def until(resident: Resident, node: NodeView) -> Iterator[Resident]:
+    def until(resident: ResidentView, node: NodeView) -> Iterator[ResidentView]:
         """It and those that go before it: by classes they may have been used more recently."""
-        for other in order((r for r in node.residents if may_displace(want.need, r)), strategy):
+        for other in rank_victims(
+            (r for r in node.residents if may_displace(want.need, r)), strategy
+        ):
             yield other
             if other is resident:
                 return
 
-    def is_cold(resident: Resident) -> bool:
+    def is_cold(resident: ResidentView) -> bool:
         return resident.is_expired or resident.idle_seconds >= COLD * want.load_seconds
 
-    return place(want.need, nodes, lambda rs: order(rs, strategy), may_evict)
+    return place(want.need, nodes, lambda rs: rank_victims(rs, strategy), may_evict)
 
 
 def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:
@@ -260,7 +264,9 @@ def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
         for i, device in enumerate(node.devices)
     )
     kept = tuple(r for r in node.residents if r.model not in gone)
-    newcomer = Resident(need.model, fit.devices, need.bytes_each, need.residency, is_ready=False)
+    newcomer = ResidentView(
+        need.model, fit.devices, need.bytes_each, need.residency, is_ready=False
+    )
     return node._replace(devices=devices, residents=(*kept, newcomer))
 
 

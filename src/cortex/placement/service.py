@@ -10,20 +10,20 @@ from collections.abc import Callable
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from cortex.placement.demand import Demands
-from cortex.placement.feasibility import Prospects
-from cortex.placement.kv_mirror import Mirror
+from cortex.placement.feasibility import Feasibility
+from cortex.placement.kv_mirror import KvMirror
 from cortex.placement.lease import Lease
-from cortex.placement.operations import Control
-from cortex.placement.options import Options
-from cortex.placement.pins import Standing
+from cortex.placement.operations import Operations
+from cortex.placement.options import PlacementOptions
+from cortex.placement.pins import OperatorIntent
 from cortex.placement.placer import Placer
-from cortex.placement.snapshot import Survey
+from cortex.placement.snapshot import SnapshotBuilder
 from protocol import keys
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.bus.view import Listener
 
 
-class Placing:
+class PlacementService:
     """One gateway's. *on_change* is called when it has won or lost the lease."""
 
     def __init__(
@@ -34,16 +34,16 @@ class Placing:
         *,
         fleet: Fleet,
         catalogue: Catalogue,
-        options: Options,
+        options: PlacementOptions,
         on_change: Callable[[], None],
     ) -> None:
         self._on_change = on_change
         self.strategy = options.strategy
-        self.standing = Standing()
+        self.standing = OperatorIntent()
         self.demands = Demands()
-        self.survey = Survey(fleet, catalogue, self.demands, self.standing)
-        self.prospects = Prospects(self.survey, fleet, catalogue)
-        self.control = Control(
+        self.survey = SnapshotBuilder(fleet, catalogue, self.demands, self.standing)
+        self.prospects = Feasibility(self.survey, fleet, catalogue)
+        self.control = Operations(
             bus,
             instance,
             fleet=fleet,
@@ -65,10 +65,10 @@ class Placing:
             catalogue=catalogue,
             demands=self.demands,
             survey=self.survey,
-            placements=Mirror(
+            placements=KvMirror(
                 KvBucket(bus, keys.PLACEMENT), placement, lambda key: key.startswith("node.")
             ),
-            evictions=Mirror(KvBucket(bus, keys.EVICTION), eviction, lambda _: True),
+            evictions=KvMirror(KvBucket(bus, keys.EVICTION), eviction, lambda _: True),
             strategy=options.strategy,
             defrag_after=options.defrag_after_cycles,
         )

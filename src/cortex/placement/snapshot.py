@@ -13,8 +13,8 @@ from typing import NamedTuple
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet, Node
 from cortex.placement.demand import Demand, Demands
-from cortex.placement.fit import DeviceView, Need, NodeView, Resident
-from cortex.placement.pins import Standing
+from cortex.placement.fit import DeviceView, Need, NodeView, ResidentView
+from cortex.placement.pins import OperatorIntent
 from cortex.placement.planner import Want
 from protocol.fleet import Device, DeviceKind, ModelLoad, ModelRecord, ModelState
 
@@ -32,7 +32,7 @@ Key = tuple[str, str]
 """Node and model."""
 
 
-class Picture(NamedTuple):
+class Snapshot(NamedTuple):
     """Of one moment."""
 
     nodes: tuple[NodeView, ...]
@@ -46,7 +46,7 @@ def has_only_cpu(devices: Sequence[Device]) -> bool:
     return all(device.kind is DeviceKind.CPU for device in devices if device.budget_bytes)
 
 
-class Survey:
+class SnapshotBuilder:
     """One gateway's."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Survey:
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
-        standing: Standing,
+        standing: OperatorIntent,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
@@ -86,7 +86,7 @@ class Survey:
             nodes=frozenset(profile.nodes),
         )
 
-    def look(self, refused: dict[Key, str] | None = None) -> Picture:
+    def look(self, refused: dict[Key, str] | None = None) -> Snapshot:
         """*refused*: what the caller knows to be no use now."""
         self._remember()
         demands = self._demands.by_model()
@@ -99,7 +99,7 @@ class Survey:
             for node in self._fleet.alive()
             if any(r.state is ModelState.LOADING for r in self._fleet.records_of(node))
         )
-        return Picture(nodes, tuple(self._wants(nodes, demands)), taken)
+        return Snapshot(nodes, tuple(self._wants(nodes, demands)), taken)
 
     def drain_seconds(self, model: str) -> float:
         """How long streams may stay on a replica that goes, until they move: only where somebody
@@ -160,11 +160,11 @@ class Survey:
 
     def _resident(
         self, record: ModelRecord, load: ModelLoad, demands: dict[str, Demand], loads: int
-    ) -> Resident:
+    ) -> ResidentView:
         model, node = record.model, record.node
         profile = self._catalogue.profile(model)
         waiting = demands[model].waiting if model in demands else 0
-        return Resident(
+        return ResidentView(
             model,
             record.devices,
             record.reserved_bytes,

@@ -6,7 +6,7 @@
 from typing import NamedTuple
 
 from protocol.errors import WireError
-from protocol.frames import Part, Phase
+from protocol.frames import AnswerPart, Phase
 from protocol.generate import FinishReason, Timings, Usage
 
 
@@ -21,7 +21,7 @@ class Started(NamedTuple):
 class Parts(NamedTuple):
     """New pieces of the answer."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AnswerPart, ...]
     tokens: int
     """How many tokens they took."""
     next_index: int

@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from neuron.engine.machine import heap
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.ipc.channel import ChannelClosed, EngineEnd
 from neuron.ipc.defaults import KERNELS_KEPT
 from neuron.ipc.messages import Fatal
@@ -42,7 +42,7 @@ def main() -> int:
 
         if arguments.rank:
             return serve_rank(channel, FollowerEnd(lines[0]), arguments.rank)
-        return serve(channel, Leader(lines))
+        return serve(channel, RankBroadcast(lines))
     except ChannelClosed:
         return 0
     except Exception as error:

@@ -7,7 +7,7 @@ input reaches an assertion or poisons a batch.
 import math
 from collections.abc import Iterator
 
-from neuron.ipc.messages import Add, Refused, Sample
+from neuron.ipc.messages import Add, Refused, SamplingParams
 from protocol.errors import ErrorCode
 
 MAX_LOGPROBS = 20
@@ -55,7 +55,7 @@ def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:
     return None if fault is None else _invalid(add.id, fault)
 
 
-def _number_fault(sample: Sample) -> str | None:
+def _number_fault(sample: SamplingParams) -> str | None:
     penalties = (sample.presence_penalty, sample.frequency_penalty)
     tops = (sample.logprobs, sample.prompt_logprobs)
     checks = (
@@ -114,7 +114,7 @@ def _amount_fault(add: Add) -> str | None:
     return None
 
 
-def _token_fault(sample: Sample, vocab_size: int) -> str | None:
+def _token_fault(sample: SamplingParams, vocab_size: int) -> str | None:
     for name, token in _tokens(sample):
         if not 0 <= token < vocab_size:
             return (
@@ -124,14 +124,14 @@ def _token_fault(sample: Sample, vocab_size: int) -> str | None:
     return None
 
 
-def _tokens(sample: Sample) -> Iterator[tuple[str, int]]:
+def _tokens(sample: SamplingParams) -> Iterator[tuple[str, int]]:
     yield from (("End token", token) for token in sample.end_tokens)
     yield from (("Token in logit_bias", token) for token, _ in sample.logit_bias)
     yield from (("Token in allowed_tokens", token) for token in sample.allowed_tokens or ())
     yield from (("Token in bad_tokens", token) for token in sample.bad_tokens)
 
 
-def _choice_fault(sample: Sample, vocab_size: int) -> str | None:
+def _choice_fault(sample: SamplingParams, vocab_size: int) -> str | None:
     """What is wrong with the bias, or leaves nothing to choose."""
     for token, bias in sample.logit_bias:
         if not -100 <= bias <= 100:

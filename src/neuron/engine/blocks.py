@@ -35,7 +35,7 @@ def extend_keys(keys: list[Key], tokens: Sequence[int]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PrefixHit:
     """The beginning of a prompt that the cache holds."""
 
     blocks: list[int]
@@ -190,7 +190,7 @@ class BlockPool:
                 blocks -= sum(self._users[block] > 0 for block in part)
         return blocks
 
-    def adopt(self, found: Sequence[int]) -> Found:
+    def adopt(self, found: Sequence[int]) -> PrefixHit:
         """Uses the blocks that :meth:`match` found for a new sequence.
 
         A whole tile that lies together is shared. What begins a tile is taken over with it if
@@ -211,7 +211,7 @@ class BlockPool:
                 copies.append((source, target))
                 blocks.append(target)
             self.give_back(part)
-        return Found(blocks, copies)
+        return PrefixHit(blocks, copies)
 
     def _continuable(self, part: Sequence[int]) -> bool:
         """Whether *part*, used by its new sequence, can stay where it is: it lies together and is
@@ -241,4 +241,4 @@ def _together(part: Sequence[int]) -> bool:
     return part[0] % TILE_BLOCKS == 0 and all(b == part[0] + i for i, b in enumerate(part))
 
 
-__all__ = ["BLOCK_TOKENS", "BlockPool", "Found", "Key", "blocks_for", "extend_keys"]
+__all__ = ["BLOCK_TOKENS", "BlockPool", "Key", "PrefixHit", "blocks_for", "extend_keys"]

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 
 from neuron.engine.admission import refusal
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key
-from neuron.engine.output.answer import Answer
+from neuron.engine.output.answer import AnswerText
 from neuron.engine.runner import Runner
 from neuron.engine.sampling.sampler import Chosen
-from neuron.engine.scheduler import Chunk, Limits, Scheduler
+from neuron.engine.scheduler import Chunk, Scheduler, SchedulerLimits
 from neuron.engine.sequence import Sequence
 from neuron.ipc.messages import Add, Output, Progress, Refused, Step
 from protocol.errors import ErrorCode
@@ -32,7 +32,7 @@ class Engine:
         runner: Runner,
         tokenizer: Tokenizer,
         pool: BlockPool,
-        limits: Limits,
+        limits: SchedulerLimits,
         *,
         context_limit: int,
         vocab_size: int,
@@ -43,7 +43,7 @@ class Engine:
         self._scheduler = Scheduler(limits, pool)
         self._context_limit = context_limit
         self._vocab_size = vocab_size
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, AnswerText] = {}
         self._over: dict[int, Output] = {}  # complete on arrival: reported with the next step
         self._steps = 0
         self._roots: list[Key] = []
@@ -63,7 +63,7 @@ class Engine:
             return self._overloaded(add.id)
         sequence = Sequence.from_add(add, self._context_limit, time.monotonic())
         room = sequence.limit - sequence.prompt_tokens
-        answer = Answer(self._tokenizer, add.prompt, add.sample, room)
+        answer = AnswerText(self._tokenizer, add.prompt, add.sample, room)
         over = _replay(answer, add)
         if over is not None:
             self._over[add.id] = over
@@ -163,7 +163,7 @@ class Engine:
         )
 
 
-def _replay(answer: Answer, add: Add) -> Output | None:
+def _replay(answer: AnswerText, add: Add) -> Output | None:
     """Lets *answer* catch up with an earlier attempt; an Output if that one had ended it."""
     end = answer.replay(add.generated)
     if end is None:

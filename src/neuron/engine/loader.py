@@ -21,13 +21,13 @@ from neuron.engine.machine import heap, memory
 from neuron.engine.machine.device import choose_dtype, default_threads, numerics, open_device
 from neuron.engine.machine.kernel_probe import KernelPath, choose_path
 from neuron.engine.machine.row_padding import quickest_rows
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.engine.runner import PoisonedLogits, Runner
-from neuron.engine.scheduler import Chunk, Limits, Plan
+from neuron.engine.scheduler import Chunk, SchedulerLimits, StepPlan
 from neuron.engine.sequence import Sequence
 from neuron.ipc.defaults import CHUNK_TOKENS, STEP_TOKENS
-from neuron.ipc.messages import Loading, LoadStage, Ready, Sample, Start
+from neuron.ipc.messages import Loading, LoadStage, Ready, SamplingParams, Start
 from neuron.layers.cache import KVCache
 from neuron.layers.group import Group
 from neuron.layers.linear import Kernel, LinearPlan
@@ -58,11 +58,11 @@ class _Loaded(NamedTuple):
 
 
 def load_engine(
-    start: Start, on_progress: OnProgress, leader: Leader | None = None
+    start: Start, on_progress: OnProgress, leader: RankBroadcast | None = None
 ) -> tuple[Engine, Ready]:
     """Loads the model that *start* names, as rank 0 of the ranks that *leader* leads. Raises
     :class:`LoadError`."""
-    leader = leader or Leader()
+    leader = leader or RankBroadcast()
     began = time.monotonic()
     with heap.tidy():
         tokenizer = load_tokenizer(Path(start.model_dir))
@@ -247,14 +247,14 @@ def _make_cache(
     return cache, replace(budget, context_limit=group.least(budget.context_limit))
 
 
-def _limits(start: Start, model: Decoder) -> Limits:
+def _limits(start: Start, model: Decoder) -> SchedulerLimits:
     kind, config = model.device.type, model.config
     step = max(start.max_step_tokens or STEP_TOKENS[kind], start.max_running)
     chunk = max(CHUNK_TOKENS[kind], start.max_running)
     # Multiplications that a token takes: over the weights, and for each token of its context.
     weights = sum(parameter.numel() for parameter in model.layers.parameters())
     context = 2 * config.layers * model.heads * config.head_dim
-    return Limits(
+    return SchedulerLimits(
         start.max_running,
         start.max_queued,
         step,
@@ -269,13 +269,13 @@ def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
     Raises :class:`LoadError` CORRUPT when the weights compute NaN or infinity.
     """
     count = min(WARM_UP_TOKENS, context_limit - 1)
-    sample = Sample(max_tokens=2, temperature=1.0, top_p=0.9)
+    sample = SamplingParams(max_tokens=2, temperature=1.0, top_p=0.9)
     sequence = Sequence(0, sample, [0] * count, count, count + 2)
     while len(sequence.blocks) < blocks_for(count + 1):
         sequence.blocks.append(pool.take(sequence.blocks))
     try:
-        sequence.tokens += [c.token for c in runner.run(Plan([Chunk(sequence, 0, count)]))]
-        runner.run(Plan([Chunk(sequence, count, 1)]))
+        sequence.tokens += [c.token for c in runner.run(StepPlan([Chunk(sequence, 0, count)]))]
+        runner.run(StepPlan([Chunk(sequence, count, 1)]))
     except PoisonedLogits as error:
         raise LoadError(
             LoadCode.CORRUPT,

@@ -17,7 +17,7 @@ Head = Callable[[list[int]], torch.Tensor]
 """Rows of the batch → their float32 logits ``[rows, vocab]``."""
 
 
-class PromptScores:
+class PromptLogprobs:
     """What is known so far of the prompts that ask."""
 
     def __init__(self, vocab: int) -> None:

@@ -7,14 +7,14 @@ sampling parameters.
 import torch
 
 from neuron.engine.forward import Forward
-from neuron.engine.prompt_logprobs import PromptScores
-from neuron.engine.ranks.lines import Leader
+from neuron.engine.prompt_logprobs import PromptLogprobs
+from neuron.engine.ranks.lines import RankBroadcast
 from neuron.engine.sampling.logits_processors import Adjustments
 from neuron.engine.sampling.sampler import Chosen, SampleRow, choose
-from neuron.engine.scheduler import Chunk, Plan
+from neuron.engine.scheduler import Chunk, StepPlan
 from neuron.engine.sequence import Sequence
 from neuron.ipc.messages import Logprobs
-from neuron.ipc.rank_commands import Compute, Piece, Project
+from neuron.ipc.rank_commands import Compute, Project, SequenceTokens
 
 
 class EngineFault(Exception):
@@ -28,13 +28,13 @@ class PoisonedLogits(EngineFault):
 class Runner:
     """A model as rank 0 uses it, alone or with the ranks that it leads."""
 
-    def __init__(self, forward: Forward, leader: Leader | None = None) -> None:
+    def __init__(self, forward: Forward, leader: RankBroadcast | None = None) -> None:
         self._forward = forward
-        self._leader = leader or Leader()
+        self._leader = leader or RankBroadcast()
         self._step = 0
         vocab = forward.model.config.vocab_size
         self._adjustments = Adjustments(vocab, forward.model.device)
-        self._prompt_scores = PromptScores(vocab)
+        self._prompt_scores = PromptLogprobs(vocab)
 
     def forget(self, sequence_id: int) -> None:
         """Drops what is kept for sampling a sequence that is over."""
@@ -46,7 +46,7 @@ class Runner:
         return self._prompt_scores.take(sequence_id)
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> list[Chosen]:
+    def run(self, plan: StepPlan) -> list[Chosen]:
         """Computes *plan*; returns the next token of each chunk that samples, in order.
 
         Raises :class:`PoisonedLogits` when a row's logits are not finite.
@@ -72,7 +72,7 @@ class Runner:
         return SampleRow(s.sample, s.prompt_tokens, s.generated, adjustment)
 
     @torch.inference_mode()
-    def logits(self, plan: Plan, *, every: bool = False) -> torch.Tensor:
+    def logits(self, plan: StepPlan, *, every: bool = False) -> torch.Tensor:
         """Computes *plan* and returns float32 logits ``[rows, vocab]``.
 
         A row for each chunk that samples, or with *every* for each token of the batch.
@@ -80,7 +80,7 @@ class Runner:
         self._compute(plan)
         return self._logits(list(range(plan.tokens)) if every else _ends(plan))
 
-    def _compute(self, plan: Plan) -> None:
+    def _compute(self, plan: StepPlan) -> None:
         self._step += 1
         batch = Compute(self._step, [_piece(chunk) for chunk in plan.chunks], plan.copies)
         self._leader.tell(batch)
@@ -91,13 +91,13 @@ class Runner:
         return self._forward.logits(rows)
 
 
-def _piece(chunk: Chunk) -> Piece:
+def _piece(chunk: Chunk) -> SequenceTokens:
     sequence, end = chunk.sequence, chunk.start + chunk.count
     tokens = sequence.tokens[chunk.start : end]
-    return Piece(sequence.id, tokens, chunk.start, sequence.blocks)
+    return SequenceTokens(sequence.id, tokens, chunk.start, sequence.blocks)
 
 
-def _ends(plan: Plan) -> list[int]:
+def _ends(plan: StepPlan) -> list[int]:
     """The rows of the batch that sample."""
     at, ends = 0, []
     for chunk in plan.chunks:

@@ -27,7 +27,7 @@ from neuron.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SchedulerLimits:
     """The scheduler's bounds; sequences and tokens."""
 
     max_running: int
@@ -64,7 +64,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepPlan:
     """One step: decode rows first, then prefill chunks in order of admission."""
 
     chunks: list[Chunk]
@@ -79,7 +79,7 @@ class Plan:
 class Scheduler:
     """Holds the waiting and the running sequences."""
 
-    def __init__(self, limits: Limits, pool: BlockPool) -> None:
+    def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
         self.limits = limits
         self.preemptions = 0
         """Since the start."""
@@ -114,7 +114,7 @@ class Scheduler:
         assert blocks_for(sequence.limit) <= self._pool.total
         self._waiting.append(sequence)
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """Admits whom it can and decides the next step; empty only without work."""
         self._grow()
         self._admit()
@@ -126,9 +126,9 @@ class Scheduler:
             else:
                 prefill.append(sequence)
         copies, self._copies = self._copies, []
-        return Plan(decode + self._share(prefill, len(decode)), copies)
+        return StepPlan(decode + self._share(prefill, len(decode)), copies)
 
-    def commit(self, plan: Plan) -> None:
+    def commit(self, plan: StepPlan) -> None:
         """Records that *plan* has been computed; sampled tokens are appended by the caller."""
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.start + chunk.count

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from neuron.engine.blocks import Key, extend_keys
-from neuron.ipc.messages import Add, Sample
+from neuron.ipc.messages import Add, SamplingParams
 
 
 @dataclass(slots=True, eq=False)
@@ -15,7 +15,7 @@ class Sequence:
     """
 
     id: int
-    sample: Sample
+    sample: SamplingParams
     tokens: list[int]
     """The prompt, then the answer so far."""
     prompt_tokens: int

@@ -13,7 +13,7 @@ from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
 from neuron.engine.loader import load_engine, load_follower
 from neuron.engine.machine.out_of_memory import shortage
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.engine.runner import EngineFault
 from neuron.ipc.channel import EngineEnd
 from neuron.ipc.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
@@ -25,7 +25,7 @@ OK, LOAD_FAILED, FATAL = 0, 3, 4
 T = TypeVar("T")
 
 
-def serve(channel: EngineEnd, leader: Leader | None = None) -> int:
+def serve(channel: EngineEnd, leader: RankBroadcast | None = None) -> int:
     """Serves one model, as rank 0 of the ranks that *leader* leads; returns the exit status. Raises
     ChannelClosed when the service, or another rank, is gone."""
     start, rest = _start(channel)

@@ -21,9 +21,9 @@ from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.machine.device import open_device
 from neuron.engine.machine.kernel_probe import KernelPath
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
-from neuron.ipc.rank_commands import UNTRIED, Compute, Piece
+from neuron.ipc.rank_commands import UNTRIED, Compute, SequenceTokens
 from neuron.layers.cache import KVCache
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group
 from neuron.layers.linear import LinearPlan
@@ -62,7 +62,7 @@ def main() -> int:
     if arguments.rank:
         group = follow(FollowerEnd(lines[0]), arguments.rank, device)
     else:
-        group = lead(Leader(lines), device)
+        group = lead(RankBroadcast(lines), device)
     group.least(0)
     report = _Report(is_silent=arguments.rank > 0)
     backend = distributed.get_backend()
@@ -149,7 +149,7 @@ def _logits(folder: Path, device: torch.device, group: Group) -> torch.Tensor:
     )
     forward = Forward(model, cache, KernelPath())
     with torch.inference_mode():
-        forward.compute(Compute(1, [Piece(0, _PROMPT, 0, blocks)]))
+        forward.compute(Compute(1, [SequenceTokens(0, _PROMPT, 0, blocks)]))
         return forward.logits(list(range(len(_PROMPT))))
 
 

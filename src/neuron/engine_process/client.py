@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from neuron.engine_process.rank_processes import Crew
+from neuron.engine_process.rank_processes import RankProcesses
 from neuron.engine_process.sequence_stream import EngineDied, SequenceStream, is_last
 from neuron.engine_process.watchdog import Deadlines, StepWatch
 from neuron.ipc.channel import ChannelClosed
@@ -53,7 +53,7 @@ class EngineLoadError(Exception):
 class EngineProcess:
     """A loaded engine. Create it with :meth:`start`."""
 
-    def __init__(self, crew: Crew, ready: Ready, deadlines: Deadlines) -> None:
+    def __init__(self, crew: RankProcesses, ready: Ready, deadlines: Deadlines) -> None:
         self.ready = ready
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the process has ended, however it did."""
@@ -85,7 +85,7 @@ class EngineProcess:
         starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
             start
         ]
-        crew = await Crew.spawn(len(starts), environment)
+        crew = await RankProcesses.spawn(len(starts), environment)
         try:
             await crew.begin(starts)
             ready = await _loaded(crew, start, on_progress, deadlines)
@@ -237,7 +237,9 @@ class EngineProcess:
                 return
 
 
-async def _loaded(crew: Crew, start: Start, on_progress: OnProgress, deadlines: Deadlines) -> Ready:
+async def _loaded(
+    crew: RankProcesses, start: Start, on_progress: OnProgress, deadlines: Deadlines
+) -> Ready:
     """Waits for rank 0's Ready; raises :class:`EngineLoadError`."""
     fatal = ""
     progress: dict[int, Loading] = {}

@@ -29,17 +29,17 @@ class Arrived(NamedTuple):
     """Its channel carries nonsense."""
 
 
-class Member(NamedTuple):
+class RankProcess(NamedTuple):
     """One rank."""
 
     child: Child
     channel: ServiceEnd
 
 
-class Crew:
+class RankProcesses:
     """All ranks of one engine. Create it with :meth:`spawn`."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[RankProcess]) -> None:
         self._members = tuple(members)
         self._arrived: asyncio.Queue[Arrived] = asyncio.Queue()
         self._first_gone: int | None = None
@@ -50,10 +50,10 @@ class Crew:
         ]
 
     @classmethod
-    async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "Crew":
+    async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "RankProcesses":
         """Starts *size* processes, which wait for their :meth:`begin`."""
         lines = [socket.socketpair() for _ in range(size - 1)]
-        members: list[Member] = []
+        members: list[RankProcess] = []
         try:
             for rank in range(size):
                 ends = [ours for ours, _ in lines] if rank == 0 else [lines[rank - 1][1]]
@@ -135,7 +135,7 @@ class Crew:
 
 async def _spawn(
     rank: int, lines: Sequence[socket.socket], environment: Mapping[str, str] | None
-) -> Member:
+) -> RankProcess:
     ours, theirs = socket.socketpair()
     channel = await ServiceEnd.open(ours)
     try:
@@ -144,7 +144,9 @@ async def _spawn(
             command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(fds[0])]
             if lines:
                 command += ["--rank", str(rank), "--lines", *map(str, fds[1:])]
-            return Member(await Child.spawn(command, fds=fds, environment=environment), channel)
+            return RankProcess(
+                await Child.spawn(command, fds=fds, environment=environment), channel
+            )
     except BaseException:
         channel.close()
         raise

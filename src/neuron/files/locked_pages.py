@@ -33,7 +33,7 @@ class PagesError(Exception):
     """Raised when pages cannot be mapped or locked; the message is one line for people."""
 
 
-class Piece(NamedTuple):
+class ByteRange(NamedTuple):
     """A part of a mapped file."""
 
     path: Path
@@ -51,13 +51,13 @@ class _Version(NamedTuple):
     changed_ns: int
 
 
-class Pages:
+class LockedPages:
     """The pages of some files. All calls must come from one thread at a time."""
 
     def __init__(self) -> None:
         self.versions: tuple[_Version, ...] = ()
         """Equal to another's when both have mapped the same bytes."""
-        self._mappings: list[Piece] = []
+        self._mappings: list[ByteRange] = []
 
     @property
     def nbytes(self) -> int:
@@ -84,15 +84,17 @@ class Pages:
         )
         if status.st_size:  # the kernel maps no empty files
             nbytes = -(-status.st_size // _PAGE) * _PAGE
-            self._mappings.append(Piece(path, _mmap(nbytes, mmap.MAP_SHARED, descriptor), nbytes))
+            self._mappings.append(
+                ByteRange(path, _mmap(nbytes, mmap.MAP_SHARED, descriptor), nbytes)
+            )
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ByteRange]:
         """What to lock, call by call."""
         for path, address, nbytes in self._mappings:
             for start in range(0, nbytes, PIECE_BYTES):
-                yield Piece(path, address + start, min(PIECE_BYTES, nbytes - start))
+                yield ByteRange(path, address + start, min(PIECE_BYTES, nbytes - start))
 
-    def lock(self, piece: Piece) -> None:
+    def lock(self, piece: ByteRange) -> None:
         """Reads what is not in memory of *piece*, and keeps it there. Raises :class:`PagesError`.
 
         After a failure some of it may be locked; :meth:`close` gives that back too.
@@ -134,7 +136,7 @@ def lock_limit() -> str:
     return size_text(limit)
 
 
-def _refusal(code: int, piece: Piece) -> str:
+def _refusal(code: int, piece: ByteRange) -> str:
     if code == errno.EAGAIN:
         return f"the system has no memory for the pages of {piece.path.name} now"
     if not may_lock(piece.nbytes):

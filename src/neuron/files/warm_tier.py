@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from neuron.files import sources
-from neuron.files.locked_pages import Pages, PagesError, Piece, lock_limit, may_lock
+from neuron.files.locked_pages import ByteRange, LockedPages, PagesError, lock_limit, may_lock
 from neuron.hardware.host import Host
 from protocol.errors import FleetError
 from protocol.runtime.settings import SettingsError
@@ -76,7 +76,7 @@ class _Order:
             raise PagesError("it was dropped meanwhile")
 
 
-class Warm:
+class WarmTier:
     """The weights that are locked in memory. Its methods belong to one event loop.
 
     All locking and unlocking happens in one thread, in the order in which it is decided here:
@@ -88,7 +88,7 @@ class Warm:
         self._budget = budget_bytes
         self._host = host or Host()
         self._left_free = int(self._host.memory_bytes() * LEFT_FREE_SHARE)
-        self._held: dict[str, Pages] = {}
+        self._held: dict[str, LockedPages] = {}
         """The first one goes first."""
         self._orders: set[_Order] = set()
         self._turn = asyncio.Lock()
@@ -150,7 +150,7 @@ class Warm:
     async def _keep(self, order: _Order, folder: Path) -> None:
         if self._closed:
             raise PagesError("the warm tier is closed")
-        pages = Pages()
+        pages = LockedPages()
         try:
             files = await self._in_thread(sources.weight_files, folder)
             await self._in_thread(pages.map, files)
@@ -165,7 +165,7 @@ class Warm:
             if self._held.get(order.model) is not pages:
                 self._thread.submit(pages.close)
 
-    async def _lock_all(self, order: _Order, pages: Pages) -> None:
+    async def _lock_all(self, order: _Order, pages: LockedPages) -> None:
         order.check()
         self._make_room(order.model, pages.nbytes)
         for piece in pages.pieces():
@@ -187,7 +187,7 @@ class Warm:
         if pages := self._held.pop(model, None):
             self._thread.submit(pages.close)
 
-    def _lock(self, pages: Pages, piece: Piece) -> None:
+    def _lock(self, pages: LockedPages, piece: ByteRange) -> None:
         """In the thread."""
         free = self._host.memory_free_bytes()
         if free - piece.nbytes < self._left_free:

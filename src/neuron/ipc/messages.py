@@ -47,7 +47,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     use."""
 
 
-class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sampling with every default resolved; the engine guesses nothing.
 
     What changes logits does so in vLLM's order: ``allowed_tokens``, ``bad_tokens``, ``min_tokens``,
@@ -91,7 +91,7 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
 
     id: int
     prompt: list[int]
-    sample: Sample
+    sample: SamplingParams
     generated: list[int] = []
     """Continue after these; they count as answer tokens (positions, max_tokens, stop texts). Their
     texts come with the first output, as :attr:`Output.replayed`."""

@@ -17,7 +17,7 @@ class Join(msgspec.Struct, frozen=True, tag="join"):
     size: int
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class SequenceTokens(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The tokens of one sequence in a step."""
 
     sequence: int
@@ -34,7 +34,7 @@ class Compute(msgspec.Struct, frozen=True, tag="compute", gc=False):
     """Run a batch through the layers."""
 
     step: int
-    pieces: list[Piece]
+    pieces: list[SequenceTokens]
     copies: list[tuple[int, int]] = []
     """Blocks of the cache to copy first, (source, target) each."""
 

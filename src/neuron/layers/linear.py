@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from neuron.layers.group import AllReduce, Group, Share
-from neuron.layers.slot import Slot
+from neuron.layers.slot import WeightTarget
 
 _BATCH_HINT = 8
 """The rows for which oneDNN chooses the layout; it is asked for no others."""
@@ -76,9 +76,9 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(rows), requires_grad=False) if bias else None
         self._plan = LinearPlan()
 
-    def slots(self, prefix: str) -> dict[str, Slot]:
+    def slots(self, prefix: str) -> dict[str, WeightTarget]:
         """Checkpoint name → the slice of the parameter that it fills; each is contiguous."""
-        slots: dict[str, Slot] = {}
+        slots: dict[str, WeightTarget] = {}
         sizes = [part.size for part in self.parts.values()]
         for (name, part), view in zip(
             self.parts.items(), torch.split(self.weight, sizes), strict=True
@@ -86,12 +86,12 @@ class Linear(nn.Module):
             whole = (part.whole, self.inputs.whole)
             is_column = part.size == part.whole  # then only columns can be cut
             cut = (1, self.inputs.begin) if is_column else (0, part.begin)
-            slots[f"{prefix}{name}.weight"] = Slot(view, whole, *cut)
+            slots[f"{prefix}{name}.weight"] = WeightTarget(view, whole, *cut)
         if self.bias is not None:
             for (name, part), view in zip(
                 self.parts.items(), torch.split(self.bias, sizes), strict=True
             ):
-                slots[f"{prefix}{name}.bias"] = Slot(view, (part.whole,), 0, part.begin)
+                slots[f"{prefix}{name}.bias"] = WeightTarget(view, (part.whole,), 0, part.begin)
         return slots
 
     def finish(self, plan: LinearPlan) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from neuron.layers.group import Group
 from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
-from neuron.layers.slot import Slot
+from neuron.layers.slot import WeightTarget
 
 
 class GatedMLP(nn.Module):
@@ -33,7 +33,7 @@ class GatedMLP(nn.Module):
         self.down = RowParallelLinear(share, "down_proj", hidden, group, bias=bias)
         self.activation = activation
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.gate_up.slots(prefix).items()
         yield from self.down.slots(prefix).items()

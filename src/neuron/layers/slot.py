@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import torch
 
 
-class Slot(NamedTuple):
+class WeightTarget(NamedTuple):
     """The place for a tensor, or for the range of it along one dimension that a rank holds."""
 
     target: torch.Tensor

@@ -44,7 +44,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _KeyRange:
     """Some keys of a row that one call of the kernel reads."""
 
     tiles: int
@@ -171,7 +171,7 @@ def _by_size(row: AttentionRow) -> Iterator[AttentionRow]:
 
 def _groups(
     row: AttentionRow, window: Window, masks: _Masks, *, exact: bool
-) -> Iterator[list[_Piece]]:
+) -> Iterator[list[_KeyRange]]:
     """The pieces of a row in order of position, those whose results are merged together."""
     begin = 0 if window is None else max(0, row.context - window + 1)
     first, end = begin // TILE_TOKENS, -(-row.length // TILE_TOKENS)
@@ -206,18 +206,18 @@ def _runs(blocks: list[int], first: int, end: int) -> Iterator[_Run]:
         yield _Run(start * TILE_TOKENS, count, blocks[start * TILE_BLOCKS])
 
 
-def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
+def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
     """An exact run: whole tiles, those that need a mask apart unless masks are small."""
     blocks = _table(row, run) if run.scattered else None
     slot = run.block * BLOCK_TOKENS
     short = _short(row)
     if short is not None:
-        yield _Piece(1, short, slot, blocks, masks.make(0, 1, short))
+        yield _KeyRange(1, short, slot, blocks, masks.make(0, 1, short))
         return
     end = run.begin + run.tiles * TILE_TOKENS
     for at, tiles, needs in _alike(range(run.begin, end, TILE_TOKENS), masks):
         mask = masks.make(at, tiles, TILE_TOKENS) if needs else None
-        yield _Piece(tiles, TILE_TOKENS, slot + at - run.begin, blocks, mask)
+        yield _KeyRange(tiles, TILE_TOKENS, slot + at - run.begin, blocks, mask)
 
 
 def _alike(begins: range, masks: _Masks) -> Iterator[tuple[int, int, bool]]:
@@ -232,7 +232,7 @@ def _alike(begins: range, masks: _Masks) -> Iterator[tuple[int, int, bool]]:
         done += count
 
 
-def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
+def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
     """A run without ``exact``: just the keys that exist, those that everybody sees apart."""
     end = min(run.begin + run.tiles * TILE_TOKENS, row.length)
     blocks = _table(row, run) if run.scattered else None
@@ -241,7 +241,7 @@ def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_Piece]:
     for start, stop in itertools.pairwise(cuts):
         mask = masks.make(start, 1, stop - start) if masks.partial(start, stop) else None
         slot = run.block * BLOCK_TOKENS + start - run.begin
-        yield _Piece(1, stop - start, slot, blocks, mask)
+        yield _KeyRange(1, stop - start, slot, blocks, mask)
 
 
 def _table(row: AttentionRow, run: _Run) -> torch.Tensor:
@@ -260,7 +260,7 @@ def _pad(queries: torch.Tensor) -> torch.Tensor:
 def _attend_row(
     queries: torch.Tensor,
     slots: Pages,
-    groups: list[list[_Piece]],
+    groups: list[list[_KeyRange]],
     scale: float,
 ) -> torch.Tensor:
     """One row: *queries* ``[kv_heads, queries, dim]`` over *slots* ``[slots, kv_heads, dim]``."""
@@ -278,7 +278,7 @@ def _attend_row(
 def _attend_group(
     queries: torch.Tensor,
     slots: Pages,
-    pieces: list[_Piece],
+    pieces: list[_KeyRange],
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The result over some keys and the log-sum-exp of their scores ``[kv_heads, queries]``."""
@@ -299,7 +299,7 @@ def _attend_group(
 def _attend_piece(
     queries: torch.Tensor,
     slots: Pages,
-    piece: _Piece,
+    piece: _KeyRange,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     keys, values = (_read(part, piece) for part in slots)  # (tiles, kv_heads, tokens, dim)
@@ -308,7 +308,7 @@ def _attend_piece(
     return out, lse
 
 
-def _read(slots: torch.Tensor, piece: _Piece) -> torch.Tensor:
+def _read(slots: torch.Tensor, piece: _KeyRange) -> torch.Tensor:
     shape = slots.shape[1:]
     if piece.blocks is None:
         flat = slots[piece.slot : piece.slot + piece.tiles * piece.tokens]

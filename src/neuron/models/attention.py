@@ -15,7 +15,7 @@ from neuron.layers.group import Group, Share
 from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
 from neuron.layers.norm import HeadNorm
 from neuron.layers.rotary import rotate
-from neuron.layers.slot import Slot
+from neuron.layers.slot import WeightTarget
 from neuron.models.config import ModelConfig
 
 Turn = tuple[torch.Tensor, torch.Tensor]
@@ -43,13 +43,13 @@ class SelfAttention(nn.Module):
                 self.heads, self.kv_heads, self.dim, config.norm_eps, offset=traits.offset_norms
             )
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.qkv.slots(prefix).items()
         yield from self.output.slots(prefix).items()
         if self.norm is not None:
-            yield f"{prefix}q_norm.weight", Slot.whole(self.norm.query)
-            yield f"{prefix}k_norm.weight", Slot.whole(self.norm.key)
+            yield f"{prefix}q_norm.weight", WeightTarget.whole(self.norm.query)
+            yield f"{prefix}k_norm.weight", WeightTarget.whole(self.norm.key)
 
     def forward(
         self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep

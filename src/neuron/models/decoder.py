@@ -22,7 +22,7 @@ from neuron.layers.linear import Kernel, Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
-from neuron.layers.slot import Slot
+from neuron.layers.slot import WeightTarget
 from neuron.models.attention import SelfAttention, Turn
 from neuron.models.config import ModelConfig
 from neuron.models.traits import Activation
@@ -71,12 +71,12 @@ class DecoderLayer(nn.Module):
         out: torch.Tensor = x + thought
         return out
 
-    def slots(self, prefix: str) -> Iterator[tuple[str, Slot]]:
+    def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         """Checkpoint name → (a slice of) the parameter that it fills."""
         yield from self.attention.slots(f"{prefix}self_attn.")
         yield from self.mlp.slots(f"{prefix}mlp.")
         for name, norm in self._norms().items():
-            yield f"{prefix}{name}.weight", Slot.whole(norm.weight)
+            yield f"{prefix}{name}.weight", WeightTarget.whole(norm.weight)
 
     def _norms(self) -> dict[str, RMSNorm]:
         """The norms by their names in checkpoints, where "post_attention" has two meanings."""
@@ -94,16 +94,16 @@ class DecoderLayer(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoadUnit:
     """A piece of the model that is loaded as a whole."""
 
     module: nn.Module
-    slots: Callable[[], dict[str, Slot]]
+    slots: Callable[[], dict[str, WeightTarget]]
     """Checkpoint name, in ``checkpoint.canonical`` form → the (slice of a) parameter it fills."""
     holds_head: bool = False
 
 
-def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, Slot]:
+def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, WeightTarget]:
     return dict(layer.slots(f"layers.{index}."))
 
 
@@ -218,40 +218,44 @@ class Decoder(nn.Module):
         """Bytes of KV cache that one token needs on this rank, *itemsize* bytes a number."""
         return 2 * self.config.layers * self.kv_heads * self.config.head_dim * itemsize
 
-    def slots(self) -> dict[str, Slot]:
+    def slots(self) -> dict[str, WeightTarget]:
         """Checkpoint name, in ``canonical`` form → the (slice of a) parameter that it fills."""
         return {name: slot for part in self.parts() for name, slot in part.slots().items()}
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[LoadUnit]:
         """The model in pieces that are loaded one after the other."""
         parts = [
-            Part(self.embedding, lambda: {"embed_tokens.weight": self._rows(self.embedding.weight)})
+            LoadUnit(
+                self.embedding, lambda: {"embed_tokens.weight": self._rows(self.embedding.weight)}
+            )
         ]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            parts.append(Part(layer, functools.partial(_layer_slots, layer, index)))
-        parts.append(Part(self.norm, lambda: {"norm.weight": Slot.whole(self.norm.weight)}))
+            parts.append(LoadUnit(layer, functools.partial(_layer_slots, layer, index)))
+        parts.append(
+            LoadUnit(self.norm, lambda: {"norm.weight": WeightTarget.whole(self.norm.weight)})
+        )
         if self.config.tied:  # nothing to read, but something to finish
-            parts.append(Part(nn.Module(), dict, holds_head=True))
+            parts.append(LoadUnit(nn.Module(), dict, holds_head=True))
         else:
             head = self.head
             parts.append(
-                Part(head, lambda: {"lm_head.weight": self._rows(head.weight)}, holds_head=True)
+                LoadUnit(head, lambda: {"lm_head.weight": self._rows(head.weight)}, holds_head=True)
             )
         return parts
 
-    def _rows(self, weight: torch.Tensor) -> Slot:
+    def _rows(self, weight: torch.Tensor) -> WeightTarget:
         """For this rank's rows of a matrix with one row for each token id."""
         whole = (self.config.vocab_size, self.config.hidden_size)
-        return Slot(weight, whole, 0, self.embedding.share.begin)
+        return WeightTarget(weight, whole, 0, self.embedding.share.begin)
 
-    def place(self, part: Part) -> None:
+    def place(self, part: LoadUnit) -> None:
         """Gives the parameters of *part* memory on the device, uninitialised."""
         part.module.to_empty(device=self.device)
         if part.module is self.embedding and self.config.tied:
             self.head.weight = self.embedding.weight
 
-    def finish(self, part: Part, plan: LinearPlan) -> None:
+    def finish(self, part: LoadUnit, plan: LinearPlan) -> None:
         """Brings the loaded parameters of *part* into the form that the forward pass uses."""
         for module in part.module.modules():
             if isinstance(module, RMSNorm | HeadNorm):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.layers.slot import Slot
+from neuron.layers.slot import WeightTarget
 from neuron.models.checkpoint import TensorEntry, canonical
 from neuron.models.errors import LoadCode, LoadError
 
@@ -28,9 +28,9 @@ OnBytes = Callable[[int], None]
 
 def match_slots(
     entries: Iterable[TensorEntry],
-    slots: Mapping[str, Slot],
+    slots: Mapping[str, WeightTarget],
     ignored: Callable[[str], bool],
-) -> list[tuple[TensorEntry, Slot]]:
+) -> list[tuple[TensorEntry, WeightTarget]]:
     """Pairs every slot with its tensor in the checkpoint, in file order.
 
     Names are compared in ``canonical`` form; *ignored* tells which tensors of a checkpoint
@@ -77,7 +77,7 @@ def _by_name(entries: Iterable[TensorEntry]) -> dict[str, TensorEntry]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _ByteRange:
     """A range of a file's bytes, and the numbers that it fills."""
 
     entry: TensorEntry
@@ -93,13 +93,13 @@ class _Piece:
         return self.target.numel() * DTYPES[self.entry.dtype].itemsize
 
 
-def wanted_bytes(entry: TensorEntry, slot: Slot) -> int:
+def wanted_bytes(entry: TensorEntry, slot: WeightTarget) -> int:
     """What :func:`load_weights` is going to report for a pair."""
     return slot.target.numel() * DTYPES[entry.dtype].itemsize
 
 
 def load_weights(
-    pairs: Iterable[tuple[TensorEntry, Slot]], on_bytes: OnBytes = lambda _: None
+    pairs: Iterable[tuple[TensorEntry, WeightTarget]], on_bytes: OnBytes = lambda _: None
 ) -> None:
     """Reads every paired tensor, or the range of it that is wanted, into its slot, converting
     dtypes. Of a range of columns the whole rows are read, a few at a time: they lie together in
@@ -121,7 +121,7 @@ def load_weights(
             raise
 
 
-def _pieces(entry: TensorEntry, slot: Slot) -> Iterator[_Piece]:
+def _pieces(entry: TensorEntry, slot: WeightTarget) -> Iterator[_ByteRange]:
     assert slot.target.is_contiguous(), entry.name
     target, size = slot.target.detach(), DTYPES[entry.dtype].itemsize
     row = math.prod(slot.shape[1:])  # numbers
@@ -130,14 +130,14 @@ def _pieces(entry: TensorEntry, slot: Slot) -> Iterator[_Piece]:
         rows = max(1, PIECE_BYTES // (row * size))
         for start in range(0, len(target), rows):
             offset = entry.begin + start * row * size
-            yield _Piece(entry, offset, target[start : start + rows], columns)
+            yield _ByteRange(entry, offset, target[start : start + rows], columns)
         return
     flat, begin = target.view(-1), entry.begin + slot.begin * row * size
     for start in range(0, len(flat), PIECE_BYTES // size):
-        yield _Piece(entry, begin + start * size, flat[start : start + PIECE_BYTES // size])
+        yield _ByteRange(entry, begin + start * size, flat[start : start + PIECE_BYTES // size])
 
 
-def _read(piece: _Piece) -> None:
+def _read(piece: _ByteRange) -> None:
     entry, target = piece.entry, piece.target
     dtype, columns = DTYPES[entry.dtype], piece.columns
     direct = target.dtype == dtype and target.device.type == "cpu" and columns is None

@@ -14,19 +14,19 @@ from neuron import __version__
 from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.engine_process.client import EngineProcess
 from neuron.files import sources
-from neuron.files.warm_tier import Warm
+from neuron.files.warm_tier import WarmTier
 from neuron.hardware.discovery import Hardware
 from neuron.hardware.host import private_bytes
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.identity import Identity
-from neuron.service.jobs.gateway_liveness import Gateways
+from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.registry import Jobs
-from neuron.service.rendering import Texts
+from neuron.service.rendering import RenderService
 from neuron.service.residents.announcer import Announcer
-from neuron.service.residents.manager import Models
+from neuron.service.residents.manager import ResidentManager
 from neuron.service.residents.offers import Offers
-from neuron.service.residents.records import Shown
-from neuron.service.residents.resident import EngineSettings, Model
+from neuron.service.residents.records import RecordWriter
+from neuron.service.residents.resident import EngineSettings, Resident
 from neuron.sizing.estimate import beside_kv
 from neuron.sizing.ledger import Held, Ledger, with_budgets
 from protocol import codec, keys, subjects
@@ -74,7 +74,7 @@ class Node:
         self._bus = bus
         self._config = config
         self._identity = Identity(bus, self.name, self.instance)
-        self._gateways = Gateways()
+        self._gateways = GatewayLiveness()
         self._jobs = Jobs(self._identity)
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
@@ -85,23 +85,25 @@ class Node:
             MEMORY_SHARE,
             config.host_cache_mb << 20,
         )
-        self._warm = Warm(config.host_cache_mb << 20)
+        self._warm = WarmTier(config.host_cache_mb << 20)
         self._ledger = Ledger(self._devices)
         self._live = NodeLive(self.name, self.instance)
         if start_engine is None:
             environment = engine_environment()
             start_engine = functools.partial(EngineProcess.start, environment=environment)
         self._beat_wanted = asyncio.Event()
-        self._shown = Shown(self._identity, self._announcer, lambda model: model in self._warm.held)
+        self._shown = RecordWriter(
+            self._identity, self._announcer, lambda model: model in self._warm.held
+        )
         self._offers = Offers(config, self._devices)
         self._default_models = _told_apart(config.default_models)
-        self.models = Models(
+        self.models = ResidentManager(
             self.name,
             ledger=self._ledger,
             offers=self._offers,
             shown=self._shown,
             make_model=functools.partial(
-                Model,
+                Resident,
                 identity=self._identity,
                 gateways=self._gateways,
                 jobs=self._jobs,
@@ -113,7 +115,7 @@ class Node:
             measure=self._measure,
             warm=self._warm,
         )
-        self._texts = Texts(self.name, bus, self._offers.get, self._context_of)
+        self._texts = RenderService(self.name, bus, self._offers.get, self._context_of)
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     async def run(self) -> None:
@@ -128,9 +130,9 @@ class Node:
 
     async def _serve(self) -> None:
         self._announcer.set(keys.node_info(self.name), codec.encode(self._info()))
-        await self._bus.subscribe(subjects.all_steers(self.name), self._jobs.steered)
-        await self._bus.subscribe(subjects.ALL_FINDS, self._jobs.found)
-        await self._bus.subscribe(subjects.all_takes(self.name), self._jobs.taken)
+        await self._bus.subscribe(subjects.all_job_control(self.name), self._jobs.steered)
+        await self._bus.subscribe(subjects.ALL_LOCATES, self._jobs.found)
+        await self._bus.subscribe(subjects.all_claims(self.name), self._jobs.taken)
         await self._bus.subscribe(subjects.node_verb(self.name, "render"), self._texts.asked)
         await self._bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
         await self._bus.subscribe(subjects.node_heartbeat(self.name), self._own_heartbeat)

@@ -29,7 +29,7 @@ LimitOf = Callable[[str], int]
 """A loaded model's context; 0 = it is not loaded."""
 
 
-class Texts:
+class RenderService:
     """The endpoint of one node."""
 
     def __init__(self, node: str, bus: Bus, offer_of: OfferOf, limit_of: LimitOf) -> None:

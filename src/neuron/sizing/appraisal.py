@@ -13,7 +13,7 @@ from neuron.models.checkpoint import read_checkpoint
 from neuron.models.config import load_config
 from neuron.models.errors import LoadCode, LoadError
 from neuron.models.sharding import check_ranks
-from neuron.sizing.estimate import Settings, estimate
+from neuron.sizing.estimate import EstimateSettings, estimate
 from protocol.catalogue import Profile
 from protocol.fleet import Device, DeviceKind, Estimate
 from protocol.runtime.sizes import size_text
@@ -36,7 +36,7 @@ def appraise(
     if folder is None:
         return _as_said(said, spread) if said else None
     kv_mb = profile.kv_cache_mb or config.kv_cache_mb
-    settings = Settings(
+    settings = EstimateSettings(
         kind=kind,
         slots=profile.slots or config.slots,
         dtype=config.dtype if profile.dtype == "auto" else profile.dtype,

@@ -41,7 +41,7 @@ _BY_OUTPUTS = ("q_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head", "o_p
 _BY_HEADS = ("k_proj", "v_proj")
 
 
-class Settings(NamedTuple):
+class EstimateSettings(NamedTuple):
     """How the model shall be loaded."""
 
     kind: DeviceKind
@@ -64,7 +64,7 @@ class Term(NamedTuple):
     why: str
 
 
-class Estimate(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Bytes of each rank's device."""
 
     weight_bytes: int
@@ -90,11 +90,11 @@ class Estimate(NamedTuple):
 def estimate(
     config: ModelConfig,
     entries: Iterable[TensorEntry],
-    settings: Settings,
+    settings: EstimateSettings,
     *,
     available: int | None = None,
     measured_bytes: int | None = None,
-) -> Estimate:
+) -> MemoryEstimate:
     """What *config* with the checkpoint's *entries* takes.
 
     Where *available* bytes are not enough, a KV cache that nobody has asked for shrinks, but not
@@ -122,7 +122,7 @@ def estimate(
     block_bytes = each * dtypes.ITEM_BYTES[dtype] * BLOCK_TOKENS
     room = None if available is None else max(0, available - size) // block_bytes
     cache = _kv_cache(config, settings, block_bytes, room)
-    return Estimate(
+    return MemoryEstimate(
         weight_bytes=weights.size,
         kv_bytes=cache.blocks * block_bytes,
         kv_tokens=cache.blocks * BLOCK_TOKENS,
@@ -205,7 +205,7 @@ class _Cache(NamedTuple):
 
 
 def _kv_cache(
-    config: ModelConfig, settings: Settings, block_bytes: int, room: int | None
+    config: ModelConfig, settings: EstimateSettings, block_bytes: int, room: int | None
 ) -> _Cache:
     """*room*: the blocks that fit."""
     context = min(config.context_limit, settings.max_context or config.context_limit)
@@ -243,7 +243,7 @@ def _kernels() -> Term:
     )
 
 
-def _working(config: ModelConfig, settings: Settings, dtype: str) -> Term:
+def _working(config: ModelConfig, settings: EstimateSettings, dtype: str) -> Term:
     """Most of it is what the MLP or the attention of one layer makes for all tokens of a step, and
     the logits of all slots; a CPU also holds partial results of attention, tile by tile."""
     item, ranks = dtypes.ITEM_BYTES[dtype], settings.ranks

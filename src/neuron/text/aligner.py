@@ -8,7 +8,7 @@ comes out; one whose text never does is dropped.
 from collections import deque
 from collections.abc import Iterable
 
-from protocol.frames import Part, Reasoning, Text
+from protocol.frames import AnswerPart, Reasoning, Text
 from protocol.generate import TokenLogprobs
 
 
@@ -24,9 +24,9 @@ class Aligner:
         """Tokens, in the order of the answer."""
         self._tokens.extend(token for token in tokens if token.token)
 
-    def give(self, parts: Iterable[Part]) -> tuple[Part, ...]:
+    def give(self, parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
         """*parts* with the log-probabilities of the tokens that made their text."""
-        given: list[Part] = []
+        given: list[AnswerPart] = []
         for part in parts:
             match part:
                 case Text(text):

@@ -30,7 +30,7 @@ from neuron.text.call_style import (
 )
 from neuron.text.tool_calls import CallReader, JsonReader, NamedReader
 from neuron.text.xml_calls import Schema, XmlReader
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 
 class _State(Enum):
@@ -87,20 +87,20 @@ class OutputSplitter:
         self._reader: CallReader = JsonReader()
         self._raw: list[str] = []
         """A call's text behind its mark, while it may come out as text."""
-        self._parts: list[Part] = []
+        self._parts: list[AnswerPart] = []
 
     @property
     def in_reasoning(self) -> bool:
         """Whether the text fed last is thinking (as far as can be told yet)."""
         return self._state in (_State.THINKING_BEGINS, _State.THINKING)
 
-    def feed(self, text: str) -> tuple[Part, ...]:
+    def feed(self, text: str) -> tuple[AnswerPart, ...]:
         """Takes the next piece of the answer; returns the parts that became certain."""
         self._held += text
         self._run()
         return self._taken()
 
-    def finish(self) -> tuple[Part, ...]:
+    def finish(self) -> tuple[AnswerPart, ...]:
         """The answer is over: returns what was held back."""
         if self._state is _State.CALL:
             self._reader.finish()
@@ -337,9 +337,9 @@ class OutputSplitter:
         if text:
             self._parts.append(ToolCallPart(self.calls - 1, arguments=text))
 
-    def _taken(self) -> tuple[Part, ...]:
+    def _taken(self) -> tuple[AnswerPart, ...]:
         """The parts so far, neighbours of the same kind joined."""
-        taken: list[Part] = []
+        taken: list[AnswerPart] = []
         for part in self._parts:
             match taken[-1] if taken else None, part:
                 case Text(earlier), Text(text):

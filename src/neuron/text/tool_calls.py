@@ -19,7 +19,7 @@ _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", "type", "function", "id", *_ARGUMENTS)
 
 
-class Piece(msgspec.Struct, frozen=True):
+class CallDelta(msgspec.Struct, frozen=True):
     """What has become certain of a call."""
 
     name: str = ""
@@ -40,7 +40,7 @@ class CallReader(ABC):
         """All that belongs to the call has been read."""
         self.is_wrong = False
         """It is no call."""
-        self._pieces: list[Piece] = []
+        self._pieces: list[CallDelta] = []
         self._held = 0
 
     @abstractmethod
@@ -51,7 +51,7 @@ class CallReader(ABC):
         """The answer has ended: what is not complete by now never will be."""
         self.is_wrong = not self.is_over
 
-    def given(self, *, all_of_it: bool = False) -> list[Piece]:
+    def given(self, *, all_of_it: bool = False) -> list[CallDelta]:
         """What is certain and was not given before; nothing while it may be text, unless
         *all_of_it* is wanted because it certainly is a call."""
         if not (all_of_it or self.has_begun or self._held > HELD_CHARACTERS):
@@ -60,7 +60,7 @@ class CallReader(ABC):
         self.has_begun = self.has_begun or bool(pieces)
         return pieces
 
-    def _give(self, piece: Piece) -> None:
+    def _give(self, piece: CallDelta) -> None:
         self._pieces.append(piece)
         self._held += len(piece.arguments)
 
@@ -164,14 +164,14 @@ class JsonReader(CallReader):
         if not self._name:
             self._early.append(arguments)
             return
-        self._give(Piece("" if self._is_named else self._name, arguments))
+        self._give(CallDelta("" if self._is_named else self._name, arguments))
         self._is_named = True
 
     def _end_call(self) -> None:
         self.is_wrong = not self._name
         if self._name and not self._arguments_key:
             self._say("{}")
-        self._give(Piece(ends=True))
+        self._give(CallDelta(ends=True))
 
 
 def _decoded(text: str) -> str | None:
@@ -213,12 +213,12 @@ class NamedReader(CallReader):
             if self.is_wrong or not brace:
                 return self._head if self.is_wrong else ""
             self._name, text = name, brace + after
-            self._give(Piece(name))
+            self._give(CallDelta(name))
         for token in self._json.take(text):
-            self._give(Piece(arguments=token.text))
+            self._give(CallDelta(arguments=token.text))
         self.is_over, self.is_wrong = self._json.complete, self._json.failed
         if self.is_over:
-            self._give(Piece(ends=True))
+            self._give(CallDelta(ends=True))
         if self.is_over or self.is_wrong:
             return self._json.held + text[self._json.at :]
         return ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from neuron.text.json_stream import JsonStream, Token
-from neuron.text.tool_calls import HELD_CHARACTERS, CallReader, Piece
+from neuron.text.tool_calls import HELD_CHARACTERS, CallDelta, CallReader
 
 
 class XmlReader(CallReader):
@@ -90,7 +90,7 @@ class XmlReader(CallReader):
             return False
         self._name, self._rest = name.strip(), after
         self.is_wrong = not self._name
-        self._give(Piece(self._name))
+        self._give(CallDelta(self._name))
         return not self.is_wrong
 
     def _in_value(self, value: "_Value") -> bool:
@@ -119,12 +119,12 @@ class XmlReader(CallReader):
 
     def _end_call(self) -> None:
         self._say("}" if self._has_parameters else "{}")
-        self._give(Piece(ends=True))
+        self._give(CallDelta(ends=True))
         self.is_over = True
 
     def _say(self, arguments: str) -> None:
         if arguments:
-            self._give(Piece(arguments=arguments))
+            self._give(CallDelta(arguments=arguments))
 
 
 class Schema:

@@ -27,7 +27,7 @@ _END_OF_BATCH = "204"
 _EMPTY = "404"
 
 
-class Entry(NamedTuple):
+class ViewEntry(NamedTuple):
     """A stored value and its position in the bucket's stream; None = deleted or expired."""
 
     value: bytes | None
@@ -45,7 +45,7 @@ class KvView:
         self._bus = bus
         self._bucket = bucket
         self._listener = listener
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ViewEntry] = {}
         self._prefix = subjects.kv_update(bucket, "")
         self._snapshot_wanted = asyncio.Event()
         self.filled = asyncio.Event()
@@ -83,7 +83,7 @@ class KvView:
         key = message.subject.removeprefix(self._prefix)
         self._apply(key, _entry(message))
 
-    def _apply(self, key: str, entry: Entry) -> None:
+    def _apply(self, key: str, entry: ViewEntry) -> None:
         known = self._entries.get(key)
         if known is not None and known.sequence >= entry.sequence:
             return
@@ -94,7 +94,7 @@ class KvView:
     async def _take_snapshot(self) -> bool:
         """Reads the whole bucket; False when the server did not answer to the end."""
         before = dict(self._entries)
-        fresh: dict[str, Entry] = {}
+        fresh: dict[str, ViewEntry] = {}
         sequence = 1
         while sequence:
             batch = await _read_batch(self._bus, self._bucket, sequence)
@@ -117,7 +117,7 @@ class KvView:
 
 
 class _Batch(NamedTuple):
-    entries: dict[str, Entry]
+    entries: dict[str, ViewEntry]
     next_sequence: int
     """0 = this was the last batch."""
 
@@ -125,7 +125,7 @@ class _Batch(NamedTuple):
 async def _read_batch(bus: Bus, bucket: str, sequence: int) -> _Batch | None:
     """Up to 1,000 values from *sequence* on; None when the answer broke off."""
     inbox = bus.new_inbox()
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ViewEntry] = {}
     end: asyncio.Future[BusMessage] = asyncio.get_running_loop().create_future()
     prefix = subjects.kv_write(bucket, "")
 
@@ -157,7 +157,7 @@ async def _read_batch(bus: Bus, bucket: str, sequence: int) -> _Batch | None:
     return _Batch(entries, int(last.headers["Nats-Last-Sequence"]) + 1 if more else 0)
 
 
-def _entry(message: BusMessage) -> Entry:
+def _entry(message: BusMessage) -> ViewEntry:
     headers = message.headers
     gone = "Nats-Marker-Reason" in headers or headers.get("KV-Operation") in ("DEL", "PURGE")
-    return Entry(None if gone else message.data, int(headers["Nats-Sequence"]))
+    return ViewEntry(None if gone else message.data, int(headers["Nats-Sequence"]))

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.dispatch.request_queue import ABOUT_SECONDS, Line, Place
+from cortex.dispatch.request_queue import ABOUT_SECONDS, RequestQueue, Ticket
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Priority
 
 
 async def test_first_come_first_served_within_the_bound() -> None:
-    line = Line("m")
+    line = RequestQueue("m")
     line.open(free_slots=1, live_gateways=1, slots=8)
     places = [line.join() for _ in range(5)]
     assert [p.has_turn for p in places] == [True, True, False, False, False], "twice the slots"
@@ -24,7 +24,7 @@ async def test_first_come_first_served_within_the_bound() -> None:
 
 
 async def test_what_a_neuron_has_makes_room_for_the_next() -> None:
-    line = Line("m")
+    line = RequestQueue("m")
     line.open(free_slots=0, live_gateways=1, slots=8)
     first, second = line.join(), line.join()
     assert (first.has_turn, second.has_turn) == (True, False)
@@ -37,7 +37,7 @@ async def test_what_a_neuron_has_makes_room_for_the_next() -> None:
 
 
 async def test_nobody_goes_while_no_node_is_ready() -> None:
-    line = Line("m")
+    line = RequestQueue("m")
     place = line.join()
     assert (place.has_turn, line.waiting) == (False, 1)
     waiting = asyncio.create_task(place.wait(10))
@@ -47,14 +47,18 @@ async def test_nobody_goes_while_no_node_is_ready() -> None:
 
 
 async def test_waiting_has_a_limit() -> None:
-    place = Line("m").join()
+    place = RequestQueue("m").join()
     await place.wait(0.001)
     assert not place.has_turn
 
 
 @pytest.mark.parametrize("of_tenant", [False, True])
 async def test_a_full_line_refuses_at_once(of_tenant: bool) -> None:
-    line = Line("m", max_waiting_of_tenant=1) if of_tenant else Line("m", max_waiting=1)
+    line = (
+        RequestQueue("m", max_waiting_of_tenant=1)
+        if of_tenant
+        else RequestQueue("m", max_waiting=1)
+    )
     waiting = line.join("a")
     with pytest.raises(FleetError) as caught:
         line.join("a")
@@ -67,7 +71,7 @@ async def test_a_full_line_refuses_at_once(of_tenant: bool) -> None:
 
 
 async def test_tenants_take_turns_and_a_higher_priority_goes_first() -> None:
-    line = Line("m")
+    line = RequestQueue("m")
     flood = [line.join("flood", cost=1000) for _ in range(6)]
     others = [line.join("other", cost=1000) for _ in range(2)]
     urgent = line.join("flood", Priority.HIGH)
@@ -78,7 +82,7 @@ async def test_tenants_take_turns_and_a_higher_priority_goes_first() -> None:
 
 
 async def test_who_sends_long_requests_has_fewer_of_them_served() -> None:
-    line = Line("m")
+    line = RequestQueue("m")
     places = [line.join("long", cost=8192) for _ in range(20)]
     places += [line.join("short", cost=1024) for _ in range(80)]
     begun = served(line, places)[:45]
@@ -88,10 +92,10 @@ async def test_who_sends_long_requests_has_fewer_of_them_served() -> None:
     assert 0.5 < tokens["long"] / tokens["short"] < 2
 
 
-def served(line: Line, places: list[Place]) -> list[Place]:
+def served(line: RequestQueue, places: list[Ticket]) -> list[Ticket]:
     """The order in which they get their turn, one at a time."""
     line.open(free_slots=0, live_gateways=1, slots=1000)
-    order: list[Place] = []
+    order: list[Ticket] = []
     while len(order) < len(places):
         (place,) = (p for p in places if p.is_handed_over)
         order.append(place)
@@ -101,7 +105,7 @@ def served(line: Line, places: list[Place]) -> list[Place]:
 
 async def test_beside_others_nobody_holds_more_than_three_quarters() -> None:
     now = [0.0]
-    line = Line("m", clock=lambda: now[0])
+    line = RequestQueue("m", clock=lambda: now[0])
     line.open(free_slots=8, live_gateways=1, slots=8)
     alone = [line.join("flood") for _ in range(8)]
     assert all(p.has_turn for p in alone), "alone it may have them all"
@@ -124,9 +128,9 @@ ACTIONS = st.sampled_from(["join", "leave", "taken", "open", "shut"])
 
 @given(st.lists(st.tuples(ACTIONS, st.integers(0, 9), st.sampled_from("ab"))))
 def test_places_are_conserved(actions: list[tuple[str, int, str]]) -> None:
-    line = Line("m", max_waiting=1000)
+    line = RequestQueue("m", max_waiting=1000)
     bound = slots = 0
-    present: list[Place] = []
+    present: list[Ticket] = []
     for action, number, tenant in actions:
         match action:
             case "join":

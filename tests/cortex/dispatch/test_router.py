@@ -4,7 +4,7 @@ import msgspec
 
 from cortex.dispatch.router import Load, Refuse, Run, Wait, decide
 from cortex.fleet.state import Placed
-from cortex.placement.fit import Answer, Fit, Misfit, Resident
+from cortex.placement.fit import Fit, FitResult, Misfit, ResidentView
 from protocol.errors import ErrorCode, WireError
 from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
 
@@ -76,21 +76,21 @@ FIT = Fit("n2", (0,), (), 0, has_files=True, busyness=0.0)
 
 
 def test_what_could_be_loaded_is_wanted() -> None:
-    could = Answer((FIT,), ())
+    could = FitResult((FIT,), ())
     assert decide("m", [], ["m"], could=could) == Load("to be loaded on n2")
     assert isinstance(decide("m", [placed(ModelState.DRAINING)], ["m"], could=could), Load)
     assert isinstance(decide("m", [placed(ModelState.FAILED)], ["m"], could=could), Load), (
         "another node may do better"
     )
     assert decide("m", [placed(ModelState.READY)], ["m"], could=could) == Run()
-    victims = (Resident("x", (0,), 1), Resident("y", (0,), 1))
-    full = Answer((FIT._replace(victims=victims),), ())
+    victims = (ResidentView("x", (0,), 1), ResidentView("y", (0,), 1))
+    full = FitResult((FIT._replace(victims=victims),), ())
     assert decide("m", [], ["m"], could=full) == Load("to be loaded on n2 in the place of x, y")
 
 
 def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
     why = "it takes 1 device of 90.0 GiB, and 0 of this node's are that large"
-    could = Answer((), (Misfit("n1", why, is_for_ever=True),))
+    could = FitResult((), (Misfit("n1", why, is_for_ever=True),))
     decision = decide("m", [], ["m"], could=could)
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_NOT_FOUND
@@ -99,7 +99,7 @@ def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
 
 
 def test_what_is_in_the_way_for_now_is_said() -> None:
-    could = Answer((), (Misfit("n1", "pinned: x"), Misfit("n2", "too small", is_for_ever=True)))
+    could = FitResult((), (Misfit("n1", "pinned: x"), Misfit("n2", "too small", is_for_ever=True)))
     decision = decide("m", [], ["m"], could=could)
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE

@@ -3,7 +3,7 @@
 import pytest
 
 from cortex.dispatch.router import Decision, Refuse, Run, Wait
-from cortex.dispatch.wait_budget import LOAD_SECONDS, NO_NEURON_SECONDS, QUEUE_SECONDS, Patience
+from cortex.dispatch.wait_budget import LOAD_SECONDS, NO_NEURON_SECONDS, QUEUE_SECONDS, WaitBudget
 from protocol.errors import ErrorCode, FleetError, WireError
 
 GONE = Refuse(WireError(ErrorCode.MODEL_NOT_FOUND, "gone"))
@@ -29,7 +29,7 @@ def test_each_kind_of_waiting_has_its_bound(
     decision: Decision, bound: float, code: ErrorCode
 ) -> None:
     clock = Clock()
-    patience = Patience("m", clock)
+    patience = WaitBudget("m", clock)
     clock.now = bound - 0.1
     patience.check(decision, is_patient=True)
     clock.now = bound + 0.1
@@ -40,7 +40,7 @@ def test_each_kind_of_waiting_has_its_bound(
 
 def test_loading_is_not_counted_against_the_queue() -> None:
     clock = Clock()
-    patience = Patience("m", clock)
+    patience = WaitBudget("m", clock)
     for now, decision in ((40, Run()), (200, Wait()), (210, Run())):
         clock.now = now
         patience.check(decision, is_patient=False)
@@ -51,12 +51,12 @@ def test_loading_is_not_counted_against_the_queue() -> None:
 
 def test_a_model_that_failed_is_not_waited_for() -> None:
     with pytest.raises(FleetError, match="gone"):
-        Patience("m").check(GONE, is_patient=False)
+        WaitBudget("m").check(GONE, is_patient=False)
 
 
 def test_what_may_change_is_waited_for() -> None:
     clock = Clock()
-    patience = Patience("m", clock)
+    patience = WaitBudget("m", clock)
     lost = Refuse(GONE.error, may_change=True)
     clock.now = NO_NEURON_SECONDS - 0.1
     patience.check(lost, is_patient=False)

@@ -5,15 +5,15 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex.placement.eviction import Strategy, order, turns
+from cortex.placement.eviction import Strategy, eviction_candidates, rank_victims
 from cortex.placement.fit import (
-    Answer,
     DeviceView,
     Fit,
+    FitResult,
     MayEvict,
     Need,
     NodeView,
-    Resident,
+    ResidentView,
     could_be_had,
     may_displace,
     place,
@@ -26,12 +26,14 @@ def need(gib: float, **more: object) -> Need:
     return Need("new", round(gib * GIB), **more)  # type: ignore[arg-type]
 
 
-def resident(model: str, gib: float, *devices: int, **more: object) -> Resident:
+def resident(model: str, gib: float, *devices: int, **more: object) -> ResidentView:
     more.setdefault("idle_seconds", 100.0)
-    return Resident(model, devices or (0,), round(gib * GIB), **more)  # type: ignore[arg-type]
+    return ResidentView(model, devices or (0,), round(gib * GIB), **more)  # type: ignore[arg-type]
 
 
-def node(name: str, *gibs: float, residents: tuple[Resident, ...] = (), **more: object) -> NodeView:
+def node(
+    name: str, *gibs: float, residents: tuple[ResidentView, ...] = (), **more: object
+) -> NodeView:
     """With devices of so many GiB; what is free is what the residents leave."""
     devices = []
     for index, gib in enumerate(gibs):
@@ -40,11 +42,11 @@ def node(name: str, *gibs: float, residents: tuple[Resident, ...] = (), **more: 
     return NodeView(name, tuple(devices), residents, **more)  # type: ignore[arg-type]
 
 
-def asked(wanted: Need, *nodes: NodeView, may_evict: MayEvict = lambda _, __: True) -> Answer:
-    def may_go(node: NodeView, resident: Resident) -> bool:
+def asked(wanted: Need, *nodes: NodeView, may_evict: MayEvict = lambda _, __: True) -> FitResult:
+    def may_go(node: NodeView, resident: ResidentView) -> bool:
         return may_displace(wanted, resident) and may_evict(node, resident)
 
-    return place(wanted, nodes, lambda rs: order(rs, Strategy.LRU), may_go)
+    return place(wanted, nodes, lambda rs: rank_victims(rs, Strategy.LRU), may_go)
 
 
 def best(wanted: Need, *nodes: NodeView) -> tuple[str, tuple[int, ...], list[str]]:
@@ -164,7 +166,7 @@ def test_the_order_says_why() -> None:
         resident("done", 1, residency=300, idle_seconds=61.0, idle_allowed_seconds=60.0),
         resident("new", 1, is_ready=False),
     )
-    by_class = [(turn.model, turn.why) for turn in turns(crowd, Strategy.PRIORITY)]
+    by_class = [(turn.model, turn.why) for turn in eviction_candidates(crowd, Strategy.PRIORITY)]
     assert by_class == [
         ("done", "idle for more than 60 s"),
         ("low", "priority: class 50"),
@@ -173,14 +175,16 @@ def test_the_order_says_why() -> None:
         ("new", "on its way"),
         ("pet", "pinned"),
     ]
-    by_age = [turn.model for turn in turns(crowd, Strategy.LRU)]
+    by_age = [turn.model for turn in eviction_candidates(crowd, Strategy.LRU)]
     assert by_age == ["done", "high", "low", "busy", "new", "pet"]
-    assert [turn.never for turn in turns(crowd, Strategy.LRU)] == [False] * 4 + [True] * 2
+    assert [turn.never for turn in eviction_candidates(crowd, Strategy.LRU)] == [False] * 4 + [
+        True
+    ] * 2
 
 
 residents = st.lists(
     st.builds(
-        Resident,
+        ResidentView,
         model=st.uuids().map(str),
         devices=st.sampled_from([(0,), (1,), (0, 1)]),
         bytes_each=st.integers(1, 6),
@@ -197,7 +201,7 @@ residents = st.lists(
 
 @given(residents, st.integers(1, 12), st.sampled_from([1, 2]))
 def test_a_fit_fits_and_no_victim_could_stay(
-    crowd: list[Resident], size: int, devices: int
+    crowd: list[ResidentView], size: int, devices: int
 ) -> None:
     free = [12 - sum(r.bytes_each for r in crowd if i in r.devices) for i in (0, 1)]
     crowded = NodeView("n", tuple(DeviceView(12, left) for left in free), tuple(crowd))
@@ -213,10 +217,10 @@ def test_a_fit_fits_and_no_victim_could_stay(
         _check(answer.fits[0], free, size, movable)
 
 
-def _check(fit: Fit, free: list[int], size: int, movable: list[Resident]) -> None:
+def _check(fit: Fit, free: list[int], size: int, movable: list[ResidentView]) -> None:
     assert set(fit.victims) <= set(movable)
 
-    def left(victims: tuple[Resident, ...]) -> list[int]:
+    def left(victims: tuple[ResidentView, ...]) -> list[int]:
         return [
             free[i] + sum(v.bytes_each for v in victims if i in v.devices) - size
             for i in fit.devices

@@ -16,7 +16,7 @@ import pytest
 from cortex.placement.lease import Lease
 from protocol import codec, keys
 from protocol.bus import KvBucket
-from protocol.leader import Epoch, Leader
+from protocol.leader import Epoch, LeaseRecord
 from tests.support.lease_holder import Acts
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer, connected
@@ -258,7 +258,7 @@ async def test_a_holder_that_returns_does_not_renew_what_is_not_its_own(nats: Na
             a._sequence = b._sequence
             a._turn.release()
             await until(lambda: a._epoch is None)
-            value = codec.encode(Leader("i-b", "b"))
+            value = codec.encode(LeaseRecord("i-b", "b"))
             renewed = b._sequence + 2
             while b._sequence < renewed:
                 assert a.epoch is None

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cortex.placement.eviction import Strategy
-from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, Need, NodeView, Resident
+from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, Need, NodeView, ResidentView
 from cortex.placement.planner import Want, plan
 from tests.support.placement_parts import Event, Happening, ModelSpec, Request
 from tests.support.placement_world import World
@@ -30,7 +30,7 @@ def want(model: str, waited: float, **more: object) -> Want:
     return Want(Need(model, 10), waited, 30.0, LOAD_SECONDS, **more)  # type: ignore[arg-type]
 
 
-def one_node(*residents: Resident, recent_load_seconds: float = 0.0) -> NodeView:
+def one_node(*residents: ResidentView, recent_load_seconds: float = 0.0) -> NodeView:
     free = 12 - sum(r.bytes_each for r in residents)
     return NodeView(
         "n",
@@ -46,7 +46,7 @@ def loads(*wants: Want, node: NodeView, taken: tuple[str, ...] = ()) -> list[tup
     return [(load.model, *load.victims) for load in made.loads]
 
 
-IDLE = Resident("old", (0,), 10, idle_seconds=10.0, ready_seconds=1000.0)
+IDLE = ResidentView("old", (0,), 10, idle_seconds=10.0, ready_seconds=1000.0)
 BUSY = IDLE._replace(running=1, idle_seconds=0.0)
 
 
@@ -67,8 +67,8 @@ def test_the_more_a_node_has_loaded_the_longer_requests_gather() -> None:
 
 
 def test_by_class_a_higher_one_does_not_go_because_it_is_colder() -> None:
-    low = Resident("low", (0,), 5, 50, idle_seconds=1.0, ready_seconds=100.0)
-    high = Resident("high", (0,), 5, 100, idle_seconds=1000.0, ready_seconds=1000.0)
+    low = ResidentView("low", (0,), 5, 50, idle_seconds=1.0, ready_seconds=100.0)
+    high = ResidentView("high", (0,), 5, 100, idle_seconds=1000.0, ready_seconds=1000.0)
     node = one_node(low, high, recent_load_seconds=10.0)
     small = Want(Need("new", 5), 1.0, 30.0, LOAD_SECONDS)
     assert plan([small], [node], [], Strategy.PRIORITY).loads == ()

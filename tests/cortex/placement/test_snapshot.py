@@ -8,9 +8,9 @@ from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import NEW_SECONDS, Fleet
 from cortex.placement.demand import Demands
 from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, could_be_had
-from cortex.placement.pins import Standing
+from cortex.placement.pins import OperatorIntent
 from cortex.placement.planner import Want
-from cortex.placement.snapshot import Picture, Survey
+from cortex.placement.snapshot import Snapshot, SnapshotBuilder
 from protocol import codec, keys
 from protocol.catalogue import CatalogueRecord, Profile
 from protocol.errors import ErrorCode, WireError
@@ -40,8 +40,8 @@ class Eye:
         self.fleet = Fleet(clock=self.clock)
         self.catalogue = Catalogue()
         self.demands = Demands(clock=self.clock)
-        self.standing = Standing()
-        self.survey = Survey(
+        self.standing = OperatorIntent()
+        self.survey = SnapshotBuilder(
             self.fleet, self.catalogue, self.demands, self.standing, clock=self.clock
         )
 
@@ -67,7 +67,7 @@ class Eye:
         wanted = Wanted("i", model, gateway, count, seconds, 30.0)
         self.demands.key_changed(keys.wanted(model, gateway), codec.encode(wanted))
 
-    def look(self) -> Picture:
+    def look(self) -> Snapshot:
         return self.survey.look()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from neuron.engine.admission import refusal
-from neuron.ipc.messages import Add, Sample
+from neuron.ipc.messages import Add, SamplingParams
 from protocol.errors import ErrorCode
 
 
@@ -16,7 +16,7 @@ def check(add: Add) -> tuple[str, str] | None:
 
 
 def add(prompt: int = 5, *, generated: int = 0, **sample: Any) -> Add:
-    made = Sample(**{"max_tokens": 10} | sample)
+    made = SamplingParams(**{"max_tokens": 10} | sample)
     return Add(1, [1] * prompt, made, [2] * generated)
 
 
@@ -51,9 +51,9 @@ def test_what_exceeds_the_context_is_refused_with_the_numbers(long: Add) -> None
     ("bad", "word"),
     [
         (add(0), "no tokens"),
-        (Add(1, [1, 50], Sample(max_tokens=1)), "Token id 50"),
-        (Add(1, [1, -1], Sample(max_tokens=1)), "Token id -1"),
-        (Add(1, [1], Sample(max_tokens=5), [99]), "Token id 99"),
+        (Add(1, [1, 50], SamplingParams(max_tokens=1)), "Token id 50"),
+        (Add(1, [1, -1], SamplingParams(max_tokens=1)), "Token id -1"),
+        (Add(1, [1], SamplingParams(max_tokens=5), [99]), "Token id 99"),
         (add(max_tokens=0), "max_tokens"),
         (add(temperature=-0.1), "temperature"),
         (add(temperature=math.nan), "temperature"),
@@ -106,7 +106,7 @@ def test_what_makes_no_sense_is_refused_by_name(bad: Add, word: str) -> None:
 
 def test_prompt_scores_are_bounded_by_their_number() -> None:
     def fault(tokens: int, top: int) -> str:
-        made = Add(1, [1] * tokens, Sample(max_tokens=1, prompt_logprobs=top))
+        made = Add(1, [1] * tokens, SamplingParams(max_tokens=1, prompt_logprobs=top))
         refused = refusal(made, context_limit=10**6, vocab_size=50)
         return "" if refused is None else refused.message
 

@@ -9,7 +9,7 @@ import pytest
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
 from neuron.engine.runner import PoisonedLogits
-from neuron.ipc.messages import Add, Output, Sample, Start, Step
+from neuron.ipc.messages import Add, Output, SamplingParams, Start, Step
 from neuron.models.errors import LoadCode, LoadError
 from protocol.errors import ErrorCode
 from protocol.generate import FinishReason
@@ -28,7 +28,7 @@ def load(folder: Path, **start: Any) -> Engine:
 
 def add(number: int, prompt: int = 20, answer: int = 12, **sample: Any) -> Add:
     tokens = [(number * 31 + i * 7) % 250 for i in range(prompt)]
-    return Add(number, tokens, Sample(answer, **sample))
+    return Add(number, tokens, SamplingParams(answer, **sample))
 
 
 def run(engine: Engine) -> list[Step]:

@@ -16,7 +16,7 @@ import torch
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
 from neuron.engine.machine import kernel_probe
-from neuron.ipc.messages import Add, Ready, Sample, Start
+from neuron.ipc.messages import Add, Ready, SamplingParams, Start
 from neuron.layers import tiles
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 from neuron.models.config import load_config
@@ -130,7 +130,9 @@ def requests() -> Iterator[Add]:
     for number in range(40):
         own = chance.choices(range(250), k=chance.choice((1, 5, 16, 40)))
         prompt = (chance.choice([[], [], *beginnings]) + own)[: chance.choice((310, 256, 33))]
-        sample = Sample(chance.choice((1, 8, 25, 50)), seed=number, **KINDS[number % len(KINDS)])
+        sample = SamplingParams(
+            chance.choice((1, 8, 25, 50)), seed=number, **KINDS[number % len(KINDS)]
+        )
         yield Add(number, prompt, sample)
 
 

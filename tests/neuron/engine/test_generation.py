@@ -12,7 +12,7 @@ from neuron.engine.loader import load_engine
 from neuron.engine.runner import PoisonedLogits
 from neuron.engine.sampling import logprobs as scoring
 from neuron.engine.sampling.sampler import SampleRow
-from neuron.ipc.messages import Add, Logprobs, Output, Sample, Start
+from neuron.ipc.messages import Add, Logprobs, Output, SamplingParams, Start
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
 
@@ -63,7 +63,7 @@ def test_resumed_at_random_positions_an_answer_goes_on_as_it_was(
 ) -> None:
     engine, rng = load(checkpoint), random.Random(kind)
     for seed in range(3):
-        sample = Sample(40, seed=seed, logprobs=2, **KINDS[kind])
+        sample = SamplingParams(40, seed=seed, logprobs=2, **KINDS[kind])
         whole = answers(engine, [Add(1, prompt(20, seed), sample)])[1]
         for kept in rng.sample(range(1, len(tokens(whole))), 4):
             add = Add(2, prompt(20, seed), sample, tokens(whole)[:kept])
@@ -73,7 +73,7 @@ def test_resumed_at_random_positions_an_answer_goes_on_as_it_was(
 
 
 def test_it_does_not_matter_what_of_the_answer_is_called_prompt(checkpoint: Path) -> None:
-    engine, sample = load(checkpoint), Sample(40, temperature=1.0, seed=3)
+    engine, sample = load(checkpoint), SamplingParams(40, temperature=1.0, seed=3)
     whole = tokens(answers(engine, [Add(1, prompt(20), sample)])[1])
     longer = Add(2, prompt(20) + whole[:15], sample)
     assert tokens(answers(engine, [longer])[2])[:25] == whole[15:]
@@ -83,7 +83,7 @@ def test_one_position_off_an_answer_goes_another_way(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the tests above can fail."""
-    engine, sample = load(checkpoint), Sample(40, temperature=1.0, seed=3)
+    engine, sample = load(checkpoint), SamplingParams(40, temperature=1.0, seed=3)
     whole = tokens(answers(engine, [Add(1, prompt(20), sample)])[1])
     resumed = Add(2, prompt(20), sample, whole[:10])
     assert tokens(answers(engine, [resumed])[2]) == whole[10:]
@@ -94,7 +94,11 @@ def test_one_position_off_an_answer_goes_another_way(
 
 def test_together_all_kinds_answer_as_alone(checkpoint: Path) -> None:
     adds = [
-        Add(number, prompt(10 + 7 * number, number), Sample(30, seed=number, logprobs=3, **kind))
+        Add(
+            number,
+            prompt(10 + 7 * number, number),
+            SamplingParams(30, seed=number, logprobs=3, **kind),
+        )
         for number, kind in enumerate(KINDS)
     ]
     engine = load(checkpoint, max_step_tokens=32)
@@ -108,7 +112,7 @@ def test_together_all_kinds_answer_as_alone(checkpoint: Path) -> None:
 def test_fifty_choices_differ_and_each_is_its_own(checkpoint: Path) -> None:
     engine = load(checkpoint, max_running=8)
     adds = [
-        Add(choice, prompt(20), Sample(16, temperature=1.0, seed=9, choice=choice))
+        Add(choice, prompt(20), SamplingParams(16, temperature=1.0, seed=9, choice=choice))
         for choice in range(50)
     ]
     together = answers(engine, adds)
@@ -119,12 +123,15 @@ def test_fifty_choices_differ_and_each_is_its_own(checkpoint: Path) -> None:
 
 def test_fifty_seeds_give_fifty_answers(checkpoint: Path) -> None:
     engine = load(checkpoint)
-    adds = [Add(n, prompt(20), Sample(16, temperature=1.0, seed=n)) for n in range(50)]
+    adds = [Add(n, prompt(20), SamplingParams(16, temperature=1.0, seed=n)) for n in range(50)]
     assert len({tuple(tokens(o)) for o in answers(engine, adds).values()}) == 50
 
 
 def test_every_token_is_reported_with_its_log_probability(checkpoint: Path) -> None:
-    rig, sample = Rig(checkpoint), Sample(12, temperature=1.0, logprobs=4, logit_bias=((3, 2.0),))
+    rig, sample = (
+        Rig(checkpoint),
+        SamplingParams(12, temperature=1.0, logprobs=4, logit_bias=((3, 2.0),)),
+    )
     outputs = answers(load(checkpoint), [Add(1, prompt(20), sample)])[1]
     text = prompt(20) + tokens(outputs)
     wanted = rig.logits((rig.sequence(text), len(text)))[0].double().log_softmax(-1)
@@ -152,8 +159,8 @@ def test_prompts_are_scored_in_any_chunks_and_slices(
     rig, text = Rig(checkpoint), prompt(50)
     wanted = rig.logits((rig.sequence(text), 50))[0].double().log_softmax(-1)
     engine = load(checkpoint, max_step_tokens=step, max_running=8)
-    asking = Sample(3, prompt_logprobs=3)
-    found = answers(engine, [Add(1, text, asking), Add(2, prompt(40, 1), Sample(3))])
+    asking = SamplingParams(3, prompt_logprobs=3)
+    found = answers(engine, [Add(1, text, asking), Add(2, prompt(40, 1), SamplingParams(3))])
     scores = prompt_scores(found[1])
     assert len(scores) == 49
     for place, score in enumerate(scores):
@@ -164,23 +171,29 @@ def test_prompts_are_scored_in_any_chunks_and_slices(
 
 def test_prompt_scores_at_their_limits(checkpoint: Path) -> None:
     engine = load(checkpoint)
-    assert prompt_scores(answers(engine, [Add(1, [5], Sample(2, prompt_logprobs=0))])[1]) == []
-    scores = prompt_scores(answers(engine, [Add(1, [5, 6], Sample(1, prompt_logprobs=0))])[1])
+    assert (
+        prompt_scores(answers(engine, [Add(1, [5], SamplingParams(2, prompt_logprobs=0))])[1]) == []
+    )
+    scores = prompt_scores(
+        answers(engine, [Add(1, [5, 6], SamplingParams(1, prompt_logprobs=0))])[1]
+    )
     assert [score.top for score in scores] == [[]]
 
 
 def test_a_resumed_answer_does_not_score_its_prompt_again(checkpoint: Path) -> None:
-    add = Add(1, prompt(20), Sample(5, prompt_logprobs=1), [1, 2])
+    add = Add(1, prompt(20), SamplingParams(5, prompt_logprobs=1), [1, 2])
     assert {o.prompt_logprobs is None for o in answers(load(checkpoint), [add])[1]} == {True}
 
 
 def test_an_aborted_prompt_leaves_no_scores(checkpoint: Path) -> None:
     engine = load(checkpoint, max_step_tokens=16)
-    engine.add(Add(1, prompt(60), Sample(5, prompt_logprobs=1, frequency_penalty=1.0)))
+    engine.add(Add(1, prompt(60), SamplingParams(5, prompt_logprobs=1, frequency_penalty=1.0)))
     engine.step()
     engine.abort(1)
     assert engine._runner._prompt_scores._found == {}
-    answers(engine, [Add(1, prompt(60), Sample(5, prompt_logprobs=1, frequency_penalty=1.0))])
+    answers(
+        engine, [Add(1, prompt(60), SamplingParams(5, prompt_logprobs=1, frequency_penalty=1.0))]
+    )
     assert engine._runner._prompt_scores._found == {}
     assert engine._runner._adjustments._tables == {}
 
@@ -188,13 +201,15 @@ def test_an_aborted_prompt_leaves_no_scores(checkpoint: Path) -> None:
 def test_a_poisoned_prompt_is_a_fault(checkpoint: Path) -> None:
     engine = load(checkpoint, max_step_tokens=16)
     engine._runner._forward.model.norm.weight.fill_(float("nan"))
-    engine.add(Add(1, prompt(60), Sample(5, prompt_logprobs=1)))
+    engine.add(Add(1, prompt(60), SamplingParams(5, prompt_logprobs=1)))
     with pytest.raises(PoisonedLogits, match="NaN"):
         engine.step()
 
 
 def test_only_finite_numbers_leave(checkpoint: Path) -> None:
-    sample = Sample(8, logprobs=20, prompt_logprobs=20, allowed_tokens=(3,), bad_tokens=(4,))
+    sample = SamplingParams(
+        8, logprobs=20, prompt_logprobs=20, allowed_tokens=(3,), bad_tokens=(4,)
+    )
     outputs = answers(load(checkpoint), [Add(1, prompt(20), sample)])[1]
     scores = [score for output in outputs for score in output.logprobs] + prompt_scores(outputs)
     values = [v for score in scores for v in (score.token, *(value for _, value in score.top))]

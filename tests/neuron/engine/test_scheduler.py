@@ -1,9 +1,9 @@
 """The scheduler's promises, on chosen cases."""
 
 from neuron.engine.blocks import BlockPool
-from neuron.engine.scheduler import Limits, Scheduler
+from neuron.engine.scheduler import Scheduler, SchedulerLimits
 from neuron.engine.sequence import Sequence
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 from tests.support.scheduling import run, scheduler, sequence, shape
 
 
@@ -47,7 +47,7 @@ def test_admission_is_first_come_first_served_even_if_a_later_one_would_fit() ->
 
 def test_a_token_far_into_a_prompt_counts_for_more_while_others_decode() -> None:
     pool = BlockPool(1000)
-    s = Scheduler(Limits(8, 64, 256, 64, context_weight=1 / 100), pool)
+    s = Scheduler(SchedulerLimits(8, 64, 256, 64, context_weight=1 / 100), pool)
     s.add(sequence(1, 10, 900))
     run(s, s.plan())
     long = sequence(2, 2000)
@@ -66,7 +66,7 @@ def test_a_token_far_into_a_prompt_counts_for_more_while_others_decode() -> None
 
 def test_behind_a_long_prompt_far_into_its_context_others_get_their_turn() -> None:
     pool = BlockPool(1000)
-    s = Scheduler(Limits(8, 64, 256, 64, context_weight=1 / 100), pool)
+    s = Scheduler(SchedulerLimits(8, 64, 256, 64, context_weight=1 / 100), pool)
     s.add(sequence(1, 10, 900))
     run(s, s.plan())
     s.add(sequence(2, 3000))
@@ -130,7 +130,7 @@ def test_a_preempted_sequence_finds_most_of_its_blocks_again() -> None:
 def twin(number: int, of: Sequence, more: int = 0) -> Sequence:
     """A sequence with the same prompt and *more* tokens of its own."""
     tokens = of.tokens[: of.prompt_tokens] + [900_000 + number * 1000 + i for i in range(more)]
-    return Sequence(number, Sample(max_tokens=8), tokens, len(tokens), len(tokens) + 8)
+    return Sequence(number, SamplingParams(max_tokens=8), tokens, len(tokens), len(tokens) + 8)
 
 
 def test_a_known_beginning_is_not_computed_again() -> None:
@@ -195,7 +195,7 @@ def test_prompt_logprobs_need_every_token() -> None:
     s.add(first)
     drain(s)
     second = twin(2, first)
-    second.sample = Sample(max_tokens=8, prompt_logprobs=0)
+    second.sample = SamplingParams(max_tokens=8, prompt_logprobs=0)
     s.add(second)
     assert shape(s.plan()) == [(2, 100)]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron.engine.blocks import BlockPool
-from neuron.engine.scheduler import Plan, Scheduler, water_fill
+from neuron.engine.scheduler import Scheduler, StepPlan, water_fill
 from neuron.engine.sequence import Sequence
 from tests.support.scheduling import run, scheduler, sequence
 
@@ -23,7 +23,7 @@ def test_water_filling(needs: list[int], budget: int) -> None:
         assert max(shares) <= max(unmet) + 1 if unmet else True
 
 
-def check(plan: Plan, s: Scheduler, pool: BlockPool, everyone: Collection[Sequence]) -> None:
+def check(plan: StepPlan, s: Scheduler, pool: BlockPool, everyone: Collection[Sequence]) -> None:
     counts = [chunk.count for chunk in plan.chunks]
     decoding = [chunk.sequence.remaining == 1 for chunk in plan.chunks]
     assert decoding == sorted(decoding, reverse=True), "decode rows come first"

@@ -19,7 +19,7 @@ from neuron.ipc.messages import (
     LoadFailed,
     Ready,
     Refused,
-    Sample,
+    SamplingParams,
     Shutdown,
     Start,
     Step,
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Start:
 
 
 def add(number: int, prompt: int = 5) -> Add:
-    return Add(number, [1] * prompt, Sample(max_tokens=50))
+    return Add(number, [1] * prompt, SamplingParams(max_tokens=50))
 
 
 def test_commands_are_drained_before_every_step(start: Start) -> None:

@@ -25,7 +25,7 @@ from neuron.ipc.messages import (
     Output,
     Progress,
     Refused,
-    Sample,
+    SamplingParams,
     Start,
     Step,
 )
@@ -93,7 +93,7 @@ def steps_of(seen: list[Step | Refused]) -> list[Step]:
 
 def request(number: int, prompt: int = 30, answer: int = 24, **sample: Any) -> Add:
     tokens = [(number * 37 + i * 11) % 250 for i in range(prompt)]
-    return Add(number, tokens, Sample(answer, **sample))
+    return Add(number, tokens, SamplingParams(answer, **sample))
 
 
 async def collect(stream: SequenceStream) -> tuple[list[int], str, FinishReason | None]:
@@ -124,7 +124,7 @@ async def first_event(stream: SequenceStream) -> Output | Progress | Refused:
 async def test_four_streams_share_steps_and_equal_their_solo_runs(shared: EngineProcess) -> None:
     engine = shared
     adds = [request(1), request(2, 50, temperature=1.0, seed=5), request(3, 3), request(4, 90)]
-    adds[3] = Add(4, adds[3].prompt, Sample(24, temperature=0.8, top_p=0.9, top_k=50))
+    adds[3] = Add(4, adds[3].prompt, SamplingParams(24, temperature=0.8, top_p=0.9, top_k=50))
     seen = tap(engine)
     together = await asyncio.gather(*(answer(engine, add) for add in adds))
     assert max(len(step.outputs) for step in steps_of(seen)) == 4

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from neuron.files import locked_pages as pages_module
-from neuron.files.locked_pages import Pages, PagesError, Piece, may_lock
-from neuron.files.warm_tier import Warm, check
+from neuron.files.locked_pages import ByteRange, LockedPages, PagesError, may_lock
+from neuron.files.warm_tier import WarmTier, check
 from neuron.hardware.host import Host
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.sizes import MIB
@@ -40,17 +40,17 @@ def model(tmp_path: Path) -> MakeModel:
 
 
 @pytest.fixture
-async def warm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Warm]:
+async def warm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WarmTier]:
     """Room for two models and a half; a page is locked at a time, nearly."""
     monkeypatch.setattr(pages_module, "PIECE_BYTES", PIECE)
-    tier = Warm(80 * PAGE)
+    tier = WarmTier(80 * PAGE)
     yield tier
     await tier.close()
     assert locked_bytes() == 0
 
 
 @needs_locking
-async def test_pages_stay_until_they_are_dropped(warm: Warm, model: MakeModel) -> None:
+async def test_pages_stay_until_they_are_dropped(warm: WarmTier, model: MakeModel) -> None:
     folder = model("a")
     assert await warm.keep("a", folder) == ""
     assert warm.held == {"a": 32 * PAGE}
@@ -66,7 +66,7 @@ async def test_pages_stay_until_they_are_dropped(warm: Warm, model: MakeModel) -
 
 
 @needs_locking
-async def test_what_is_on_disk_only_is_read(warm: Warm, model: MakeModel) -> None:
+async def test_what_is_on_disk_only_is_read(warm: WarmTier, model: MakeModel) -> None:
     folder = model("a")
     forget(folder / "model.safetensors")
     assert await warm.keep("a", folder) == ""
@@ -74,7 +74,9 @@ async def test_what_is_on_disk_only_is_read(warm: Warm, model: MakeModel) -> Non
 
 
 @needs_locking
-async def test_shards_count_in_whole_pages_and_others_do_not(warm: Warm, tmp_path: Path) -> None:
+async def test_shards_count_in_whole_pages_and_others_do_not(
+    warm: WarmTier, tmp_path: Path
+) -> None:
     index = b'{"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}'
     folder = write(tmp_path, model__safetensors__index__json=index)
     for name, size in (("one", 1), ("two", PAGE + 1), ("other", PAGE)):
@@ -85,7 +87,7 @@ async def test_shards_count_in_whole_pages_and_others_do_not(warm: Warm, tmp_pat
 
 
 @needs_locking
-async def test_the_first_one_goes_first(warm: Warm, model: MakeModel) -> None:
+async def test_the_first_one_goes_first(warm: WarmTier, model: MakeModel) -> None:
     for name in "abc":
         assert await warm.keep(name, model(name)) == ""
     assert list(warm.held) == ["b", "c"]
@@ -99,7 +101,7 @@ async def test_the_first_one_goes_first(warm: Warm, model: MakeModel) -> None:
 
 
 @needs_locking
-async def test_to_the_budget_and_no_further(warm: Warm, model: MakeModel) -> None:
+async def test_to_the_budget_and_no_further(warm: WarmTier, model: MakeModel) -> None:
     assert await warm.keep("a", model("a", 40)) == ""
     assert await warm.keep("b", model("b", 40)) == ""
     assert list(warm.held) == ["a", "b"]
@@ -111,7 +113,7 @@ async def test_to_the_budget_and_no_further(warm: Warm, model: MakeModel) -> Non
 
 @needs_locking
 async def test_more_than_the_budget_is_not_kept_and_costs_nobody(
-    warm: Warm, model: MakeModel
+    warm: WarmTier, model: MakeModel
 ) -> None:
     assert await warm.keep("a", model("a")) == ""
     why = await warm.keep("huge", model("huge", 81))
@@ -121,16 +123,16 @@ async def test_more_than_the_budget_is_not_kept_and_costs_nobody(
 
 @needs_locking
 async def test_the_budget_holds_at_every_moment(
-    warm: Warm, model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    warm: WarmTier, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = []
-    lock = Pages.lock
+    lock = LockedPages.lock
 
-    def watched(self: Pages, piece: Piece) -> None:
+    def watched(self: LockedPages, piece: ByteRange) -> None:
         lock(self, piece)
         peaks.append(locked_bytes())
 
-    monkeypatch.setattr(Pages, "lock", watched)
+    monkeypatch.setattr(LockedPages, "lock", watched)
     folders = {name: model(name) for name in "abcde"}
     keeps = [warm.keep(name, folder) for name, folder in folders.items()]
     assert await asyncio.gather(*keeps) == [""] * 5
@@ -144,22 +146,22 @@ class _Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
         self.pieces = 0
-        lock = Pages.lock
+        lock = LockedPages.lock
 
-        def slowly(pages: Pages, piece: Piece) -> None:
+        def slowly(pages: LockedPages, piece: ByteRange) -> None:
             self.pieces += 1
             if self.pieces == 2:
                 self.reached.set()
                 assert self.go_on.wait(10)
             lock(pages, piece)
 
-        monkeypatch.setattr(Pages, "lock", slowly)
+        monkeypatch.setattr(LockedPages, "lock", slowly)
 
 
 @needs_locking
 @pytest.mark.parametrize("how", ["drop", "cancel", "close"])
 async def test_given_up_midway(
-    how: str, warm: Warm, model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    how: str, warm: WarmTier, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = model("a", 80), model("b")
     held = _Held(monkeypatch)
@@ -192,7 +194,7 @@ async def test_given_up_midway(
 
 @needs_locking
 async def test_what_was_dropped_before_its_turn_costs_nobody(
-    warm: Warm, model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    warm: WarmTier, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = model("a"), model("b", 80)
     held = _Held(monkeypatch)
@@ -208,7 +210,7 @@ async def test_what_was_dropped_before_its_turn_costs_nobody(
 
 @needs_locking
 async def test_a_failure_midway_leaves_nothing(
-    warm: Warm, model: MakeModel, monkeypatch: pytest.MonkeyPatch
+    warm: WarmTier, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model("a")
     held = _Held(monkeypatch)
@@ -224,7 +226,9 @@ async def test_a_failure_midway_leaves_nothing(
 
 
 @needs_locking
-async def test_replaced_files_are_held_anew(warm: Warm, model: MakeModel, tmp_path: Path) -> None:
+async def test_replaced_files_are_held_anew(
+    warm: WarmTier, model: MakeModel, tmp_path: Path
+) -> None:
     folder, other = model("a"), model("b", 48)
     assert await warm.keep("a", folder) == ""
     assert await warm.keep("other", model("other")) == ""
@@ -239,7 +243,7 @@ async def test_replaced_files_are_held_anew(warm: Warm, model: MakeModel, tmp_pa
 
 
 @needs_locking
-async def test_a_missing_file_and_a_missing_folder(warm: Warm, model: MakeModel) -> None:
+async def test_a_missing_file_and_a_missing_folder(warm: WarmTier, model: MakeModel) -> None:
     folder = model("a")
     assert await warm.keep("a", folder) == ""
     (folder / "model.safetensors").unlink()
@@ -250,13 +254,13 @@ async def test_a_missing_file_and_a_missing_folder(warm: Warm, model: MakeModel)
 
 
 @needs_locking
-async def test_an_empty_file_is_no_trouble(warm: Warm, tmp_path: Path) -> None:
+async def test_an_empty_file_is_no_trouble(warm: WarmTier, tmp_path: Path) -> None:
     assert await warm.keep("a", write(tmp_path, model__safetensors=b"")) == ""
     assert warm.held == {"a": 0}
 
 
 @needs_locking
-async def test_closed_is_closed(warm: Warm, model: MakeModel) -> None:
+async def test_closed_is_closed(warm: WarmTier, model: MakeModel) -> None:
     folder = model("a")
     assert await warm.keep("a", folder) == ""
     await warm.close()
@@ -277,7 +281,7 @@ def host(tmp_path: Path, *, total_mib: int, free_mib: int) -> Host:
 async def test_the_last_memory_of_the_host_is_left_to_others(
     tmp_path: Path, model: MakeModel
 ) -> None:
-    warm = Warm(MIB, host(tmp_path, total_mib=20480, free_mib=1024))
+    warm = WarmTier(MIB, host(tmp_path, total_mib=20480, free_mib=1024))
     why = await warm.keep("a", model("a"))
     assert why == "the host has only 1 GiB of free memory, and 1 GiB are left to others"
     assert warm.held == {}
@@ -357,4 +361,4 @@ def test_an_unreadable_file(model: MakeModel) -> None:
 
 def test_mapping_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(PagesError, match="cannot be read: "):
-        Pages().map([tmp_path])
+        LockedPages().map([tmp_path])

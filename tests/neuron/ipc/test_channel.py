@@ -8,9 +8,9 @@ import pytest
 
 from neuron.ipc import channel as module
 from neuron.ipc.channel import ChannelClosed, EngineEnd, FrameError, FrameReader, ServiceEnd
-from neuron.ipc.messages import Abort, Add, Fatal, Sample, ToEngine
+from neuron.ipc.messages import Abort, Add, Fatal, SamplingParams, ToEngine
 
-ADD = Add(7, list(range(1000)), Sample(max_tokens=3, stop=("é",)), generated=[1, 2])
+ADD = Add(7, list(range(1000)), SamplingParams(max_tokens=3, stop=("é",)), generated=[1, 2])
 
 
 def frames(*messages: ToEngine) -> bytes:
@@ -76,7 +76,7 @@ async def test_the_engine_does_not_block_while_it_has_work() -> None:
 async def test_send_waits_for_an_engine_that_does_not_read() -> None:
     ours, theirs = socket.socketpair()
     service = await ServiceEnd.open(ours)
-    big = Add(1, list(range(100_000)), Sample(max_tokens=1))
+    big = Add(1, list(range(100_000)), SamplingParams(max_tokens=1))
 
     async def send_much() -> None:
         for _ in range(20):

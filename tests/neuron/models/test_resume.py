@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from neuron.engine.sampling.sampler import SampleRow, sample_tokens
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 from tests.neuron.models.oracle import prompt
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
@@ -14,7 +14,7 @@ from tests.support.tiny_models import write_checkpoint
 @pytest.mark.parametrize("seed", range(3))
 def test_sampling_resumes_where_it_stopped(tmp_path: Path, seed: int) -> None:
     rig = Rig(write_checkpoint(tmp_path))
-    sample = Sample(max_tokens=100, temperature=1.0, seed=seed)
+    sample = SamplingParams(max_tokens=100, temperature=1.0, seed=seed)
     tokens = prompt(20, seed)
     whole = rig.sequence(tokens, sample=sample, room=60)
     answer = rig.generate(whole, 60)
@@ -31,7 +31,7 @@ def test_seed_and_position_decide_the_answer(tmp_path: Path) -> None:
 
     def answer(seed: int, shift: int = 0) -> tuple[int, ...]:
         """*shift* pretends that the answer began that many tokens later."""
-        sample = Sample(max_tokens=100, temperature=1.0, seed=seed)
+        sample = SamplingParams(max_tokens=100, temperature=1.0, seed=seed)
         sequence = rig.sequence(tokens, sample=sample, room=20)
         for _ in range(20):
             (token,) = sample_tokens(

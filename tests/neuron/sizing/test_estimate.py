@@ -24,8 +24,8 @@ from neuron.sizing.estimate import (
     KERNEL_BYTES,
     LIBRARY_BYTES,
     PROCESS_BYTES,
-    Estimate,
-    Settings,
+    EstimateSettings,
+    MemoryEstimate,
     beside_kv,
     estimate,
 )
@@ -49,7 +49,7 @@ def model(
     return parse_config(json.dumps(made).encode()), entries
 
 
-def found(settings: Settings, *, family: str = "qwen3", **more: Any) -> Estimate:
+def found(settings: EstimateSettings, *, family: str = "qwen3", **more: Any) -> MemoryEstimate:
     """The estimate of :func:`model` with MLPs of 192."""
     options = {name: more.pop(name) for name in ("available", "measured_bytes") if name in more}
     return estimate(*model(family, **{"intermediate_size": 192, **more}), settings, **options)
@@ -71,30 +71,30 @@ TOKEN = 2 * 3 * 2 * 32
 
 @pytest.mark.usefixtures("packs")
 def test_weights_with_packed_matrices() -> None:
-    tied = found(Settings(CPU, 8))
+    tied = found(EstimateSettings(CPU, 8))
     assert tied.weight_bytes == 4 * OTHERS + 2 * TABLE + 4 * TABLE
-    untied = found(Settings(CPU, 8), tie_word_embeddings=False)
+    untied = found(EstimateSettings(CPU, 8), tie_word_embeddings=False)
     assert untied.weight_bytes == tied.weight_bytes
-    wide = found(Settings(CPU, 8), stored="F32")
+    wide = found(EstimateSettings(CPU, 8), stored="F32")
     assert wide.weight_bytes == 4 * OTHERS + 4 * TABLE + 4 * TABLE
-    narrow = found(Settings(CPU, 8, dtype="bfloat16"), stored="F32")
+    narrow = found(EstimateSettings(CPU, 8, dtype="bfloat16"), stored="F32")
     assert narrow.weight_bytes == 2 * OTHERS + 4 * TABLE + 2 * TABLE
 
 
 def test_weights_with_plain_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuron.hardware.dtypes.packs", lambda _: False)
     for kind in (CPU, CUDA):
-        asked = Settings(kind, 8, dtype="bfloat16")
+        asked = EstimateSettings(kind, 8, dtype="bfloat16")
         assert found(asked).weight_bytes == 2 * (OTHERS + TABLE)
         assert found(asked, tie_word_embeddings=False).weight_bytes == 2 * (OTHERS + 2 * TABLE)
 
 
 def test_what_is_not_read_takes_nothing() -> None:
-    plain = found(Settings(CUDA, 8))
+    plain = found(EstimateSettings(CUDA, 8))
     more = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
-    assert found(Settings(CUDA, 8), more=more).weight_bytes == plain.weight_bytes
-    text = found(Settings(CUDA, 8), family="gemma3")
-    whole = found(Settings(CUDA, 8), family="gemma3-vision")
+    assert found(EstimateSettings(CUDA, 8), more=more).weight_bytes == plain.weight_bytes
+    text = found(EstimateSettings(CUDA, 8), family="gemma3")
+    whole = found(EstimateSettings(CUDA, 8), family="gemma3-vision")
     assert whole.weight_bytes == text.weight_bytes
     assert "are not needed" in whole.lines()[0]
 
@@ -117,7 +117,7 @@ def test_weights_are_what_the_engine_says(
     computed = getattr(torch, dtype)
     kept = DTYPES[most_common_dtype(entries)] if kernel is Kernel.PACKED else computed
     decoder = Decoder(config, computed, kept, torch.device("cpu"))
-    mine = estimate(config, entries, Settings(CPU, 8, dtype=dtype))
+    mine = estimate(config, entries, EstimateSettings(CPU, 8, dtype=dtype))
     assert mine.weight_bytes == decoder.resident_bytes(LinearPlan(kernel))
 
 
@@ -140,7 +140,7 @@ def test_dtypes_are_those_that_the_engine_chooses_here(
 ) -> None:
     mine = dtypes.chosen(asked, stored, cpu=kind is CPU)
     assert getattr(torch, mine) == choose_dtype(asked, stored, torch.device(kind))
-    line = found(Settings(kind, 8, dtype=asked), stored=stored).lines()[0]
+    line = found(EstimateSettings(kind, 8, dtype=asked), stored=stored).lines()[0]
     assert f"parameters in {mine}" in line
 
 
@@ -165,7 +165,7 @@ def test_what_other_processors_pack(
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(LoadError, match="'int4' is not supported"):
-        found(Settings(CPU, 8, dtype="int4"))
+        found(EstimateSettings(CPU, 8, dtype="int4"))
 
 
 # -- KV cache --------------------------------------------------------------------------------------
@@ -186,26 +186,26 @@ def test_an_unknown_dtype_is_refused() -> None:
 def test_tokens_of_the_cache(
     slots: int, context: int, limit: int | None, tokens: int, why: str
 ) -> None:
-    mine = found(Settings(CUDA, slots, max_context=limit), max_position_embeddings=context)
+    mine = found(EstimateSettings(CUDA, slots, max_context=limit), max_position_embeddings=context)
     assert (mine.kv_tokens, mine.kv_bytes) == (tokens, tokens * TOKEN * 2)
     assert mine.lines()[1].endswith(f"{tokens:,} tokens of 768 bytes: {why}")
 
 
 @pytest.mark.usefixtures("packs")
 def test_the_cache_has_numbers_of_the_dtype() -> None:
-    assert found(Settings(CPU, 8)).kv_bytes == 32_768 * TOKEN * 4
+    assert found(EstimateSettings(CPU, 8)).kv_bytes == 32_768 * TOKEN * 4
 
 
 def test_a_cache_as_asked_for_is_not_more_than_is_of_use_and_does_not_shrink() -> None:
     block = 16 * TOKEN * 2
-    mine = found(Settings(CUDA, 8, kv_bytes=100 * block + 5), available=0)
+    mine = found(EstimateSettings(CUDA, 8, kv_bytes=100 * block + 5), available=0)
     assert (mine.kv_bytes, mine.least_bytes) == (100 * block, mine.total_bytes)
     assert mine.lines()[1].endswith("as asked for")
-    assert found(Settings(CUDA, 8, kv_bytes=1 << 40)).kv_tokens == 8 * 4096
+    assert found(EstimateSettings(CUDA, 8, kv_bytes=1 << 40)).kv_tokens == 8 * 4096
 
 
 def test_the_cache_shrinks_to_what_there_is_room_for() -> None:
-    settings = Settings(CUDA, 8)
+    settings = EstimateSettings(CUDA, 8)
     whole = found(settings)
     block = 16 * TOKEN * 2
     assert found(settings, available=whole.total_bytes) == whole
@@ -220,12 +220,12 @@ def test_the_cache_shrinks_to_what_there_is_room_for() -> None:
 
 
 def test_a_short_context_needs_no_more_than_itself() -> None:
-    least = found(Settings(CUDA, 8, max_context=100), available=0)
+    least = found(EstimateSettings(CUDA, 8, max_context=100), available=0)
     assert least.kv_tokens == 112
 
 
 def test_the_engine_makes_the_cache_as_it_was_estimated() -> None:
-    for settings in (Settings(CPU, 3), Settings(CPU, 3, max_context=1001)):
+    for settings in (EstimateSettings(CPU, 3), EstimateSettings(CPU, 3, max_context=1001)):
         config, _ = model()
         mine = found(settings, stored="F32")
         budget = kv_budget(
@@ -247,20 +247,20 @@ def test_overhead_of_an_engine_on_a_cpu() -> None:
     kernels = 64 * KERNEL_BYTES + LIBRARY_BYTES
     attention = 256 * (4 * 192 + 3 * 64) * 4 + 8 * 256 * 128 * 16
     working = attention + 8 * 320 * 4 * 5 + 15 * 16 * 64 * 4
-    mine = found(Settings(CPU, 8))
+    mine = found(EstimateSettings(CPU, 8))
     assert mine.overhead_bytes == kernels + working + PROCESS_BYTES[CPU]
-    short = found(Settings(CPU, 8, max_context=300))
+    short = found(EstimateSettings(CPU, 8, max_context=300))
     assert mine.overhead_bytes - short.overhead_bytes == 6 * 256 * 128 * 16
-    wide = found(Settings(CPU, 8), intermediate_size=16_384)
+    wide = found(EstimateSettings(CPU, 8), intermediate_size=16_384)
     mlp = 256 * (4 * 16_384 + 3 * 64) * 4
     assert wide.overhead_bytes - mine.overhead_bytes == mlp - attention
-    many = found(Settings(CPU, 300))
+    many = found(EstimateSettings(CPU, 300))
     more = (300 - 256) * attention // 256 + (300 - 8) * 320 * 4 * 5
     assert many.overhead_bytes - mine.overhead_bytes == more
 
 
 def test_overhead_of_an_engine_without_packed_matrices() -> None:
-    mine = found(Settings(CUDA, 8))
+    mine = found(EstimateSettings(CUDA, 8))
     working = 4096 * (4 * 192 + 3 * 64) * 2 + 8 * 320 * 4 * 5
     assert mine.overhead_bytes == working + PROCESS_BYTES[CUDA]
     assert [line.split()[0] for line in mine.lines()] == ["weights", "KV", "working", "process"]
@@ -270,7 +270,7 @@ def test_overhead_of_an_engine_without_packed_matrices() -> None:
 def test_ranks_share_matrices_and_heads_but_not_norms() -> None:
     norms = 3 * (64 + 128) + 64
     for ranks, kv_share in ((2, 2), (4, 2)):  # four ranks have one of two heads each
-        one, each = found(Settings(CUDA, 8)), found(Settings(CUDA, 8, ranks=ranks))
+        one, each = found(EstimateSettings(CUDA, 8)), found(EstimateSettings(CUDA, 8, ranks=ranks))
         heads = 3 * 2 * 4096
         matrices = OTHERS - norms - heads + TABLE
         assert each.weight_bytes == 2 * (matrices // ranks + heads // kv_share + norms)
@@ -283,7 +283,7 @@ def test_a_line_for_each_term_and_they_add_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("neuron.hardware.host.cpu_flags", list)
     mine = estimate(
         *model("qwen3", hidden_size=1024, num_hidden_layers=28, vocab_size=151_936),
-        Settings(CPU, 4),
+        EstimateSettings(CPU, 4),
     )
     assert sum(term.size for term in mine.terms) == mine.total_bytes
     assert mine.total_bytes == mine.weight_bytes + mine.kv_bytes + mine.overhead_bytes
@@ -302,7 +302,7 @@ def test_a_line_for_each_term_and_they_add_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_an_earlier_load_took_replaces_all_but_the_cache() -> None:
-    settings = Settings(CUDA, 8)
+    settings = EstimateSettings(CUDA, 8)
     computed = found(settings)
     measured = beside_kv(computed.total_bytes + 5 * MIB, computed.kv_bytes)
     mine = found(settings, measured_bytes=measured)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from neuron.text.aligner import Aligner
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from protocol.generate import TokenLogprobs
 
 
@@ -13,7 +13,7 @@ def entry(text: str | bytes) -> TokenLogprobs:
     return TokenLogprobs(text if isinstance(text, bytes) else text.encode(), -1.0)
 
 
-def aligned(tokens: list[str | bytes], parts: list[Part]) -> list[bytes]:
+def aligned(tokens: list[str | bytes], parts: list[AnswerPart]) -> list[bytes]:
     """The tokens that were found for the text, when all of them came before it."""
     aligner = Aligner()
     aligner.add(entry(token) for token in tokens)
@@ -36,7 +36,7 @@ def aligned(tokens: list[str | bytes], parts: list[Part]) -> list[bytes]:
         ([], [Text("a")], []),
     ],
 )
-def test_alignment(tokens: list[str | bytes], parts: list[Part], found: list[bytes]) -> None:
+def test_alignment(tokens: list[str | bytes], parts: list[AnswerPart], found: list[bytes]) -> None:
     assert aligned(tokens, parts) == found
 
 
@@ -50,7 +50,7 @@ def test_text_that_is_held_back_and_cut_anywhere() -> None:
         for number, token in enumerate(tokens, 1):
             aligner.add([entry(token)])
             end = chance.randint(said, len("".join(tokens[:number])))
-            parts: list[Part] = [Text(text[said:end])] if end > said else []
+            parts: list[AnswerPart] = [Text(text[said:end])] if end > said else []
             for part in aligner.give(parts):
                 assert isinstance(part, Text)
                 found += part.logprobs

@@ -14,7 +14,7 @@ from neuron.text.splitter import OutputSplitter
 from neuron.text.tool_calls import HELD_CHARACTERS
 from neuron.text.xml_calls import Schema
 from protocol.catalogue import CALL_STYLES
-from protocol.frames import Part, Text, ToolCallPart
+from protocol.frames import AnswerPart, Text, ToolCallPart
 
 SCHEMA = {
     "type": "object",
@@ -32,7 +32,7 @@ SCHEMA = {
 TOOLS = {"edit": Schema(json.dumps(SCHEMA).encode()), "stop": Schema()}
 
 
-def split(text: str, style: CallStyle, chunks: list[str] | None = None) -> list[Part]:
+def split(text: str, style: CallStyle, chunks: list[str] | None = None) -> list[AnswerPart]:
     numbers = iter(range(1000))
     splitter = OutputSplitter(
         starts_in_thinking=False,
@@ -41,7 +41,7 @@ def split(text: str, style: CallStyle, chunks: list[str] | None = None) -> list[
         style=style,
     )
     parts = [part for chunk in chunks or [text] for part in splitter.feed(chunk)]
-    merged: list[Part] = []
+    merged: list[AnswerPart] = []
     for part in (*parts, *splitter.finish()):
         match part, merged[-1] if merged else None:
             case Text(new), Text(old):
@@ -53,7 +53,7 @@ def split(text: str, style: CallStyle, chunks: list[str] | None = None) -> list[
     return merged
 
 
-def calls(parts: list[Part]) -> list[tuple[str, object]]:
+def calls(parts: list[AnswerPart]) -> list[tuple[str, object]]:
     return [(p.name, json.loads(p.arguments)) for p in parts if isinstance(p, ToolCallPart)]
 
 

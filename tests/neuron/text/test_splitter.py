@@ -9,7 +9,7 @@ from neuron.text.call_style import CallStyle
 from neuron.text.splitter import OutputSplitter
 from neuron.text.tool_calls import HELD_CHARACTERS
 from neuron.text.xml_calls import Schema
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 TOOLS = {"a": Schema(), "b": Schema()}
 A = '<tool_call>\n{"name": "a", "arguments": {"x": 1}}\n</tool_call>'
@@ -43,9 +43,9 @@ def call_with_more(call: ToolCallPart, more: str) -> ToolCallPart:
     return ToolCallPart(call.index, call.id, call.name, call.arguments + more)
 
 
-def split(text: str, *, thinking: bool = False, tools: bool = True) -> tuple[Part, ...]:
+def split(text: str, *, thinking: bool = False, tools: bool = True) -> tuple[AnswerPart, ...]:
     splitter = new_splitter(thinking=thinking, tools=tools)
-    merged: list[Part] = []
+    merged: list[AnswerPart] = []
     for part in (*splitter.feed(text), *splitter.finish()):
         match part, merged[-1] if merged else None:
             case Text(new), Text(old):
@@ -83,7 +83,7 @@ def split(text: str, *, thinking: bool = False, tools: bool = True) -> tuple[Par
         (" <thi nk>", (Text(" <thi nk>"),)),
     ],
 )
-def test_thinking(text: str, parts: tuple[Part, ...]) -> None:
+def test_thinking(text: str, parts: tuple[AnswerPart, ...]) -> None:
     assert split(text) == parts
     assert split(text, tools=False) == parts
 
@@ -103,7 +103,7 @@ def test_thinking(text: str, parts: tuple[Part, ...]) -> None:
         ("\n\n</think>\n", ()),
     ],
 )
-def test_thinking_that_the_prompt_opened(text: str, parts: tuple[Part, ...]) -> None:
+def test_thinking_that_the_prompt_opened(text: str, parts: tuple[AnswerPart, ...]) -> None:
     assert split(text, thinking=True) == parts
 
 
@@ -122,7 +122,7 @@ def test_thinking_that_the_prompt_opened(text: str, parts: tuple[Part, ...]) -> 
         (A.removesuffix("</tool_call>") + B, (CALL_A, call(1, "b"))),
     ],
 )
-def test_calls(text: str, parts: tuple[Part, ...]) -> None:
+def test_calls(text: str, parts: tuple[AnswerPart, ...]) -> None:
     assert split(text) == parts
 
 

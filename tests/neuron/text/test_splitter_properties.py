@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from neuron.text.splitter import OutputSplitter
 from neuron.text.xml_calls import Schema
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 CALL = '{"name":"f","arguments":{"k": "</tool_call>"}}'
@@ -27,7 +27,7 @@ fragments = st.sampled_from(
 outputs = st.lists(fragments | st.text(max_size=3), max_size=14).map("".join)
 
 
-def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[Part]:
+def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[AnswerPart]:
     numbers = iter(range(10_000))
     splitter = OutputSplitter(
         starts_in_thinking=thinking,
@@ -38,8 +38,8 @@ def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[Part]:
     return merge([*parts, *splitter.finish()])
 
 
-def merge(parts: Sequence[Part]) -> list[Part]:
-    merged: list[Part] = []
+def merge(parts: Sequence[AnswerPart]) -> list[AnswerPart]:
+    merged: list[AnswerPart] = []
     for part in parts:
         if not isinstance(part, ToolCallPart):
             assert part.text
@@ -130,7 +130,7 @@ def test_well_formed_answers_are_taken_apart_exactly(
     gap: str,
     places: list[int],
 ) -> None:
-    written, expected = [], list[Part]()
+    written, expected = [], list[AnswerPart]()
     if thinking != "none":
         opening = "<think>\n" if thinking == "answer" else "\n"
         written.append(f"{opening}{thought}\n</think>\n\n")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cortex.api.dialects.cursor import Place
-from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.errors import Style
 from cortex.dispatch.answer import Choice
 from protocol.job import Priority
@@ -37,4 +37,4 @@ class Dialect(NamedTuple):
     decode: Callable[[bytes], Call]
     """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
     writer: Callable[[Head, Place], Writer]
-    folder: Callable[[Head], Folder]
+    folder: Callable[[Head], Aggregator]

@@ -14,7 +14,7 @@ import msgspec
 from cortex.api.dialects.cursor import START, Cursor, Place, event_id
 from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import WireError
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from protocol.generate import Usage
 
 E = TypeVar("E", bound=msgspec.Struct)
@@ -58,15 +58,15 @@ class Writer(ABC):
         afterwards."""
 
     @abstractmethod
-    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         """The events that must come before a part of this kind; none after a part that it can be
         joined to."""
 
-    def _noted(self, choice: int, part: Part) -> None:  # noqa: B027 - most dialects need none
+    def _noted(self, choice: int, part: AnswerPart) -> None:  # noqa: B027 - most dialects need none
         """A part is there, whether or not it will be said; for what is said of it at the end."""
 
     @abstractmethod
-    def _said(self, choice: int, part: Part) -> bytes:
+    def _said(self, choice: int, part: AnswerPart) -> bytes:
         """The event of a part; empty when :meth:`_before` has said it all."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Writer(ABC):
     def parts(self, choice: int, events: Iterable[Parts]) -> bytes:
         """Pieces of the answer, neighbours of one kind joined into one event."""
         out: list[bytes] = []
-        waiting: tuple[Part, Cursor] | None = None
+        waiting: tuple[AnswerPart, Cursor] | None = None
         for event in events:
             before, said = event.next_index - event.tokens, 0
             self._tokens[choice] = event.next_index
@@ -142,7 +142,7 @@ class Writer(ABC):
         out += self._spoken(choice, waiting)
         return b"".join(out)
 
-    def _spoken(self, choice: int, waiting: tuple[Part, Cursor] | None) -> list[bytes]:
+    def _spoken(self, choice: int, waiting: tuple[AnswerPart, Cursor] | None) -> list[bytes]:
         if waiting is None:
             return []
         part, place = waiting
@@ -172,18 +172,18 @@ class Writer(ABC):
         return event_id(self.head.id, tuple(self._at)) + body
 
 
-class Folder(ABC):
+class Aggregator(ABC):
     """Folds the events of an answer into one JSON document."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
-        self._parts: list[list[Part]] = [[] for _ in range(head.choices)]
+        self._parts: list[list[AnswerPart]] = [[] for _ in range(head.choices)]
 
-    def add(self, choice: int, parts: Iterable[Part]) -> None:
+    def add(self, choice: int, parts: Iterable[AnswerPart]) -> None:
         """Pieces of the answer, in order."""
         self._parts[choice].extend(parts)
 
-    def whole(self, choice: int) -> list[Part]:
+    def whole(self, choice: int) -> list[AnswerPart]:
         """A choice's parts, each of them whole."""
         return [_whole(list(run)) for _, run in itertools.groupby(self._parts[choice], _kind)]
 
@@ -192,11 +192,11 @@ class Folder(ABC):
         """The document; *ended* is how the choices ended, in their order."""
 
 
-def _kind(part: Part) -> tuple[type, int]:
+def _kind(part: AnswerPart) -> tuple[type, int]:
     return type(part), part.index if isinstance(part, ToolCallPart) else 0
 
 
-def _whole(run: list[Part]) -> Part:
+def _whole(run: list[AnswerPart]) -> AnswerPart:
     """Neighbours of one kind as one part; in one pass, for an answer can be long."""
     match run[0]:
         case Text():
@@ -210,7 +210,7 @@ def _whole(run: list[Part]) -> Part:
             return ToolCallPart(index, call_id, name, "".join(pieces))
 
 
-def _joined(earlier: Part, part: Part) -> Part | None:
+def _joined(earlier: AnswerPart, part: AnswerPart) -> AnswerPart | None:
     """Two pieces of one kind as one; None when they are not."""
     match earlier, part:
         case Text(), Text():

@@ -7,7 +7,7 @@ KEEP_SECONDS = 0.25
 """As long as what it is made of says that it is the same."""
 
 
-class Kept:
+class CachedBody:
     """*version* is another one when *make* would make another body for sure."""
 
     def __init__(

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from cortex.api.access import refused_unless_from_here
-from cortex.api.endpoints.cached_body import Kept
+from cortex.api.endpoints.cached_body import CachedBody
 from cortex.api.errors import plain_envelope
 from cortex.gateway import Gateway
-from cortex.placement.eviction import turns
+from cortex.placement.eviction import eviction_candidates
 from cortex.placement.fit import NodeView
 from protocol.fleet import Device, DeviceUsage, ModelLoad, ModelRecord, ModelState
-from protocol.placement import Turn
+from protocol.placement import EvictionCandidate
 
 EVENT_SECONDS = 0.25
 """Changes are shown at most so often."""
@@ -54,7 +54,7 @@ class NodeShown(msgspec.Struct, frozen=True):
     is_draining: bool
     devices: list[DeviceShown]
     models: list[ModelShown]
-    eviction: list[Turn]
+    eviction: list[EvictionCandidate]
     """First to go first."""
 
 
@@ -77,7 +77,7 @@ class FleetView:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._kept = Kept(self._made, lambda: gateway.placing.survey.version)
+        self._kept = CachedBody(self._made, lambda: gateway.placing.survey.version)
 
     def _made(self) -> bytes:
         return msgspec.json.encode(self._shown())
@@ -170,7 +170,10 @@ class FleetView:
                 )
                 for record in records
             ],
-            eviction=[Turn(*turn) for turn in turns(view.residents, gateway.placing.strategy)],
+            eviction=[
+                EvictionCandidate(*turn)
+                for turn in eviction_candidates(view.residents, gateway.placing.strategy)
+            ],
         )
 
 

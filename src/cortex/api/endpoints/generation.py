@@ -17,7 +17,7 @@ from cortex.api.dialects.cursor import Place, parse_event_id
 from cortex.api.dialects.sse_writer import Head
 from cortex.api.endpoints.relay import Relay
 from cortex.api.http import ClientGone, read_body, send_error, watching_disconnect
-from cortex.dispatch.answer import Answer, Choice, answered, taken_up
+from cortex.dispatch.answer import AnswerStream, Choice, answered, taken_up
 from cortex.gateway import Gateway
 from cortex.telemetry.metrics import Outcome
 from cortex.telemetry.request_record import Record
@@ -76,7 +76,7 @@ class Generation:
         return [c._replace(request=catalogue.applied(c.request, known)) for c in call.choices]
 
     async def _relay(
-        self, answer: Answer, client: Client, is_stream: bool, receive: Receive, send: Send
+        self, answer: AnswerStream, client: Client, is_stream: bool, receive: Receive, send: Send
     ) -> Outcome:
         relay = Relay(answer, self._dialect.style, send)
         head = head_of(answer.id, client)
@@ -112,7 +112,9 @@ class Streams:
             await send_error(send, error.error)
         metrics.request(outcome, records)
 
-    async def _relay(self, answer: Answer, seen: Place, receive: Receive, send: Send) -> Outcome:
+    async def _relay(
+        self, answer: AnswerStream, seen: Place, receive: Receive, send: Send
+    ) -> Outcome:
         job = answer.streams[0].job
         client = job.client
         assert client is not None, "only streams are handed over"

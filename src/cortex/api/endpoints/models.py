@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cortex.api.dialects.fields import invalid
-from cortex.api.endpoints.cached_body import Kept
+from cortex.api.endpoints.cached_body import CachedBody
 from cortex.api.errors import envelope, status_of, style_of
 from cortex.dispatch.router import Refuse
 from cortex.gateway import Gateway
@@ -78,7 +78,9 @@ class Models:
         self._created = int(gateway.started_at)
         moment = datetime.fromtimestamp(self._created, UTC)
         self._created_at = moment.isoformat().replace("+00:00", "Z")
-        self._list = Kept(self._listed, lambda: (self._fleet.version, self._catalogue.version))
+        self._list = CachedBody(
+            self._listed, lambda: (self._fleet.version, self._catalogue.version)
+        )
 
     async def list_all(self, request: Request) -> Response:
         """``GET /v1/models``: all that nodes have or the catalogue lists, under each of their

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Send
 
-from cortex.api.dialects.sse_writer import Folder, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Writer
 from cortex.api.errors import Style
 from cortex.api.http import (
     ClientGone,
@@ -21,7 +21,7 @@ from cortex.api.http import (
     send_error,
     send_json,
 )
-from cortex.dispatch.answer import Answer
+from cortex.dispatch.answer import AnswerStream
 from cortex.streams.events import Alive, Broken, Ended, Event, Parts, Started
 from cortex.telemetry.metrics import Outcome
 from protocol.errors import ErrorCode, WireError
@@ -39,7 +39,11 @@ class Relay:
     """One answer and its client."""
 
     def __init__(
-        self, answer: Answer, style: Style, send: Send, clock: Callable[[], float] = time.monotonic
+        self,
+        answer: AnswerStream,
+        style: Style,
+        send: Send,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answer = answer
         self._style = style
@@ -53,7 +57,7 @@ class Relay:
         """Sends the answer as it comes, until it is complete or broken, or the client has left."""
         return await self._guarded(self._run_streaming(writer), writer)
 
-    async def fold(self, folder: Folder) -> Outcome:
+    async def fold(self, folder: Aggregator) -> Outcome:
         """Sends the whole answer at its end."""
         return await self._guarded(self._run_folding(folder), None)
 
@@ -76,7 +80,7 @@ class Relay:
         self._headers_sent = True
         await send_error(self._send, error, self._style, self._answer.id)
 
-    async def _run_folding(self, folder: Folder) -> Outcome:
+    async def _run_folding(self, folder: Aggregator) -> Outcome:
         while not self._answer.is_closed:
             for choice, events in await self._answer.take(KEEP_ALIVE_SECONDS):
                 for event in events:

@@ -13,7 +13,7 @@ from cortex.api.dialects.messages.decode import decode_count
 from cortex.api.dialects.responses.decode import decode_responses
 from cortex.api.errors import Style
 from cortex.api.http import ClientGone, read_body, send_error, send_json
-from cortex.dispatch.render_client import Prompts
+from cortex.dispatch.render_client import RenderClient
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
 
@@ -41,10 +41,10 @@ _DETOKENIZE = msgspec.json.Decoder(DetokenizeRequest)
 Work = Callable[[bytes], Awaitable[object]]
 
 
-class Texts:
+class Tokenization:
     """The endpoints."""
 
-    def __init__(self, prompts: Prompts) -> None:
+    def __init__(self, prompts: RenderClient) -> None:
         self._prompts = prompts
 
     def tokenize(self) -> ASGIApp:

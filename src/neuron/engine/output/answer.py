@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from neuron.engine.output.detokenizer import Detokenizer
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 from protocol.generate import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """What one more token added."""
 
     text: str = ""
@@ -21,11 +21,11 @@ class Piece:
     stop_text: str = ""
 
 
-class Answer:
+class AnswerText:
     """Follows one answer token by token."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: list[int], sample: Sample, max_tokens: int
+        self, tokenizer: Tokenizer, prompt: list[int], sample: SamplingParams, max_tokens: int
     ) -> None:
         """*max_tokens* is what the request and the context leave, the smaller of both."""
         self._detokenizer = Detokenizer(tokenizer, prompt, sample.stop)
@@ -34,19 +34,19 @@ class Answer:
         self._ends = frozenset(sample.end_tokens)
         self._replayed: list[str] = []
 
-    def push(self, token: int) -> Piece:
+    def push(self, token: int) -> TextPiece:
         """Takes the next token. An end token has no text; a stop text is cut off."""
         self._left -= 1
         if token in self._ends:
             return self._last("", FinishReason.STOP)
         text, stop = self._detokenizer.push(token)
         if stop is not None:
-            return Piece(text, FinishReason.STOP, stop)
+            return TextPiece(text, FinishReason.STOP, stop)
         if self._left <= 0:
             return self._last(text, FinishReason.LENGTH)
-        return Piece(text)
+        return TextPiece(text)
 
-    def replay(self, tokens: list[int]) -> Piece | None:
+    def replay(self, tokens: list[int]) -> TextPiece | None:
         """Takes the tokens of an earlier attempt; returns its last piece if it had ended."""
         for token in tokens:
             piece = self.push(token)
@@ -60,8 +60,8 @@ class Answer:
         replayed, self._replayed = self._replayed, []
         return replayed
 
-    def _last(self, text: str, reason: FinishReason) -> Piece:
+    def _last(self, text: str, reason: FinishReason) -> TextPiece:
         rest, stop = self._detokenizer.flush()
         if stop is not None:
-            return Piece(text + rest, FinishReason.STOP, stop)
-        return Piece(text + rest, reason)
+            return TextPiece(text + rest, FinishReason.STOP, stop)
+        return TextPiece(text + rest, reason)

@@ -20,7 +20,7 @@ from neuron.ipc.rank_commands import Command, Compute
 _RECEIVE_BYTES = 1 << 20
 
 
-class Leader:
+class RankBroadcast:
     """Rank 0's ends of its lines to the others; without others, nothing happens."""
 
     def __init__(self, followers: Sequence[socket.socket] = ()) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.ipc.rank_commands import Join
 from neuron.layers.group import Group
 
@@ -22,7 +22,7 @@ _TIMEOUT = timedelta(seconds=600)
 notices sooner, because it knows what the group is doing."""
 
 
-def lead(leader: Leader, device: torch.device) -> Group:
+def lead(leader: RankBroadcast, device: torch.device) -> Group:
     """Rank 0's way into the group; alone, there is none."""
     if leader.size == 1:
         return Group()

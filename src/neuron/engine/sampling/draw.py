@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.engine.sampling.full_vocab_draw import MARGIN, Race
+from neuron.engine.sampling.full_vocab_draw import MARGIN, FullVocabDraw
 from neuron.engine.sampling.gumbel import gumbel
 from neuron.engine.sampling.nucleus import LOG2_E, Weights, mass_before, unit_bits, units
-from neuron.engine.sampling.topk import Peaks
+from neuron.engine.sampling.topk import TopK
 
 WIDTHS = (64, 512)
 """How many of the best tokens are looked at before the whole row is."""
@@ -61,7 +61,7 @@ class Draw:
     """
 
     def __init__(
-        self, logits: torch.Tensor, peaks: Peaks, where: list[int], recipes: list[Recipe]
+        self, logits: torch.Tensor, peaks: TopK, where: list[int], recipes: list[Recipe]
     ) -> None:
         self._logits, self._peaks, self._where, self._recipes = logits, peaks, where, recipes
         self._vocab = logits.shape[1]
@@ -69,7 +69,7 @@ class Draw:
         self._leaders: dict[int, tuple[int, float]] = {}  # the narrow draw's winner and its score
         # Only where much is cut away is it likely that the next width is enough.
         self._hopeless = {i for i, r in enumerate(recipes) if not (r.nucleus or r.min_p or r.top_k)}
-        self._race: Race | None = None
+        self._race: FullVocabDraw | None = None
         self._buffer: torch.Tensor | None = None
         self._rows: dict[int, tuple[Weights, int]] = {}  # where the weights of a row are
         self._weigh([i for i, r in enumerate(recipes) if r.nucleus and not self._small(r)])
@@ -173,7 +173,7 @@ class Draw:
     def _wide(self, index: int) -> int:
         """Draws from a whole row, of which more than the best few tokens remain."""
         if self._race is None:
-            self._race = Race(self._vocab, self._logits.device)
+            self._race = FullVocabDraw(self._vocab, self._logits.device)
         weights, at = self._weights(index)
         fence: tuple[float, int] | None = None
         for value, token in self._ranking(index, self._race, weights.units[at], weights.bits):
@@ -187,7 +187,7 @@ class Draw:
         return self._leaders[index][0]
 
     def _ranking(
-        self, index: int, race: Race, units_: torch.Tensor, bits: int
+        self, index: int, race: FullVocabDraw, units_: torch.Tensor, bits: int
     ) -> Iterator[tuple[float, int]]:
         """(logit, token) of those that min-p keeps and that score as much as the narrow draw's
         winner, who is one of them, or just less; the best score first, of equal ones the lower

@@ -26,7 +26,7 @@ MARGIN = 2.0**-9
 SLACK = 2.0**34  # of 2**64
 
 
-class Race:
+class FullVocabDraw:
     """Finds who may win in rows of *vocab* tokens on *device*; its buffers serve many rows."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:

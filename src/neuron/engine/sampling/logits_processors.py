@@ -12,10 +12,10 @@ chosen, because all of them are end tokens, it yields.
 import torch
 
 from neuron.engine.sampling.penalties import Penalties, penalises
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 
 
-def adjusts(sample: Sample) -> bool:
+def adjusts(sample: SamplingParams) -> bool:
     """Whether *sample* changes logits at all."""
     return bool(
         (sample.min_tokens > 0 and sample.end_tokens)
@@ -29,7 +29,9 @@ def adjusts(sample: Sample) -> bool:
 class Adjustment:
     """The tables of one sequence: its *sample* and *prompt*; tokens of the answer are added."""
 
-    def __init__(self, sample: Sample, prompt: list[int], vocab: int, device: torch.device) -> None:
+    def __init__(
+        self, sample: SamplingParams, prompt: list[int], vocab: int, device: torch.device
+    ) -> None:
         def table(tokens: set[int]) -> torch.Tensor:
             return torch.tensor(sorted(tokens), dtype=torch.int64, device=device)
 
@@ -80,7 +82,7 @@ class Adjustments:
         self._tables: dict[int, Adjustment] = {}
 
     def of(
-        self, sequence: int, sample: Sample, tokens: list[int], prompt_tokens: int
+        self, sequence: int, sample: SamplingParams, tokens: list[int], prompt_tokens: int
     ) -> Adjustment | None:
         """The table of a sequence whose prompt and answer are *tokens*; None if it needs none."""
         if not adjusts(sample):

@@ -6,7 +6,7 @@ row has the same bits alone and in any batch, on any number of threads.
 
 import torch
 
-from neuron.engine.sampling.topk import Peaks
+from neuron.engine.sampling.topk import TopK
 from neuron.ipc.messages import Logprobs
 
 SLICE_BYTES = 32 << 20
@@ -26,7 +26,7 @@ def logprobs(logits: torch.Tensor, tokens: list[int], tops: list[int]) -> list[L
     """
     if not tokens:
         return []
-    peaks = Peaks(logits)
+    peaks = TopK(logits)
     log_total = log_sum(logits, peaks.best())
     own = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None]).double()
     values, ids = peaks.top(max(*tops, 1))

@@ -7,12 +7,12 @@ stopped: a table made anew from the same tokens gives the same logits.
 
 import torch
 
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 
 _FIRST_ENTRIES = 64
 
 
-def penalises(sample: Sample) -> bool:
+def penalises(sample: SamplingParams) -> bool:
     """Whether *sample* has any penalty."""
     return (
         sample.repetition_penalty != 1
@@ -25,7 +25,7 @@ class Penalties:
     """The penalties of one sequence, as OpenAI (presence, frequency) and CTRL (arXiv 1909.05858;
     repetition) define them."""
 
-    def __init__(self, sample: Sample, device: torch.device) -> None:
+    def __init__(self, sample: SamplingParams, device: torch.device) -> None:
         self._sample = sample
         self._places: dict[int, int] = {}  # token id → entry
         self._ids = torch.zeros(_FIRST_ENTRIES, dtype=torch.int64, device=device)

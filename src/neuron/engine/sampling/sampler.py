@@ -21,8 +21,8 @@ from neuron.engine.sampling.draw import Draw, Recipe
 from neuron.engine.sampling.gumbel import row_key
 from neuron.engine.sampling.logits_processors import Adjustment, adjusts
 from neuron.engine.sampling.logprobs import logprobs
-from neuron.engine.sampling.topk import Peaks
-from neuron.ipc.messages import Logprobs, Sample
+from neuron.engine.sampling.topk import TopK
+from neuron.ipc.messages import Logprobs, SamplingParams
 
 GREEDY_BELOW = 1e-5
 """A lower temperature is greedy: the gaps between its scores would leave float32."""
@@ -32,7 +32,7 @@ GREEDY_BELOW = 1e-5
 class SampleRow:
     """How to choose the next token of one row."""
 
-    sample: Sample
+    sample: SamplingParams
     prompt_tokens: int
     generated: int
     """Tokens of the answer that exist already."""
@@ -83,7 +83,7 @@ def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
         assert row.adjustment is not None or not adjusts(row.sample)
         if row.adjustment is not None:
             row.adjustment.apply(logits[index], row.generated)
-    peaks = Peaks(logits)
+    peaks = TopK(logits)
     hot = [index for index, row in enumerate(rows) if not row.greedy]
     if not hot:
         return peaks.argmax().masked_fill_(broken, -1)
@@ -92,7 +92,7 @@ def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
     recipes = [_recipe(rows[index]) for index in hot]
     if bool(broken.any()):
         logits = logits.masked_fill(broken[:, None], 0.0)
-        peaks = Peaks(logits)
+        peaks = TopK(logits)
     tokens[hot] = Draw(logits, peaks, hot, recipes).tokens()
     return tokens.masked_fill_(broken, -1)
 

@@ -12,7 +12,7 @@ CHUNK = 64
 _LOW = 0xFFFF_FFFF
 
 
-class Peaks:
+class TopK:
     """The chunk maxima of *logits* ``[rows, vocab]``, float32, which must not change meanwhile.
 
     Values may be -inf. A row with NaN has undefined results within the vocabulary.

@@ -8,7 +8,7 @@ from neuron.text.aligner import Aligner
 from neuron.text.call_style import MARKS
 from neuron.text.splitter import OutputSplitter
 from neuron.text.xml_calls import Schema
-from protocol.frames import Part, Text
+from protocol.frames import AnswerPart, Text
 from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
 
 
@@ -57,7 +57,7 @@ class AnswerParts:
         """The one call that was wanted is complete."""
         return self._request.one_call and bool(self._splitter and self._splitter.ended_calls)
 
-    def echo(self, scores: Sequence[Logprobs] | None) -> tuple[Part, ...]:
+    def echo(self, scores: Sequence[Logprobs] | None) -> tuple[AnswerPart, ...]:
         """The prompt's text, with which the answer begins if that was asked for."""
         if not self._request.echo:
             return ()
@@ -72,12 +72,12 @@ class AnswerParts:
 
     def feed(
         self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = (), stop_text: str = ""
-    ) -> tuple[Part, ...]:
+    ) -> tuple[AnswerPart, ...]:
         """New tokens, the text that is certain with them, and the stop text that ended it."""
         text += "".join(self._marks.get(token, "") for token in tokens)
         if self._request.sampling.include_stop:
             text += stop_text
-        parts: tuple[Part, ...]
+        parts: tuple[AnswerPart, ...]
         if self._splitter is None:
             parts = (Text(text),) if text else ()
         else:
@@ -89,7 +89,7 @@ class AnswerParts:
         )
         return self._aligner.give(parts)
 
-    def finish(self) -> tuple[Part, ...]:
+    def finish(self) -> tuple[AnswerPart, ...]:
         """The answer is over: what was held back."""
         parts = self._splitter.finish() if self._splitter else ()
         return self._aligner.give(parts) if self._aligner else parts

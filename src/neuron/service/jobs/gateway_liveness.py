@@ -12,7 +12,7 @@ CUT_OFF_SECONDS = 15.0
 """Deaf for so long we are alone, and every gateway has gone on without us."""
 
 
-class Gateways:
+class GatewayLiveness:
     """Heartbeats of all gateways."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from neuron.ipc.messages import Ready, Sample
+from neuron.ipc.messages import Ready, SamplingParams
 from neuron.text.call_style import CallStyle
 from neuron.text.generation import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
@@ -41,7 +41,7 @@ class Prompt(NamedTuple):
 
     rendering: Rendering
     hash: str
-    sample: Sample
+    sample: SamplingParams
 
     @property
     def tokens(self) -> list[int]:
@@ -164,7 +164,9 @@ class Prompter:
                 param=field,
             )
 
-    def _sample(self, request: GenerateRequest, job: Job, room: int, vocab_size: int) -> Sample:
+    def _sample(
+        self, request: GenerateRequest, job: Job, room: int, vocab_size: int
+    ) -> SamplingParams:
         """The request's numbers, else the model's, else the field's usual ones."""
         asked: Sampling = self._defaults.fill(request.sampling)
         self._check_tokens(asked.stop_token_ids, vocab_size, "stop_token_ids")
@@ -173,7 +175,7 @@ class Prompter:
         self._check_tokens(biased, vocab_size, "logit_bias")
         end_tokens = () if asked.ignore_eos else tuple(sorted(self.tokenizer.end_ids))
         max_tokens = min(room if asked.max_tokens is None else max(asked.max_tokens, 1), room)
-        return Sample(
+        return SamplingParams(
             max_tokens=max_tokens,
             temperature=1.0 if asked.temperature is None else asked.temperature,
             top_k=0 if asked.top_k is None else asked.top_k,

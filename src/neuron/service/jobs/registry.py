@@ -16,14 +16,14 @@ from neuron.service.jobs.running_job import RunningJob
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage
 from protocol.errors import ErrorCode, WireError
-from protocol.job import Cancel, Found, Job, Resume, Take, Taken
+from protocol.job import Cancel, Claim, Claimed, Job, Located, Resend
 
 log = logging.getLogger("neuron")
 
 KEEP_SECONDS = 30.0
 
 
-class Host(Protocol):
+class JobHost(Protocol):
     """Who computes a job: the worker of its model."""
 
     @property
@@ -31,15 +31,15 @@ class Host(Protocol):
         """Time since its engine finished a step."""
         ...
 
-    def go_on(self, entry: "Entry") -> bool:
+    def go_on(self, entry: "JobEntry") -> bool:
         """Starts a parked job again; False when the engine is gone."""
         ...
 
 
-class Entry:
+class JobEntry:
     """One job on this node."""
 
-    def __init__(self, job_id: str, attempt: int, host: Host) -> None:
+    def __init__(self, job_id: str, attempt: int, host: JobHost) -> None:
         self.id = job_id
         self.attempt = attempt
         self.host = host
@@ -61,27 +61,27 @@ class Jobs:
     def __init__(self, identity: Identity, clock: Callable[[], float] = time.monotonic) -> None:
         self._identity = identity
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, JobEntry] = {}
         self._answers: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, job_id: str) -> Entry | None:
+    def get(self, job_id: str) -> JobEntry | None:
         """The job, running or kept."""
         return self._entries.get(job_id)
 
-    def of(self, host: Host) -> Iterator[Entry]:
+    def of(self, host: JobHost) -> Iterator[JobEntry]:
         """The jobs that *host* is working for."""
         return (e for e in list(self._entries.values()) if e.host is host and e.task is not None)
 
-    def add(self, job_id: str, attempt: int, host: Host) -> Entry:
+    def add(self, job_id: str, attempt: int, host: JobHost) -> JobEntry:
         """A new job, or a new attempt at one; the earlier one is stopped."""
         self.forget(job_id)
-        entry = self._entries[job_id] = Entry(job_id, attempt, host)
+        entry = self._entries[job_id] = JobEntry(job_id, attempt, host)
         return entry
 
-    def ended(self, entry: Entry, *, keep: bool) -> None:
+    def ended(self, entry: JobEntry, *, keep: bool) -> None:
         """The current task worked for it and does no longer; *keep*: it may be asked for."""
         if entry.task is not asyncio.current_task():
             return  # somebody else has gone on with it
@@ -106,7 +106,7 @@ class Jobs:
     # -- what gateways ask ---------------------------------------------------------------------
 
     def steered(self, message: BusMessage) -> None:
-        """``cortex.steer.<node>.<job>``."""
+        """``cortex.job_control.<node>.<job>``."""
         try:
             order = codec.read_steer(message.data)
         except codec.UnreadableMessage as error:
@@ -118,14 +118,14 @@ class Jobs:
             case Cancel(attempt):
                 if entry is not None and entry.attempt <= attempt:
                     self.forget(job_id)
-            case Resume():
+            case Resend():
                 self._answer(self._resume(job_id, entry, order))
 
     def found(self, message: BusMessage) -> None:
-        """``cortex.find.<job>``."""
+        """``cortex.locate.<job>``."""
         entry = self._entries.get(subjects.last_token(message.subject))
         if entry is not None and entry.running is not None and message.reply:
-            found = Found(
+            found = Located(
                 self._identity.node,
                 self._identity.instance,
                 entry.attempt,
@@ -134,16 +134,16 @@ class Jobs:
             self._answer(self._identity.bus.publish(message.reply, codec.encode(found)))
 
     def taken(self, message: BusMessage) -> None:
-        """``cortex.take.<node>.<job>``."""
+        """``cortex.claim.<node>.<job>``."""
         try:
             take = codec.read_take(message.data)
         except codec.UnreadableMessage as error:
             log.warning("ignored an order: %s", error)
             return
-        taken = Taken(self._take(subjects.last_token(message.subject), take))
+        taken = Claimed(self._take(subjects.last_token(message.subject), take))
         self._answer(self._identity.bus.publish(message.reply, codec.encode(taken)))
 
-    def _take(self, job_id: str, take: Take) -> Job | None:
+    def _take(self, job_id: str, take: Claim) -> Job | None:
         entry = self._entries.get(job_id)
         running = entry.running if entry else None
         if entry is None or running is None or entry.attempt >= take.attempt:
@@ -158,12 +158,12 @@ class Jobs:
         return running.job
 
     @staticmethod
-    def _unpark(entry: Entry, running: RunningJob) -> None:
+    def _unpark(entry: JobEntry, running: RunningJob) -> None:
         """Somebody is there for it again."""
         if running.is_parked and not entry.host.go_on(entry):
             running.give_up()
 
-    async def _resume(self, job_id: str, entry: Entry | None, order: Resume) -> None:
+    async def _resume(self, job_id: str, entry: JobEntry | None, order: Resend) -> None:
         if entry is not None and entry.attempt == order.attempt:
             running = entry.running
             if running is None:

@@ -13,10 +13,10 @@ from neuron.ipc.messages import Output, Progress, Refused
 from neuron.service.identity import Identity
 from neuron.service.jobs.answer_parts import AnswerParts
 from neuron.service.jobs.prompt import Prompt, Prompter
-from neuron.service.jobs.transcript import Piece, Transcript
+from neuron.service.jobs.transcript import Transcript, TranscriptEntry
 from protocol import frames
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.frames import Part, Phase
+from protocol.frames import AnswerPart, Phase
 from protocol.generate import FinishReason, Timings, Usage
 from protocol.job import Job
 
@@ -208,8 +208,8 @@ class RunningJob:
             )
             self._grow(again)
 
-    def _grow(self, output: Output) -> Piece:
-        parts: tuple[Part, ...] = ()
+    def _grow(self, output: Output) -> TranscriptEntry:
+        parts: tuple[AnswerPart, ...] = ()
         if self._transcript.next_index == 0:
             parts = self._parts.echo(output.prompt_logprobs)
         if not self._is_scored_only:
@@ -225,7 +225,7 @@ class RunningJob:
         """No token was asked for: the engine makes one all the same, and nobody sees it."""
         return self.job.request.sampling.max_tokens == 0
 
-    async def _send_piece(self, piece: Piece) -> None:
+    async def _send_piece(self, piece: TranscriptEntry) -> None:
         await self._send(
             frames.Delta(
                 attempt=self.job.attempt,

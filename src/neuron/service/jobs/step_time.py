@@ -13,7 +13,7 @@ _WEIGHT = 0.1
 """Of the newest step in the average."""
 
 
-class Pace:
+class StepTime:
     """Averages of step times, by the number of rows in powers of two."""
 
     def __init__(self) -> None:

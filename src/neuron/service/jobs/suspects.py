@@ -8,7 +8,7 @@ it gave this request a token) runs while nobody else on the engine is without on
 import asyncio
 
 
-class Nursery:
+class Suspects:
     """The jobs of one engine that have no token yet."""
 
     def __init__(self) -> None:

@@ -12,12 +12,12 @@ from neuron.engine_process.sequence_stream import EngineDied
 from neuron.ipc.messages import Add, EngineStats
 from neuron.service.engine_protocol import Engine
 from neuron.service.identity import Identity
-from neuron.service.jobs.gateway_liveness import Gateways
+from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.prompt import Prompt, Prompter
-from neuron.service.jobs.registry import Entry, Jobs
+from neuron.service.jobs.registry import JobEntry, Jobs
 from neuron.service.jobs.running_job import RunningJob
-from neuron.service.jobs.step_time import Pace
-from neuron.service.jobs.suspects import Nursery
+from neuron.service.jobs.step_time import StepTime
+from neuron.service.jobs.suspects import Suspects
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage, Delivery, JobPuller
 from protocol.bus.jobs import GIVE_BACK, MAX_DELIVERIES
@@ -42,7 +42,7 @@ class Worker:
         identity: Identity,
         engine: Engine,
         prompter: Prompter,
-        gateways: Gateways,
+        gateways: GatewayLiveness,
         jobs: Jobs,
         revision: str,
         on_idle: Callable[[], None] = lambda: None,
@@ -61,8 +61,8 @@ class Worker:
         self._sequence_ids = itertools.count(1)
         self._active: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
-        self._nursery = Nursery()
-        self._pace = Pace()
+        self._nursery = Suspects()
+        self._pace = StepTime()
         self._idle_since = time.monotonic()
         self._draining = False
         self._ended = asyncio.Event()
@@ -145,7 +145,7 @@ class Worker:
         """:meth:`run` returns."""
         self._ended.set()
 
-    def go_on(self, entry: Entry) -> bool:
+    def go_on(self, entry: JobEntry) -> bool:
         """Starts a parked job again; False when the engine is gone."""
         running = entry.running
         if running is None or self._engine.died.done() or self._draining:
@@ -196,7 +196,7 @@ class Worker:
             stale = WireError(ErrorCode.STREAM_LOST, "A later attempt at this request runs.")
             self._send(self._identity.refuse(job, stale, ack=ack, retryable=False))
 
-    def _start(self, entry: Entry, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, entry: JobEntry, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"job {entry.id}")
         entry.task, entry.expires = task, float("inf")
         self._active.add(task)
@@ -221,7 +221,7 @@ class Worker:
 
     # -- one job -------------------------------------------------------------------------------
 
-    async def _serve(self, entry: Entry, job: Job, ack: str, deliveries: int) -> None:
+    async def _serve(self, entry: JobEntry, job: Job, ack: str, deliveries: int) -> None:
         """Runs one job to its last frame; cancelling it stops the engine's work for it."""
         self._gateways.heard(job.gateway)
         try:
@@ -266,7 +266,7 @@ class Worker:
             )
         return prompt
 
-    async def _run(self, entry: Entry, running: RunningJob) -> None:
+    async def _run(self, entry: JobEntry, running: RunningJob) -> None:
         """The engine's work for a job, from wherever its answer stands."""
         sequence_id = next(self._sequence_ids)
         was_let_in = False
@@ -313,7 +313,7 @@ class Worker:
                 elif is_due and self._identity.bus.is_connected:
                     await running.keep_alive(self.step_age_seconds)
 
-    def _park(self, entry: Entry, running: RunningJob) -> None:
+    def _park(self, entry: JobEntry, running: RunningJob) -> None:
         """Nobody can be told; only a client that streams can come back for it."""
         running.is_parked = running.job.client is not None
         verb = "parked" if running.is_parked else "stopped"

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from neuron.files import sources
-from neuron.files.warm_tier import Warm
+from neuron.files.warm_tier import WarmTier
 from neuron.service.residents.offers import Offer, Offers
-from neuron.service.residents.records import Shown
-from neuron.service.residents.resident import Hold, Model, NoRoom, Reserve
+from neuron.service.residents.records import RecordWriter
+from neuron.service.residents.resident import Hold, NoRoom, Reserve, Resident
 from neuron.sizing.ledger import Ledger
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import Estimate, ModelState, Progress
@@ -36,7 +36,7 @@ PULL_AGAIN_SECONDS = 60.0
 BUSY_RETRY_SECONDS = 2
 
 
-class MakeModel(Protocol):
+class MakeResident(Protocol):
     """Everything that a model needs of its node but what is its own."""
 
     def __call__(
@@ -49,7 +49,7 @@ class MakeModel(Protocol):
         failures: int,
         begins: Callable[[], int],
         took: Callable[[float], None],
-    ) -> Model:
+    ) -> Resident:
         """A model that has not begun."""
         ...
 
@@ -57,11 +57,11 @@ class MakeModel(Protocol):
 class _Stay(NamedTuple):
     """A model and the task that keeps it."""
 
-    model: Model
+    model: Resident
     task: asyncio.Task[None]
 
 
-class Models:
+class ResidentManager:
     """All of them. *measure* tells the ledger what others take now."""
 
     def __init__(
@@ -70,10 +70,10 @@ class Models:
         *,
         ledger: Ledger,
         offers: Offers,
-        shown: Shown,
-        make_model: MakeModel,
+        shown: RecordWriter,
+        make_model: MakeResident,
         measure: Callable[[], Awaitable[None]],
-        warm: Warm,
+        warm: WarmTier,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -95,7 +95,7 @@ class Models:
         self.loads = 0
         """How many have begun since the node started."""
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[Resident]:
         return iter([stay.model for stay in self._stays.values()])
 
     async def run(self, default_models: tuple[str, ...], catalogue_read: asyncio.Event) -> None:
@@ -218,7 +218,7 @@ class Models:
         self._warm.touch(model.id)
         task.add_done_callback(lambda task: self._ended(model))
 
-    def _ended(self, model: Model) -> None:
+    def _ended(self, model: Resident) -> None:
         """Its process is gone, if it ever had one."""
         stay = self._stays.get(model.id)
         if model.record.state is ModelState.FAILED:
@@ -274,7 +274,7 @@ class Models:
     # -- memory --------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _reserve(self, model: Model, order: LoadOrder) -> AsyncIterator[Hold]:
+    async def _reserve(self, model: Resident, order: LoadOrder) -> AsyncIterator[Hold]:
         async with self._room:
             offer = await self._offers.appraise(model.id)
             if offer.error is not None:
@@ -290,7 +290,7 @@ class Models:
             self._ledger.release(model.id)
 
     async def _make_room(
-        self, model: Model, order: LoadOrder, estimate: Estimate
+        self, model: Resident, order: LoadOrder, estimate: Estimate
     ) -> tuple[int, ...]:
         """The devices where it fits, after as many victims as that takes."""
         victims = [v for v in order.victims if v.model != model.id]

@@ -10,7 +10,7 @@ from protocol.errors import WireError
 from protocol.fleet import ModelRecord, ModelState, Progress
 
 
-class Shown:
+class RecordWriter:
     """The records of models."""
 
     def __init__(

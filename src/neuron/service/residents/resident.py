@@ -21,7 +21,7 @@ from neuron.ipc.messages import Loading, Ready, Start
 from neuron.models.errors import LoadCode
 from neuron.service.engine_protocol import Engine, StartEngine
 from neuron.service.identity import Identity
-from neuron.service.jobs.gateway_liveness import Gateways
+from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.prompt import Prompter
 from neuron.service.jobs.registry import Jobs
 from neuron.service.jobs.worker import Worker
@@ -84,7 +84,7 @@ class Hold(NamedTuple):
         return self.estimate.kv_bytes * len(self.devices) // len(self.ranks) or None
 
 
-Reserve = Callable[["Model"], AbstractAsyncContextManager[Hold]]
+Reserve = Callable[["Resident"], AbstractAsyncContextManager[Hold]]
 """Makes room; raises ``FleetError`` when there is none."""
 
 
@@ -116,14 +116,14 @@ class _Pauses:
         return seconds
 
 
-class Model:
+class Resident:
     """One model that this node serves, or is about to."""
 
     def __init__(
         self,
         offer: Offer,
         identity: Identity,
-        gateways: Gateways,
+        gateways: GatewayLiveness,
         jobs: Jobs,
         settings: EngineSettings,
         start_engine: StartEngine,

@@ -16,7 +16,7 @@ from cortex.api.dialects.registry import DIALECTS
 from cortex.api.dialects.sse_writer import Head, Writer
 from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import ErrorCode, WireError
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Timings, TokenLogprob, TokenLogprobs, Usage
 from tests.support import grammar
 
@@ -35,7 +35,7 @@ BODIES = {
     b'"max_tokens": 99, "tools": [{"name": "look", "input_schema": {"type": "object"}}]}',
 }
 STARTED = Started("n1", 7, 99)
-LONG: list[tuple[Part, ...]] = [
+LONG: list[tuple[AnswerPart, ...]] = [
     (Reasoning("Where"),),
     (Reasoning(" is it?"), Text("Hi", (TOKENS,))),
     (Text(" „there“\n"),),
@@ -44,7 +44,7 @@ LONG: list[tuple[Part, ...]] = [
     (ToolCallPart(0, arguments='": "<a>"}'), ToolCallPart(1, "call_2", "look", "{}")),
 ]
 """What each token of an answer has made certain."""
-SHORT: list[tuple[Part, ...]] = [(Text("Hi", (TOKENS,)),), (Text(" there"),)]
+SHORT: list[tuple[AnswerPart, ...]] = [(Text("Hi", (TOKENS,)),), (Text(" there"),)]
 CALLED = Ended(FinishReason.TOOL_CALLS, Usage(7, len(LONG), 5, 2), Timings())
 STOPPED = Ended(FinishReason.STOP, Usage(7, len(SHORT)), Timings(), stop_text="END")
 CUT = Ended(FinishReason.LENGTH, Usage(7, len(SHORT)), Timings())
@@ -58,7 +58,7 @@ def head(dialect: Dialect) -> Head:
 
 def streamed(
     dialect: Dialect,
-    tokens: list[tuple[Part, ...]],
+    tokens: list[tuple[AnswerPart, ...]],
     end: Ended | WireError,
     seen: Place = (),
     at_once: int = 1,
@@ -76,7 +76,7 @@ def streamed(
     return b"".join(out).decode()
 
 
-def whole(dialect: Dialect, tokens: list[tuple[Part, ...]], end: Ended) -> str:
+def whole(dialect: Dialect, tokens: list[tuple[AnswerPart, ...]], end: Ended) -> str:
     folder = dialect.folder(head(dialect))
     for parts in tokens:
         folder.add(0, parts)

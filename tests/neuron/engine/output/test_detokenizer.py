@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from neuron.engine.output.answer import Answer
+from neuron.engine.output.answer import AnswerText
 from neuron.engine.output.detokenizer import MOST_PENDING, Detokenizer
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 from protocol.generate import FinishReason
 from tests.support.tiny_models import END, make_tokenizer
 
@@ -105,9 +105,9 @@ def test_the_first_space_of_an_answer_is_kept() -> None:
     assert Detokenizer(tokenizer, [1], ()).push(2) == (" world", None)
 
 
-def answer(max_tokens: int = 10, **sample: Any) -> Answer:
-    made = Sample(**{"max_tokens": max_tokens} | sample)
-    return Answer(BYTES, text_tokens("x"), made, max_tokens)
+def answer(max_tokens: int = 10, **sample: Any) -> AnswerText:
+    made = SamplingParams(**{"max_tokens": max_tokens} | sample)
+    return AnswerText(BYTES, text_tokens("x"), made, max_tokens)
 
 
 def test_an_end_token_ends_without_text_and_frees_what_was_held() -> None:

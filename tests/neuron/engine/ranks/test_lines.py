@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from neuron.engine.ranks.lines import FollowerEnd, Leader
+from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
 from neuron.ipc.channel import ChannelClosed, FrameError, encode_frame
-from neuron.ipc.rank_commands import Compute, Join, Piece, Project
+from neuron.ipc.rank_commands import Compute, Join, Project, SequenceTokens
 
 Line = tuple[socket.socket, socket.socket]
 
@@ -30,7 +30,7 @@ def waiting_bytes(line: Line) -> int:
 def test_random_steps(line: Line, seed: int) -> None:
     """Tables that grow, are given back and taken anew, and sequences that sit a step out."""
     chance = random.Random(seed)
-    leader, follower = Leader([line[0]]), FollowerEnd(line[1])
+    leader, follower = RankBroadcast([line[0]]), FollowerEnd(line[1])
     tables: dict[int, list[int]] = {}
     for step in range(1, 60):
         for sequence in range(6):
@@ -40,7 +40,7 @@ def test_random_steps(line: Line, seed: int) -> None:
                 tables[sequence] += [chance.randrange(999)]
         who = chance.sample(sorted(tables), chance.randrange(1, 7))
         batch = Compute(
-            step, [Piece(s, [s], step, tables[s]) for s in who], [(step, s) for s in who]
+            step, [SequenceTokens(s, [s], step, tables[s]) for s in who], [(step, s) for s in who]
         )
         leader.tell(batch)
         leader.tell(Project(step, [0]))
@@ -49,27 +49,27 @@ def test_random_steps(line: Line, seed: int) -> None:
 
 
 def test_what_is_known_is_not_sent_again(line: Line) -> None:
-    leader, follower = Leader([line[0]]), FollowerEnd(line[1])
+    leader, follower = RankBroadcast([line[0]]), FollowerEnd(line[1])
     table = list(range(1000, 3048))  # 32k tokens
-    leader.tell(Compute(1, [Piece(7, [1], 0, table)]))
+    leader.tell(Compute(1, [SequenceTokens(7, [1], 0, table)]))
     assert waiting_bytes(line) > 6000
     follower.next()
     table.append(5)
-    leader.tell(Compute(2, [Piece(7, [1], 1, table)]))
+    leader.tell(Compute(2, [SequenceTokens(7, [1], 1, table)]))
     assert waiting_bytes(line) < 100
-    assert follower.next() == Compute(2, [Piece(7, [1], 1, table)])
+    assert follower.next() == Compute(2, [SequenceTokens(7, [1], 1, table)])
 
 
 def test_a_command_that_builds_on_a_lost_one_is_noticed(line: Line) -> None:
     follower = FollowerEnd(line[1])
-    lost = Compute(2, [Piece(7, [1], 17, [3], known=2)])
+    lost = Compute(2, [SequenceTokens(7, [1], 17, [3], known=2)])
     line[0].sendall(encode_frame(msgspec.msgpack.Encoder(), lost))
     with pytest.raises(FrameError, match="2 blocks of sequence 7, and 0 are known"):
         follower.next()
 
 
 def test_a_line_that_ends(line: Line) -> None:
-    leader, follower = Leader([line[0]]), FollowerEnd(line[1])
+    leader, follower = RankBroadcast([line[0]]), FollowerEnd(line[1])
     line[0].shutdown(socket.SHUT_WR)
     with pytest.raises(ChannelClosed):
         follower.next()

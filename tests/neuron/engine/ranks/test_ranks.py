@@ -18,7 +18,7 @@ from neuron.ipc.messages import (
     Logprobs,
     Output,
     Progress,
-    Sample,
+    SamplingParams,
     Start,
 )
 from neuron.models.errors import LoadCode
@@ -90,7 +90,7 @@ def requests(first: int, count: int) -> list[Add]:
         Add(
             number,
             SHARED + chance.choices(range(250), k=chance.randint(1, 40)),
-            Sample(
+            SamplingParams(
                 TOKENS,
                 temperature=chance.choice([0.0, 0.8]),
                 seed=number,
@@ -116,7 +116,7 @@ async def test_batches_caches_chunks_and_preemption(
         assert found[number].prompt == pytest.approx(answer.prompt, abs=1e-4)
     assert two.stats.preemptions > 0
     assert one.stats.preemptions > 0
-    plain = [Add(number, adds[0].prompt, Sample(TOKENS)) for number in (1, 2)]
+    plain = [Add(number, adds[0].prompt, SamplingParams(TOKENS)) for number in (1, 2)]
     first, again = [(await answered(two, [add]))[add.id] for add in plain]
     assert again.tokens == first.tokens
     assert again.cached > 0
@@ -126,7 +126,7 @@ async def test_an_answer_goes_on_on_another_number_of_ranks(
     pair: tuple[EngineProcess, EngineProcess],
 ) -> None:
     one, two = pair
-    add = Add(1, [*SHARED, 7, 8], Sample(TOKENS, temperature=0.7, seed=5))
+    add = Add(1, [*SHARED, 7, 8], SamplingParams(TOKENS, temperature=0.7, seed=5))
     whole = (await answered(one, [add]))[1].tokens
     for engine, cut in ((two, 11), (one, 17)):
         rest = Add(cut, add.prompt, add.sample, whole[:cut])
@@ -135,11 +135,11 @@ async def test_an_answer_goes_on_on_another_number_of_ranks(
 
 async def test_an_abort_leaves_all_ranks_in_step(pair: tuple[EngineProcess, EngineProcess]) -> None:
     _, two = pair
-    stream = await two.add(Add(500, SHARED, Sample(1000)))
+    stream = await two.add(Add(500, SHARED, SamplingParams(1000)))
     async for event in stream:
         if isinstance(event, Output):
             two.abort(500)
-    assert (await answered(two, [Add(501, SHARED, Sample(5))]))[501].tokens
+    assert (await answered(two, [Add(501, SHARED, SamplingParams(5))]))[501].tokens
 
 
 async def test_what_a_rank_told_of_its_load_may_come_late(
@@ -147,7 +147,7 @@ async def test_what_a_rank_told_of_its_load_may_come_late(
 ) -> None:
     _, two = pair
     two._crew._arrived.put_nowait(Arrived(1, [Loading(LoadStage.WARMING, 1, 1)]))
-    assert (await answered(two, [Add(502, SHARED, Sample(5))]))[502].tokens
+    assert (await answered(two, [Add(502, SHARED, SamplingParams(5))]))[502].tokens
 
 
 async def test_nobody_is_blamed_for_being_killed(folder: Path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from neuron.engine.sampling import cpu_chunks, draw, full_vocab_draw
 from neuron.engine.sampling.draw import Draw, Recipe
-from neuron.engine.sampling.full_vocab_draw import Race
+from neuron.engine.sampling.full_vocab_draw import FullVocabDraw
 from neuron.engine.sampling.gumbel import gumbel, row_key
 from neuron.engine.sampling.nucleus import LOG2_E, Weights
-from neuron.engine.sampling.topk import Peaks
+from neuron.engine.sampling.topk import TopK
 from tests.neuron.engine.sampling.plain_sampler import plain_draw
 
 VOCAB = 3001
@@ -26,7 +26,7 @@ def noise_logits(rows: int, vocab: int = VOCAB, *, seed: int = 0, scale: float =
 
 def drawn(logits: torch.Tensor, recipes: list[Recipe]) -> list[int]:
     tokens: list[int] = (
-        Draw(logits, Peaks(logits), list(range(len(logits))), recipes).tokens().tolist()
+        Draw(logits, TopK(logits), list(range(len(logits))), recipes).tokens().tolist()
     )
     return tokens
 
@@ -103,7 +103,7 @@ def test_tokens_that_weigh_nothing_are_not_overlooked() -> None:
     weightless = scores.masked_fill(weights.units[0] > 0, -torch.inf).sort(descending=True)
     for rank in (0, 10, 1000):
         floor = float(weightless.values[rank])
-        runner = Race(40_000, logits.device)
+        runner = FullVocabDraw(40_000, logits.device)
         passed = runner.contenders(weights.units[0], weights.bits, 77, best, floor)
         wanted = set(weightless.indices[: rank + 1].tolist())
         assert wanted <= set(passed.tolist())
@@ -138,7 +138,7 @@ def test_nobody_who_reaches_the_floor_is_overlooked() -> None:
     """The race passes all tokens at or above a floor, wherever it lies."""
     logits = noise_logits(1, 40_000, scale=2.0)
     recipe = Recipe(0, 0.8)
-    maker = Draw(logits, Peaks(logits), [0], [recipe])
+    maker = Draw(logits, TopK(logits), [0], [recipe])
     maker._weigh([0])
     weights, _ = maker._rows[0]
     best = float(logits.max())
@@ -150,7 +150,7 @@ def test_nobody_who_reaches_the_floor_is_overlooked() -> None:
         )
         ordered = scores.sort(descending=True).values
         floor = float(ordered[rng.randrange(200)])
-        passed = Race(40_000, logits.device).contenders(
+        passed = FullVocabDraw(40_000, logits.device).contenders(
             weights.units[0], weights.bits, key, best / 0.8, floor
         )
         assert set((scores >= floor).nonzero()[:, 0].tolist()) <= set(passed.tolist())
@@ -160,7 +160,7 @@ def test_nobody_who_reaches_the_floor_is_overlooked() -> None:
 def test_a_gpus_race_passes_the_same_tokens() -> None:
     """The code for a GPU, on the CPU."""
     weights = torch.rand(70_001, generator=torch.Generator().manual_seed(8)).mul_(2.0**36).floor_()
-    runner = Race(70_001, weights.device)
+    runner = FullVocabDraw(70_001, weights.device)
     for key in (0, 5, -(2**63), 2**63 - 1):
         for scale in (2.0**-29, 2.0**-25, 2.0**-20):
             passed = runner._on_gpu(weights, key, scale, 1.0)
@@ -181,13 +181,13 @@ def test_draws_do_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_way_through_the_whole_row_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would prove little if the short ways served them."""
     taken = []
-    original = Race.contenders
+    original = FullVocabDraw.contenders
 
-    def watched(self: Race, *args: Any) -> torch.Tensor:
+    def watched(self: FullVocabDraw, *args: Any) -> torch.Tensor:
         taken.append(1)
         return original(self, *args)
 
-    monkeypatch.setattr(full_vocab_draw.Race, "contenders", watched)
+    monkeypatch.setattr(full_vocab_draw.FullVocabDraw, "contenders", watched)
     assert draw.WIDTHS == (64, 512)
     drawn(noise_logits(9), [Recipe(at, 1.0, top_p=0.9) for at in range(9)])
     assert len(taken) == 9

@@ -11,7 +11,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from neuron.engine.sampling.logits_processors import Adjustments
 from neuron.engine.sampling.penalties import Penalties
-from neuron.ipc.messages import Sample
+from neuron.ipc.messages import SamplingParams
 
 VOCAB = 40
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def adjusted(
     logits: torch.Tensor, prompt: list[int], answer: list[int], **sample: Any
 ) -> list[float]:
-    made = Sample(**{"max_tokens": 100} | sample)
+    made = SamplingParams(**{"max_tokens": 100} | sample)
     table = Adjustments(VOCAB, CPU).of(1, made, prompt + answer, len(prompt))
     logits = logits.clone()
     if table is not None:
@@ -30,7 +30,7 @@ def adjusted(
 
 
 def plain(
-    logits: torch.Tensor, prompt: list[int], answer: list[int], sample: Sample
+    logits: torch.Tensor, prompt: list[int], answer: list[int], sample: SamplingParams
 ) -> list[float]:
     """Token by token, as the documentation says it."""
     values = []
@@ -78,7 +78,7 @@ def test_everything_together_is_as_documented(
     seed: int, prompt: list[int], answer: list[int], sample: dict[str, Any]
 ) -> None:
     logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    wanted = plain(logits, prompt, answer, Sample(max_tokens=9, **sample))
+    wanted = plain(logits, prompt, answer, SamplingParams(max_tokens=9, **sample))
     assert adjusted(logits, prompt, answer, **sample) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -100,7 +100,7 @@ def test_a_table_that_grew_equals_one_made_anew() -> None:
     """More tokens than the table begins with, in steps of any size."""
     rng = random.Random(5)
     logits = torch.randn(2000, generator=torch.Generator().manual_seed(5))
-    sample = Sample(99, repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
+    sample = SamplingParams(99, repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
     tokens = rng.choices(range(500), k=30)
     grown = Adjustments(2000, CPU)
     for _ in range(60):
@@ -118,7 +118,7 @@ def test_a_table_that_grew_equals_one_made_anew() -> None:
 def test_a_step_looks_at_new_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
     added: list[int] = []
     monkeypatch.setattr(Penalties, "add", lambda _, token: added.append(token))
-    tables, sample = Adjustments(VOCAB, CPU), Sample(99, frequency_penalty=0.3)
+    tables, sample = Adjustments(VOCAB, CPU), SamplingParams(99, frequency_penalty=0.3)
     tokens = [1, 2, 3]
     for token in range(10, 20):
         tables.of(1, sample, tokens, 3)
@@ -127,7 +127,7 @@ def test_a_step_looks_at_new_tokens_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_forgotten_sequence_leaves_nothing_to_the_next_of_its_id() -> None:
-    tables, sample = Adjustments(VOCAB, CPU), Sample(99, frequency_penalty=1.0)
+    tables, sample = Adjustments(VOCAB, CPU), SamplingParams(99, frequency_penalty=1.0)
     tables.of(1, sample, [1, 2, 2], 1)
     tables.forget(1)
     tables.forget(1)
@@ -140,7 +140,7 @@ def test_a_forgotten_sequence_leaves_nothing_to_the_next_of_its_id() -> None:
 
 def test_rows_that_ask_for_nothing_have_no_table() -> None:
     for nothing in ({}, {"min_tokens": 5}, {"end_tokens": (1,)}, {"repetition_penalty": 1.0}):
-        made = Sample(**{"max_tokens": 9} | nothing)
+        made = SamplingParams(**{"max_tokens": 9} | nothing)
         assert Adjustments(VOCAB, CPU).of(1, made, [1], 1) is None
 
 

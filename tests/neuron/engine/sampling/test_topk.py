@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron.engine.sampling.topk import CHUNK, Peaks
+from neuron.engine.sampling.topk import CHUNK, TopK
 
 
 def sorted_top(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +32,7 @@ def test_top_equals_a_stable_sort(seed: int, vocab: int, count: int, kind: str) 
             logits = torch.full((4, vocab), 1.5)
         case "zeros":
             logits = torch.where(logits > 0, 0.0, -0.0)
-    peaks = Peaks(logits)
+    peaks = TopK(logits)
     values, ids = peaks.top(count)
     wanted_values, wanted = sorted_top(logits, count)
     assert ids.tolist() == wanted.tolist()
@@ -44,7 +44,7 @@ def test_top_equals_a_stable_sort(seed: int, vocab: int, count: int, kind: str) 
 def test_some_rows_are_those_rows() -> None:
     logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(1))
     some = torch.tensor([4, 0, 4])
-    values, ids = Peaks(logits).top(30, some)
+    values, ids = TopK(logits).top(30, some)
     assert ids.tolist() == sorted_top(logits[some], 30)[1].tolist()
     assert values.tolist() == sorted_top(logits[some], 30)[0].tolist()
 
@@ -53,4 +53,4 @@ def test_some_rows_are_those_rows() -> None:
 def test_a_broken_row_stays_within_the_vocabulary(poison: float) -> None:
     logits = torch.zeros(2, 1001)
     logits[0, 1000] = poison
-    assert Peaks(logits).argmax().max() <= 1000
+    assert TopK(logits).argmax().max() <= 1000

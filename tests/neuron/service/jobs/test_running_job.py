@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from neuron import demo_model
-from neuron.ipc.messages import Output, Progress, Sample
+from neuron.ipc.messages import Output, Progress, SamplingParams
 from neuron.service.identity import Identity
 from neuron.service.jobs.prompt import Prompt, Prompter, Rendering
 from neuron.service.jobs.running_job import RunningJob
@@ -24,7 +24,7 @@ JOB = Job(
     seed=1,
     rendered_at=0.0,
 )
-PROMPT = Prompt(Rendering("Hi", [1, 2, 3]), "h", Sample(max_tokens=50))
+PROMPT = Prompt(Rendering("Hi", [1, 2, 3]), "h", SamplingParams(max_tokens=50))
 PROMPTER = Prompter.load(Path(next(iter(demo_model.__path__))))
 
 
@@ -95,7 +95,7 @@ async def test_another_attempt_goes_on_where_the_first_ended(nats: NatsServer) -
 
 async def _parts_of(
     nats: NatsServer, outputs: list[Output], so_far: tuple[int, ...]
-) -> list[tuple[int, tuple[frames.Part, ...]]]:
+) -> list[tuple[int, tuple[frames.AnswerPart, ...]]]:
     """The index and the parts of every piece, then the reasoning tokens as an index."""
     seen: list[AnyFrame] = []
     last = msgspec.structs.replace(outputs[-1], finish=FinishReason.STOP)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from neuron.service.jobs.step_time import Pace
+from neuron.service.jobs.step_time import StepTime
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert Pace().predicted(1) == 0.0
-    assert Pace().priority(1) == 0, "who is not known yet is tried"
+    assert StepTime().predicted(1) == 0.0
+    assert StepTime().priority(1) == 0, "who is not known yet is tried"
 
 
 def test_each_step_counts_once() -> None:
-    pace = Pace()
+    pace = StepTime()
     pace.saw(1, 1, 0.010)
     for _ in range(100):
         pace.saw(1, 1, 5.0)
@@ -19,19 +19,19 @@ def test_each_step_counts_once() -> None:
 
 
 def test_it_follows_slowly() -> None:
-    pace = Pace()
+    pace = StepTime()
     for number in range(200):
         pace.saw(number + 1, 4, 0.010 if number < 100 else 0.030)
     assert pace.predicted(4) == pytest.approx(0.030, rel=0.01)
 
 
 def test_more_rows_take_no_less() -> None:
-    pace = Pace()
+    pace = StepTime()
     pace.saw(1, 1, 0.010)
     pace.saw(2, 16, 0.050)
     assert pace.predicted(2) == pytest.approx(0.010), "known from fewer rows"
     assert pace.predicted(16) == pace.predicted(100) == pytest.approx(0.050)
-    pace = Pace()
+    pace = StepTime()
     pace.saw(1, 8, 0.020)
     assert pace.predicted(1) == pytest.approx(0.020), "better than nothing"
 
@@ -39,7 +39,7 @@ def test_more_rows_take_no_less() -> None:
 def test_the_faster_goes_first() -> None:
     priorities = []
     for seconds in (0.001, 0.004, 0.012, 0.040, 0.1, 3.0):
-        pace = Pace()
+        pace = StepTime()
         pace.saw(1, 1, seconds)
         priorities.append(pace.priority(1))
     assert priorities == sorted(priorities)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from neuron.service.jobs.suspects import Nursery
+from neuron.service.jobs.suspects import Suspects
 
 
 async def entered(task: asyncio.Task[None]) -> bool:
@@ -11,18 +11,18 @@ async def entered(task: asyncio.Task[None]) -> bool:
     return task.done()
 
 
-def enter(nursery: Nursery, number: int, *, suspect: bool = False) -> asyncio.Task[None]:
+def enter(nursery: Suspects, number: int, *, suspect: bool = False) -> asyncio.Task[None]:
     return asyncio.create_task(nursery.enter(number, suspect=suspect))
 
 
 async def test_without_suspects_nobody_waits() -> None:
-    nursery = Nursery()
+    nursery = Suspects()
     for number in range(5):
         assert await entered(enter(nursery, number))
 
 
 async def test_a_suspect_waits_for_the_young_and_holds_up_the_others() -> None:
-    nursery = Nursery()
+    nursery = Suspects()
     await nursery.enter(1, suspect=False)
     suspect = enter(nursery, 2, suspect=True)
     assert not await entered(suspect)
@@ -37,7 +37,7 @@ async def test_a_suspect_waits_for_the_young_and_holds_up_the_others() -> None:
 
 
 async def test_suspects_go_one_by_one() -> None:
-    nursery = Nursery()
+    nursery = Suspects()
     first, second = enter(nursery, 1, suspect=True), enter(nursery, 2, suspect=True)
     assert await entered(first)
     assert not await entered(second)
@@ -46,7 +46,7 @@ async def test_suspects_go_one_by_one() -> None:
 
 
 async def test_a_suspect_that_gives_up_lets_the_others_in() -> None:
-    nursery = Nursery()
+    nursery = Suspects()
     await nursery.enter(1, suspect=False)
     suspect, other = enter(nursery, 2, suspect=True), enter(nursery, 3)
     assert not await entered(other)

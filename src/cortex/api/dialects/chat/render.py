@@ -15,11 +15,11 @@ from cortex.api.dialects.openai_common import (
     logprobs_out,
     usage_out,
 )
-from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.errors import envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 _encode = msgspec.json.encode
 
@@ -66,7 +66,7 @@ class ChunkWriter(Writer):
         if started is None:  # who speaks
             yield self._chunk(choice, b'{"role":"assistant","content":""}')
 
-    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         match part:
             case ToolCallPart(name=str(name)) if name and not self._echo.legacy:
                 function = {"name": name, "arguments": ""}
@@ -81,7 +81,7 @@ class ChunkWriter(Writer):
                 called = {"function_call": {"name": name, "arguments": ""}}
                 yield self._chunk(choice, _encode(called))
 
-    def _said(self, choice: int, part: Part) -> bytes:
+    def _said(self, choice: int, part: AnswerPart) -> bytes:
         match part:
             case Text(text, logprobs):
                 shown = _encode(logprobs_out(logprobs)) if self._echo.logprobs else b"null"
@@ -111,7 +111,7 @@ class ChunkWriter(Writer):
         return b"data: " + envelope(error) + b"\n\n"
 
 
-class ChatFolder(Folder):
+class ChatAggregator(Aggregator):
     """Folds an answer into a ``chat.completion``."""
 
     def __init__(self, head: Head) -> None:

@@ -14,11 +14,11 @@ from cortex.api.dialects.openai_common import (
     finish_text,
     usage_out,
 )
-from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.errors import envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
-from protocol.frames import Part, Text
+from protocol.frames import AnswerPart, Text
 from protocol.generate import TokenLogprobs
 
 _encode = msgspec.json.encode
@@ -49,14 +49,14 @@ class CompletionWriter(Writer):
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
         return ()
 
-    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         return ()
 
-    def _noted(self, choice: int, part: Part) -> None:
+    def _noted(self, choice: int, part: AnswerPart) -> None:
         if isinstance(part, Text):
             self._lengths[choice] += len(part.text)
 
-    def _said(self, choice: int, part: Part) -> bytes:
+    def _said(self, choice: int, part: AnswerPart) -> bytes:
         if not isinstance(part, Text):
             return b""
         return self._chunk_of(choice, part, None)
@@ -73,7 +73,7 @@ class CompletionWriter(Writer):
         return b"data: " + envelope(error) + b"\n\n"
 
 
-class CompletionFolder(Folder):
+class CompletionAggregator(Aggregator):
     """Folds an answer into a ``text_completion``."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:

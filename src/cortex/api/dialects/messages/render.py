@@ -7,11 +7,11 @@ import msgspec
 
 from cortex.api.dialects.cursor import Place
 from cortex.api.dialects.messages.decode import Echo
-from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.errors import Style, envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, Usage
 
 _encode = msgspec.json.encode
@@ -60,7 +60,7 @@ class EventWriter(Writer):
         """The message begins, and a ping shows that more follows."""
         return super().started(choice, started) + PING
 
-    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         kind = _KINDS[type(part)]
         is_new_call = isinstance(part, ToolCallPart) and bool(part.name)
         if kind is self._kind and not is_new_call:
@@ -70,7 +70,7 @@ class EventWriter(Writer):
         self._index += 1
         yield event("content_block_start", index=self._index, content_block=_empty_block(part))
 
-    def _said(self, choice: int, part: Part) -> bytes:
+    def _said(self, choice: int, part: AnswerPart) -> bytes:
         match part:
             case Text(text):
                 delta = {"type": "text_delta", "text": text}
@@ -109,7 +109,7 @@ class EventWriter(Writer):
         return PING if self._has_begun else super().keep_alive(waits_for)
 
 
-class MessageFolder(Folder):
+class MessageAggregator(Aggregator):
     """Folds an answer into a message."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
@@ -128,7 +128,7 @@ class MessageFolder(Folder):
             )
         )
 
-    def _block(self, part: Part, echo: Echo) -> dict[str, object]:
+    def _block(self, part: AnswerPart, echo: Echo) -> dict[str, object]:
         match part:
             case Text(text):
                 return {"type": "text", "text": text}
@@ -153,7 +153,7 @@ def _message(
     }
 
 
-def _empty_block(part: Part) -> dict[str, object]:
+def _empty_block(part: AnswerPart) -> dict[str, object]:
     match part:
         case Text():
             return {"type": "text", "text": ""}

@@ -18,7 +18,7 @@ from cortex.api.dialects.fields import (
     thinking_options,
     tool_of,
 )
-from cortex.api.dialects.responses.types import Item, Part, ResponsesRequest, ToolChoice
+from cortex.api.dialects.responses.types import ContentPart, Item, ResponsesRequest, ToolChoice
 from cortex.dispatch.answer import Choice
 from protocol.generate import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
 
@@ -149,7 +149,7 @@ def _message(item: Item, path: str) -> Message | None:
     return None
 
 
-def _text(content: str | list[Part] | None, path: str) -> str:
+def _text(content: str | list[ContentPart] | None, path: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     texts = []

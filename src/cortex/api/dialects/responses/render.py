@@ -8,11 +8,11 @@ import msgspec
 from cortex.api.dialects.cursor import Place
 from cortex.api.dialects.openai_common import DONE, logprob_entries
 from cortex.api.dialects.responses.decode import Echo, sealed
-from cortex.api.dialects.sse_writer import Folder, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.errors import http_of
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
-from protocol.frames import Part, Reasoning, Text, ToolCallPart
+from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from protocol.generate import FinishReason, TokenLogprobs, Usage
 
 _encode = msgspec.json.encode
@@ -24,7 +24,7 @@ Json = dict[str, object]
 class _Item:
     """One item of the output, as it grows."""
 
-    def __init__(self, head: Head, echo: Echo, number: int, part: Part) -> None:
+    def __init__(self, head: Head, echo: Echo, number: int, part: AnswerPart) -> None:
         self.number = number
         self.kind = type(part)
         self.id = f"{_PREFIXES[self.kind]}_{head.id}_{number}"
@@ -43,7 +43,7 @@ class _Item:
         """Of the function."""
         return self._call.name if self._call else ""
 
-    def add(self, part: Part) -> None:
+    def add(self, part: AnswerPart) -> None:
         """Grows."""
         match part:
             case Text(text, logprobs):
@@ -111,7 +111,7 @@ class ResponseWriter(Writer):
             yield _event("response.created", response=response)
             yield _event("response.in_progress", response=response)
 
-    def _before(self, choice: int, part: Part) -> Iterable[bytes]:
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         last = self._items[-1] if self._is_open else None
         is_new_call = isinstance(part, ToolCallPart) and bool(part.name)
         if last is not None and last.kind is type(part) and not is_new_call:
@@ -130,10 +130,10 @@ class ResponseWriter(Writer):
                 "response.content_part.added", item, part=item.content(is_empty=True)
             )
 
-    def _noted(self, choice: int, part: Part) -> None:
+    def _noted(self, choice: int, part: AnswerPart) -> None:
         self._items[-1].add(part)
 
-    def _said(self, choice: int, part: Part) -> bytes:
+    def _said(self, choice: int, part: AnswerPart) -> bytes:
         item = self._items[-1]
         match part:
             case Text(text, logprobs):
@@ -197,7 +197,7 @@ class ResponseWriter(Writer):
         return _event(event, item_id=item.id, output_index=item.number, content_index=0, **fields)
 
 
-class ResponseFolder(Folder):
+class ResponseAggregator(Aggregator):
     """Folds an answer into a response."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from cortex.api.dialects.fields import Fraction, Limit, Penalty, Temperature, empty
 
 
-class Part(Struct, frozen=True):
+class ContentPart(Struct, frozen=True):
     """A piece of content of any type."""
 
     type: str = "input_text"
@@ -25,14 +25,14 @@ class Item(Struct, frozen=True):
     type: str | None = None
     """Absent for messages."""
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     id: str | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
     input: str | None = None
     """Of a custom tool's call."""
-    output: str | list[Part] | None = None
+    output: str | list[ContentPart] | None = None
     encrypted_content: str | None = None
 
 
