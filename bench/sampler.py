@@ -14,7 +14,7 @@ from typing import Any
 import click
 import torch
 
-from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.sampler import SampleRow, choose
 from neuron.ipc.messages import SamplingParams
 
@@ -56,7 +56,9 @@ def median_ms(
     return statistics.median(times[2:]) * 1e3
 
 
-def rows_of(case: dict[str, Any], count: int, tables: Adjustments, turn: int) -> list[SampleRow]:
+def rows_of(
+    case: dict[str, Any], count: int, tables: LogitsProcessors, turn: int
+) -> list[SampleRow]:
     """The rows of a batch whose answers have 200 tokens already, as they are at step *turn*."""
     rows = []
     for number in range(count):
@@ -93,7 +95,7 @@ def main(threads: int, repeats: int) -> None:
             argmax = median_ms(partial(again, torch.argmax, logits, -1), repeats)
             print(f"\n{kind} logits, batch {count}: argmax {argmax:.2f} ms")
             for name, case in CASES.items():
-                tables = Adjustments(VOCAB, torch.device("cpu"))
+                tables = LogitsProcessors(VOCAB, torch.device("cpu"))
                 work = partial(choose_copy, copy, logits)
                 spent = median_ms(work, repeats, partial(rows_of, case, count, tables))
                 spent -= copying  # a step would not copy; the sampler may change its logits

@@ -52,7 +52,7 @@ class Gateway:
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
-        self.placing = PlacementService(
+        self.placement = PlacementService(
             bus,
             self.id,
             self.instance,
@@ -66,7 +66,7 @@ class Gateway:
             self.fleet,
             self.catalogue,
             self.id,
-            could=self.placing.prospects.of,
+            could=self.placement.feasibility.of,
             on_wanted=self._wanted,
             place_seconds=options.place_seconds,
         )
@@ -118,7 +118,7 @@ class Gateway:
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
             tasks.create_task(self._wants.run(), name="wants")
-            tasks.create_task(self.placing.run(), name="placing")
+            tasks.create_task(self.placement.run(), name="placing")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
@@ -188,7 +188,7 @@ class Gateway:
         while True:
             self._pulse_wanted.clear()
             if self.bus.is_connected:
-                beat = GatewayHeartbeat(self.id, self.instance, self.placing.lease.epoch)
+                beat = GatewayHeartbeat(self.id, self.instance, self.placement.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
             await wait_at_most(self._pulse_wanted, HEARTBEAT_SECONDS)
 
@@ -238,5 +238,5 @@ async def running_gateway(
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await gateway.placing.lease.release()
+                    await gateway.placement.lease.release()
             task.cancel()

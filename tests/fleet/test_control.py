@@ -93,7 +93,7 @@ async def test_a_drained_node_is_empty_until_it_is_undrained(nats: NatsServer) -
         assert refused.status_code == 503
         assert "n1: it drains; n2: it drains" in error(refused)
         assert (await tell(fleet, "/nodes/n1/undrain")).status_code == 202
-        await until(lambda: not fleet.gateway.placing.standing.is_drained("n1"))
+        await until(lambda: not fleet.gateway.placement.intent.is_drained("n1"))
         assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200
         assert await loaded(fleet, "n1") == {"a"}
 

@@ -6,7 +6,7 @@ Marked ``gpu`` and skipped without one: ``bin/test -m gpu``.
 import pytest
 import torch
 
-from neuron.engine.sampling.draw import Draw, Recipe
+from neuron.engine.sampling.draw import Draw, DrawParams
 from neuron.engine.sampling.gumbel import row_key
 from neuron.engine.sampling.logprobs import logprobs
 from neuron.engine.sampling.topk import TopK
@@ -21,7 +21,7 @@ CUTS = [(0, 1.0, 0.0), (0, 0.9, 0.0), (50, 0.9, 0.0), (2000, 0.99, 0.0), (0, 1.0
 @pytest.mark.parametrize("scale", [0.5, 4.0])
 def test_draws_equal_the_cpus(scale: float) -> None:
     logits = torch.randn(40, 151_936, generator=torch.Generator().manual_seed(1)) * scale
-    recipes = [Recipe(row_key(3, 0, at), 1.0, *CUTS[at % len(CUTS)]) for at in range(40)]
+    recipes = [DrawParams(row_key(3, 0, at), 1.0, *CUTS[at % len(CUTS)]) for at in range(40)]
     drawn = [
         Draw(part, TopK(part), list(range(40)), recipes).tokens().tolist()
         for part in (logits, logits.cuda())

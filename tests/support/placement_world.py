@@ -215,7 +215,7 @@ class World:
     # -- what the planner says -----------------------------------------------------------------
 
     def _plan(self) -> None:
-        wants = [*self._standing(), *self._asked()]
+        wants = [*self._intent(), *self._asked()]
         nodes = [self.view(node) for node in self.nodes if node in self.alive]
         made = plan(wants, nodes, self._taken(), self.strategy, self.defrag_after)
         for load in made.loads:
@@ -298,7 +298,7 @@ class World:
                     max_replicas=spec.max_replicas,
                 )
 
-    def _standing(self) -> Iterator[Want]:
+    def _intent(self) -> Iterator[Want]:
         """Pins, and minimum replicas, as far as they are not met."""
         missing = {}
         for model, spec in self.models.items():

@@ -72,7 +72,7 @@ class Rig:
         """A sequence with blocks for its tokens and *room* more, in random order on request."""
         made = Sequence(next(self._ids), sample, list(tokens), len(tokens), len(tokens) + room)
         while len(made.blocks) < blocks_for(made.limit):
-            made.blocks.append(self.pool.take(made.blocks))
+            made.blocks.append(self.pool.allocate(made.blocks))
         if scattered:
             random.Random(made.id).shuffle(made.blocks)
         return made

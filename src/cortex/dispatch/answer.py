@@ -100,12 +100,12 @@ async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIter
     ``FleetError`` when nobody has it, or a part of it."""
     arrived = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(dispatcher.take_up(job_id, owner, arrived))
+        first = await stack.enter_async_context(dispatcher.claim_stream(job_id, owner, arrived))
         client = first.job.client
         count = client.choices if client else 1
         others = [
             stack.enter_async_context(
-                dispatcher.take_up(sibling_job_id(job_id, number), owner, arrived)
+                dispatcher.claim_stream(sibling_job_id(job_id, number), owner, arrived)
             )
             for number in range(1, count)
         ]

@@ -51,7 +51,7 @@ Decide = Callable[[str], router.Decision]
 """By a model's name."""
 
 
-class Sources:
+class LeavingSources:
     """Bounds how many streams leave one living node at once."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -80,7 +80,7 @@ class Attempts:
         bus: Bus,
         fleet: Fleet,
         receiver: Receiver,
-        sources: Sources,
+        sources: LeavingSources,
         hand_over: HandOver,
         decide: Decide,
     ) -> None:
@@ -149,22 +149,22 @@ class Attempts:
             stream.job.attempt,
             move.error.message,
         )
-        patience = WaitBudget(self._model)
+        budget = WaitBudget(self._model)
         async with self._sources.leaving(left):
             self._receiver.steer(stream, Cancel(stream.job.attempt))
             for rounds in itertools.count(1):
-                if await self._place(left, patience):
+                if await self._place(left, budget):
                     break
                 refused = stream.move
                 if refused and refused.error.code is ErrorCode.INTERNAL and rounds >= BUGS:
                     raise FleetError.of(refused.error)
                 await asyncio.sleep(_PAUSE_SECONDS)
-                self._check(patience, is_patient=True)
+                self._check(budget, is_patient=True)
         if left:
             stream.record.moved(exact=stream.state.is_exact)
             stream.record.node = stream.state.node
 
-    async def _place(self, left: str, patience: WaitBudget) -> bool:
+    async def _place(self, left: str, budget: WaitBudget) -> bool:
         """One round: tries every neuron with room, then the stream."""
         for placed in self._candidates(left):
             if await self._ask(placed.record.node, self._next_job(self._stream.job.priority)):
@@ -177,7 +177,7 @@ class Attempts:
             if error.error.code is ErrorCode.BUS_UNAVAILABLE:
                 return False  # a stream bears that longer than a new request
             raise
-        await self._until_taken(patience, is_patient=True)
+        await self._until_taken(budget, is_patient=True)
         return self._is_taken
 
     def _candidates(self, left: str) -> list[Placed]:
@@ -203,18 +203,18 @@ class Attempts:
         await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
         return self._is_taken
 
-    async def _until_taken(self, patience: WaitBudget, *, is_patient: bool) -> None:
+    async def _until_taken(self, budget: WaitBudget, *, is_patient: bool) -> None:
         """Until a neuron has accepted or refused the job."""
         while not self._stream.turn.is_set():
             await wait_at_most(self._stream.turn, _LOOK_AGAIN_SECONDS)
-            self._check(patience, is_patient=is_patient)
+            self._check(budget, is_patient=is_patient)
 
     @property
     def _is_taken(self) -> bool:
         return bool(self._stream.state.instance) or self._stream.state.is_over
 
-    def _check(self, patience: WaitBudget, *, is_patient: bool) -> None:
-        patience.check(self._decide(self._model), is_patient=is_patient)
+    def _check(self, budget: WaitBudget, *, is_patient: bool) -> None:
+        budget.check(self._decide(self._model), is_patient=is_patient)
 
     # -- attempts ------------------------------------------------------------------------------
 

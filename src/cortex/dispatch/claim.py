@@ -22,14 +22,16 @@ _ROUND_SECONDS = 0.3
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class TakenUp(NamedTuple):
+class ClaimedStream(NamedTuple):
     """A job that is ours now."""
 
     job: Job
     node: str
 
 
-async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: float) -> TakenUp:
+async def claim_stream(
+    bus: Bus, gateway: str, job_id: str, owner: str, seconds: float
+) -> ClaimedStream:
     """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
     deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
@@ -39,7 +41,7 @@ async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: floa
             answer = await bus.request(subjects.claim(found.node, job_id), take, timeout=1.0)
             job = codec.read_taken(answer).job if answer else None
             if job is not None:
-                return TakenUp(job, found.node)
+                return ClaimedStream(job, found.node)
     raise FleetError(
         ErrorCode.STREAM_GONE,
         f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for 30 s after their end "

@@ -1,7 +1,7 @@
 """Carries a request to a neuron: admission, the waiting line, the hand-over on the bus.
 
 The answer comes back through ``receiver``. Whether a model can be served is decided by ``router``,
-when it is a request's turn by ``waiting``, how long it bears to wait by ``patience``.
+when it is a request's turn by ``waiting``, how long it bears to wait by ``budget``.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from cortex.dispatch import router
-from cortex.dispatch.attempts import Attempts, Sources, too_large
-from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
+from cortex.dispatch.attempts import Attempts, LeavingSources, too_large
+from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, claim_stream
 from cortex.dispatch.prefix_affinity import PrefixAffinity, prefixes_of
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.request_queue import RequestQueue, Ticket
@@ -76,10 +76,10 @@ class Dispatcher:
         self._catalogue = catalogue
         self._gateway = gateway
         self._lanes = JobLanes(bus)
-        self._lines: dict[str, RequestQueue] = {}
+        self._queues: dict[str, RequestQueue] = {}
         self._live_gateways = 1
         self._affinity = PrefixAffinity()
-        self._sources = Sources(fleet)
+        self._sources = LeavingSources(fleet)
         self._receiver = Receiver(
             bus,
             gateway,
@@ -95,23 +95,23 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return sum(line.waiting for line in self._lines.values())
+        return sum(queue.waiting for queue in self._queues.values())
 
     def wanted(self) -> dict[str, WaitingRequests]:
         """What waits for models: requests in their lines, and streams that have lost their node."""
         found = self._unplaced.waiting(without=self._fleet.ready)
-        for model, line in self._lines.items():
-            if not line.waiting:
+        for model, queue in self._queues.items():
+            if not queue.waiting:
                 continue
-            waited = line.waited_seconds
+            waited = queue.waited_seconds
             if waited > SHORT_SECONDS or not self._fleet.ready(model):
-                found[model] = WaitingRequests(line.waiting, waited)
+                found[model] = WaitingRequests(queue.waiting, waited)
         return found
 
     @property
     def handed_over(self) -> int:
         """Requests that no neuron has accepted yet although it is their turn."""
-        return sum(line.handed_over for line in self._lines.values())
+        return sum(queue.handed_over for queue in self._queues.values())
 
     def leave(self) -> None:
         """From now on streams are left as they are, for their clients to take up elsewhere."""
@@ -165,13 +165,13 @@ class Dispatcher:
             client=client,
         )
         self._check_size(job)
-        place = self._admit(request, tenant, priority)
+        ticket = self._admit(request, tenant, priority)
         stream = Stream(job, arrived)
-        async with self._carried(stream, self._begin(stream, place)):
+        async with self._carried(stream, self._begin(stream, ticket)):
             yield stream
 
     @contextlib.asynccontextmanager
-    async def take_up(
+    async def claim_stream(
         self, job_id: str, owner: str, arrived: asyncio.Event | None = None
     ) -> AsyncIterator[Stream]:
         """Goes on with a stream that another gateway, or another connection, has begun: its whole
@@ -179,7 +179,7 @@ class Dispatcher:
         self._check_bus()
         with self._receiver.expecting(job_id):
             seconds = LONG_SEARCH_SECONDS if self._fleet.misses_somebody else SEARCH_SECONDS
-            taken = await take_up(self._bus, self._gateway, job_id, owner, seconds)
+            taken = await claim_stream(self._bus, self._gateway, job_id, owner, seconds)
             stream = Stream(taken.job, arrived)
             async with self._carried(stream, self._continue(stream, taken.node)):
                 yield stream
@@ -200,13 +200,13 @@ class Dispatcher:
                 internal = FleetError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
                 self._receiver.give_up(stream, internal)
 
-        carrier = asyncio.create_task(carry(), name=f"job {stream.job.id}")
+        attempts = asyncio.create_task(carry(), name=f"job {stream.job.id}")
         try:
             yield
         finally:
-            while not carrier.done():  # a library on its way may swallow a cancellation
-                carrier.cancel()
-                await asyncio.wait([carrier], timeout=0.1)
+            while not attempts.done():  # a library on its way may swallow a cancellation
+                attempts.cancel()
+                await asyncio.wait([attempts], timeout=0.1)
 
     def _check_bus(self) -> None:
         """A restarting server is back before a client could try again; one that stays away is
@@ -234,40 +234,40 @@ class Dispatcher:
         decision = self._decide_and_want(model)
         if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
-        if model not in self._lines:
-            self._lines[model] = RequestQueue(model)
+        if model not in self._queues:
+            self._queues[model] = RequestQueue(model)
         self._set_room(model)
-        return self._lines[model].join(tenant, priority, estimated_tokens(request))
+        return self._queues[model].enqueue(tenant, priority, estimated_tokens(request))
 
-    async def _begin(self, stream: Stream, place: Ticket) -> None:
+    async def _begin(self, stream: Stream, ticket: Ticket) -> None:
         """A new request's whole way: the line, the first neuron, and all that follow."""
         known = prefixes_of(stream.job.request)
         try:
-            patience = WaitBudget(stream.job.request.model, place_seconds=self._place_seconds)
-            while not place.has_turn:
-                await place.wait(_LOOK_AGAIN_SECONDS)
-                self._check(patience, stream)
+            budget = WaitBudget(stream.job.request.model, place_seconds=self._place_seconds)
+            while not ticket.has_turn:
+                await ticket.wait(_LOOK_AGAIN_SECONDS)
+                self._check(budget, stream)
             if stream.waits_for:
                 stream.waits_for = ""
                 self._on_wanted()  # one less
             stream.record.had_turn()
             async with self._receiver.receiving(stream):
-                carrier = self._carrier(stream)
-                await carrier.begin(near=self._affinity.node_of(known))
-                place.taken()
+                attempts = self._attempts_of(stream)
+                await attempts.begin(near=self._affinity.node_of(known))
+                ticket.accepted()
                 self._affinity.remember(known, stream.state.node)
-                await carrier.go_on()
+                await attempts.go_on()
         finally:
-            place.leave()
+            ticket.cancel()
             self._affinity.remember(known, stream.record.node)
 
     async def _continue(self, stream: Stream, node: str) -> None:
         """A stream that runs already, from its first token on."""
         async with self._receiver.receiving(stream):
             self._receiver.resume(stream, node)
-            await self._carrier(stream).taken_up(node)
+            await self._attempts_of(stream).taken_up(node)
 
-    def _carrier(self, stream: Stream) -> Attempts:
+    def _attempts_of(self, stream: Stream) -> Attempts:
         return Attempts(
             stream,
             bus=self._bus,
@@ -278,11 +278,11 @@ class Dispatcher:
             decide=self._decide_and_want,
         )
 
-    def _check(self, patience: WaitBudget, stream: Stream) -> None:
+    def _check(self, budget: WaitBudget, stream: Stream) -> None:
         decision = self._decide_and_want(stream.job.request.model)
         stream.waits_for = said(decision)
         stream.record.waits_for(stream.waits_for)
-        patience.check(decision, is_patient=False)
+        budget.check(decision, is_patient=False)
 
     def _decide_and_want(self, model: str) -> router.Decision:
         """On behalf of a request, which the placer shall know of."""
@@ -352,17 +352,17 @@ class Dispatcher:
     def update_room(self, live_gateways: int) -> None:
         """The fleet changed: what can be handed over now?"""
         self._live_gateways = live_gateways
-        for model, line in self._lines.items():
-            if line.waiting:
+        for model, queue in self._queues.items():
+            if queue.waiting:
                 self._set_room(model)
 
     def _set_room(self, model: str) -> None:
         if self._fleet.ready(model):
-            self._lines[model].open(
+            self._queues[model].open(
                 self._fleet.free_slots(model), self._live_gateways, self._fleet.slots(model)
             )
         else:
-            self._lines[model].shut()
+            self._queues[model].shut()
 
 
 def said(decision: router.Decision) -> str:

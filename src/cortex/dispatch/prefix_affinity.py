@@ -14,7 +14,7 @@ from protocol.generate import GenerateRequest
 
 MIN_CHARACTERS = 1024
 """A shorter beginning is computed sooner than it is found."""
-MAX_BEGINNINGS = 65_536
+MAX_PREFIXES = 65_536
 """Remembered; the oldest are forgotten first."""
 
 
@@ -43,21 +43,21 @@ def prefixes_of(request: GenerateRequest) -> list[Prefix]:
 class PrefixAffinity:
     """Who served which beginning last."""
 
-    def __init__(self, max_beginnings: int = MAX_BEGINNINGS) -> None:
-        self._max = max_beginnings
+    def __init__(self, max_prefixes: int = MAX_PREFIXES) -> None:
+        self._max = max_prefixes
         self._nodes: OrderedDict[bytes, str] = OrderedDict()
 
     def remember(self, known: list[Prefix], node: str) -> None:
         """*node* has computed all of these; empty: nobody has."""
-        for beginning in known if node else ():
-            self._nodes[beginning.hash] = node
-            self._nodes.move_to_end(beginning.hash)
+        for prefix in known if node else ():
+            self._nodes[prefix.hash] = node
+            self._nodes.move_to_end(prefix.hash)
         while len(self._nodes) > self._max:
             self._nodes.popitem(last=False)
 
     def node_of(self, known: list[Prefix]) -> str:
         """Who has the longest of these; empty when nobody is known to."""
-        for beginning in reversed(known):
-            if node := self._nodes.get(beginning.hash):
+        for prefix in reversed(known):
+            if node := self._nodes.get(prefix.hash):
                 return node
         return ""

@@ -1,7 +1,7 @@
 """Receives the frames of all jobs of this gateway on one subscription, and watches over silence.
 
 It owns the streams that are under way and what is said to neurons about them (cancel, resume). What
-a frame means is decided by ``stream``; who serves a job next is ``carrier``'s business.
+a frame means is decided by ``stream``; who serves a job next is ``attempts``'s business.
 """
 
 import asyncio

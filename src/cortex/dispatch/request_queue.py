@@ -1,12 +1,12 @@
-"""The waiting line of one model: requests wait in the gateway until a neuron can soon take them.
+"""The queue of one model: requests wait in the gateway until a neuron can soon take them.
 
 Publishing everything at once would move the waiting into the bus, where it can be neither
 cancelled nor ordered. So a gateway hands over at most ``max(1, 2 × free slots / live gateways)``
 jobs that no neuron has accepted yet. Pure: no bus.
 
-Tenants take turns (``turns``), by the tokens that their requests cost, and a higher priority goes
-first. While several tenants are about, none holds more than three quarters of the slots: the next
-one finds a free slot even beside a flood. A tenant alone may have them all.
+Tenants take turns (``fair_queue``) by the tokens that their requests cost, and a higher priority
+goes first. While several tenants are present, none holds more than three quarters of the slots: the
+next one finds a free slot even beside a flood. A tenant alone may have them all.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ MAX_WAITING = 1024
 MAX_WAITING_OF_TENANT = 256
 TENANT_SHARE = 0.75
 ABOUT_SECONDS = 600.0
-"""A tenant is about for so long after its last request."""
+"""How long after its last request a tenant still counts as present."""
 
 
 class Ticket:
-    """One request's place in a line; made by :meth:`RequestQueue.join`, given back by :meth:`leave`."""
+    """One request's place in a queue: from :meth:`RequestQueue.enqueue` until :meth:`cancel`."""
 
     def __init__(
-        self, line: "RequestQueue", tenant: str, priority: Priority, cost: int, joined_at: float
+        self, queue: "RequestQueue", tenant: str, priority: Priority, cost: int, queued_at: float
     ) -> None:
         self.tenant = tenant
         self.priority = priority
         self.cost = cost
-        self.joined_at = joined_at
-        self._line = line
+        self.queued_at = queued_at
+        self._queue = queue
         self._turn = asyncio.Event()
-        self._taken = False
-        self._left = False
+        self._accepted = False
+        self._cancelled = False
 
     @property
     def has_turn(self) -> bool:
@@ -50,28 +50,27 @@ class Ticket:
     @property
     def is_handed_over(self) -> bool:
         """Whether it has its turn and no neuron yet."""
-        return self.has_turn and not self._taken
+        return self.has_turn and not self._accepted
 
     async def wait(self, timeout: float) -> None:
         """Returns when the turn has come, or after *timeout* seconds."""
         await wait_at_most(self._turn, timeout)
 
-    def call(self) -> None:
-        """It is this request's turn; for the line."""
+    def admit(self) -> None:
+        """Gives the request its turn; called by the queue."""
         self._turn.set()
 
-    def taken(self) -> None:
-        """A neuron has the job, so that the next one may be handed over."""
-        if self.is_handed_over and not self._left:
-            self._taken = True
-            self._line.taken()
+    def accepted(self) -> None:
+        """Notes that a neuron has the job, so that the next one may be handed over."""
+        if self.is_handed_over and not self._cancelled:
+            self._accepted = True
+            self._queue.accepted()
 
-    def leave(self) -> None:
-        """The request is over, or does not want to wait any longer: right in every state, any
-        number of times."""
-        if not self._left:
-            self._left = True
-            self._line.left(self)
+    def cancel(self) -> None:
+        """Gives the place back, in any state: the request is over, or waits no longer."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._queue.cancelled(self)
 
 
 class RequestQueue:
@@ -89,7 +88,7 @@ class RequestQueue:
         self._max_waiting = max_waiting
         self._max_waiting_of_tenant = max_waiting_of_tenant
         self._clock = clock
-        self._turns: FairQueue[Ticket] = FairQueue()
+        self._waiting: FairQueue[Ticket] = FairQueue()
         self._handed_over = 0
         self._bound = 0
         self._slots = 0
@@ -98,73 +97,75 @@ class RequestQueue:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
-        return len(self._turns)
+        """The number of requests that wait for their turn."""
+        return len(self._waiting)
 
     @property
     def waited_seconds(self) -> float:
-        """How long the oldest of them has; 0 when nobody waits."""
-        joined = min((place.joined_at for place in self._turns), default=self._clock())
+        """How long the oldest of them has waited; 0 when none waits."""
+        joined = min((ticket.queued_at for ticket in self._waiting), default=self._clock())
         return self._clock() - joined
 
     @property
     def handed_over(self) -> int:
-        """How many have had their turn and have no neuron yet."""
+        """The number of requests that have had their turn and have no neuron yet."""
         return self._handed_over
 
     def open(self, free_slots: int, live_gateways: int, slots: int) -> None:
-        """Some nodes are ready for the model, with so many slots, and so many of them free."""
+        """Lets requests through: ready nodes have *slots* slots, *free_slots* of them free."""
         self._bound = max(1, 2 * free_slots // max(1, live_gateways))
         self._slots = slots
         self._advance()
 
     def shut(self) -> None:
-        """No node is ready for the model: all wait."""
+        """Holds all requests back: no node is ready for the model."""
         self._bound = 0
 
-    def join(self, tenant: str = "", priority: Priority = Priority.NORMAL, cost: int = 1) -> Ticket:
-        """A place for a request of *cost* tokens; raises ``FleetError(OVERLOADED)`` when the line
-        is full."""
-        own = self._turns.of_tenant(tenant)
-        if own >= self._max_waiting_of_tenant or len(self._turns) >= self._max_waiting:
+    def enqueue(
+        self, tenant: str = "", priority: Priority = Priority.NORMAL, cost: int = 1
+    ) -> Ticket:
+        """Adds a request of *cost* tokens; raises ``FleetError(OVERLOADED)`` when the queue is
+        full."""
+        own = self._waiting.of_tenant(tenant)
+        if own >= self._max_waiting_of_tenant or len(self._waiting) >= self._max_waiting:
             raise FleetError(
                 ErrorCode.OVERLOADED,
-                f"{self._model} has {len(self._turns)} requests waiting at this gateway, {own} of "
-                f"them yours; it keeps {self._max_waiting}, and {self._max_waiting_of_tenant} of "
-                "one caller. Try again shortly.",
+                f"{self._model} has {len(self._waiting)} requests waiting at this gateway, "
+                f"{own} of them yours; it keeps at most {self._max_waiting}, and "
+                f"{self._max_waiting_of_tenant} of one caller. Try again shortly.",
                 retry_after_seconds=2,
             )
         self._seen[tenant] = self._clock()
-        place = Ticket(self, tenant, priority, max(1, cost), self._clock())
-        self._turns.add(place)
+        ticket = Ticket(self, tenant, priority, max(1, cost), self._clock())
+        self._waiting.add(ticket)
         self._advance()
-        return place
+        return ticket
 
-    def taken(self) -> None:
-        """For :class:`Ticket`."""
+    def accepted(self) -> None:
+        """Frees room for the next hand-over; called by :class:`Ticket`."""
         self._handed_over -= 1
         self._advance()
 
-    def left(self, place: Ticket) -> None:
-        """For :class:`Ticket`."""
-        if not place.has_turn:
-            self._turns.remove(place)
+    def cancelled(self, ticket: Ticket) -> None:
+        """Takes a ticket back; called by :class:`Ticket`."""
+        if not ticket.has_turn:
+            self._waiting.remove(ticket)
             return
-        self._handed_over -= place.is_handed_over
-        self._holds[place.tenant] -= 1
-        if not self._holds[place.tenant]:
-            del self._holds[place.tenant]
+        self._handed_over -= ticket.is_handed_over
+        self._holds[ticket.tenant] -= 1
+        if not self._holds[ticket.tenant]:
+            del self._holds[ticket.tenant]
         self._advance()
 
     def _advance(self) -> None:
         limit = self._limit()
         while self._handed_over < self._bound:
-            place = self._turns.take(lambda tenant: self._holds[tenant] < limit)
-            if place is None:
+            ticket = self._waiting.take(lambda tenant: self._holds[tenant] < limit)
+            if ticket is None:
                 return
             self._handed_over += 1
-            self._holds[place.tenant] += 1
-            place.call()
+            self._holds[ticket.tenant] += 1
+            ticket.admit()
 
     def _limit(self) -> float:
         """How many requests of one tenant may be under way."""

@@ -7,9 +7,9 @@ one that is in use after them.
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import NamedTuple
 
 from cortex.placement.fit import ResidentView
+from protocol.placement import EvictionCandidate
 
 
 class Strategy(StrEnum):
@@ -17,14 +17,6 @@ class Strategy(StrEnum):
 
     LRU = "lru"
     PRIORITY = "priority"
-
-
-class EvictionCandidate(NamedTuple):
-    """A place in the order, as operators read it."""
-
-    model: str
-    why: str
-    never: bool = False
 
 
 def rank_victims(residents: Iterable[ResidentView], strategy: Strategy) -> list[ResidentView]:

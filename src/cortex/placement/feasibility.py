@@ -17,12 +17,12 @@ class Feasibility:
 
     def __init__(
         self,
-        survey: SnapshotBuilder,
+        snapshots: SnapshotBuilder,
         fleet: Fleet,
         catalogue: Catalogue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._survey = survey
+        self._snapshots = snapshots
         self._fleet = fleet
         self._catalogue = catalogue
         self._clock = clock
@@ -33,7 +33,7 @@ class Feasibility:
 
     def of(self, model: str) -> FitResult | None:
         """None for a model that nobody knows."""
-        now, version = self._clock(), self._survey.version
+        now, version = self._clock(), self._snapshots.version
         if now - self._made > KEEP_SECONDS or version != self._version:
             self._version = version
             self._answers.clear()
@@ -47,5 +47,5 @@ class Feasibility:
         if not self._fleet.records(model) and model not in self._catalogue.models:
             return None
         if self._nodes is None:
-            self._nodes = self._survey.look().nodes
-        return could_be_had(self._survey.need(model), self._nodes)
+            self._nodes = self._snapshots.look().nodes
+        return could_be_had(self._snapshots.need(model), self._nodes)

@@ -60,16 +60,16 @@ class Operations:
         *,
         fleet: Fleet,
         catalogue: Catalogue,
-        standing: OperatorIntent,
-        survey: SnapshotBuilder,
+        intent: OperatorIntent,
+        snapshots: SnapshotBuilder,
         strategy: Strategy,
     ) -> None:
         self._bus = bus
         self._instance = instance
         self._fleet = fleet
         self._catalogue = catalogue
-        self._standing = standing
-        self._survey = survey
+        self._intent = intent
+        self._snapshots = snapshots
         self._strategy = strategy
         self._bucket = KvBucket(bus, keys.PLACEMENT)
         self._orders = NodeOrders(bus)
@@ -81,8 +81,8 @@ class Operations:
         model = self._known(name)
         if node:
             self._check_node(node)
-        need = self._survey.need(model)
-        nodes = [n for n in self._survey.look().nodes if node in ("", n.name)]
+        need = self._snapshots.need(model)
+        nodes = [n for n in self._snapshots.look().nodes if node in ("", n.name)]
 
         def may_go(_: NodeView, resident: ResidentView) -> bool:
             return may_displace(need, resident)
@@ -110,7 +110,8 @@ class Operations:
             raise FleetError(ErrorCode.MODEL_UNAVAILABLE, _why_not(planned))
         profile = self._catalogue.listed(planned.model)
         victims = tuple(
-            Victim(victim.model, self._survey.drain_seconds(victim.model)) for victim in fit.victims
+            Victim(victim.model, self._snapshots.drain_seconds(victim.model))
+            for victim in fit.victims
         )
         devices = fit.devices if fit.has_files else ()  # what it takes is not known before
         said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
@@ -227,7 +228,7 @@ class Operations:
             )
         for node in on:
             self._check_node(node)
-        on |= self._standing.pinned_on(model)
+        on |= self._intent.pinned_on(model)
         found = Pin(self._instance, model, tuple(sorted(on)))
         await self._write(keys.pin(model), codec.encode(found))
         return model, sorted(on)
@@ -235,7 +236,7 @@ class Operations:
     async def unpin(self, name: str, node: str = "") -> tuple[str, list[str]]:
         """The model and the nodes on which it is no longer pinned."""
         model = self._catalogue.resolve(name, self._fleet.models())
-        pinned = self._standing.pinned_on(model)
+        pinned = self._intent.pinned_on(model)
         gone = ({node} if node else set(pinned)) & pinned
         if not gone:
             listed = self._catalogue.profile(model).pinned_on
@@ -260,7 +261,7 @@ class Operations:
 
     async def undrain(self, node: str) -> None:
         """The node takes models again."""
-        if not self._standing.is_drained(node):
+        if not self._intent.is_drained(node):
             raise FleetError(
                 ErrorCode.INVALID_REQUEST, f"node: {node} is not drained.", param="node"
             )
@@ -286,7 +287,7 @@ class Operations:
         return model
 
     def _pinned_on(self, model: str) -> set[str]:
-        return {*self._catalogue.profile(model).pinned_on, *self._standing.pinned_on(model)}
+        return {*self._catalogue.profile(model).pinned_on, *self._intent.pinned_on(model)}
 
     def _check_node(self, node: str) -> None:
         names = self._fleet.alive_names()

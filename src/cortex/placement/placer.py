@@ -25,7 +25,7 @@ from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
-from protocol.placement import EvictionCandidate, EvictionOrder, Placement
+from protocol.placement import EvictionOrder, Placement
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
@@ -60,7 +60,7 @@ class Placer:
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
-        survey: SnapshotBuilder,
+        snapshots: SnapshotBuilder,
         placements: KvMirror,
         evictions: KvMirror,
         strategy: Strategy,
@@ -73,7 +73,7 @@ class Placer:
         self._fleet = fleet
         self._catalogue = catalogue
         self._demands = demands
-        self._survey = survey
+        self._snapshots = snapshots
         self._placements = placements
         self._evictions = evictions
         self._strategy = strategy
@@ -108,12 +108,12 @@ class Placer:
             await wait_at_most(self._woken, pause)
 
     async def _act(self, epoch: Epoch) -> None:
-        picture = self._survey.look(self._refused())
-        self._settle(picture)
-        taken = picture.taken | set(self._sent)
+        snapshot = self._snapshots.look(self._refused())
+        self._settle(snapshot)
+        taken = snapshot.taken | set(self._sent)
         coming = {sent.load.model for sent in self._sent.values()}
-        wants = [want for want in picture.wants if want.need.model not in coming]
-        made = planner.plan(wants, picture.nodes, taken, self._strategy, self._defrag_after)
+        wants = [want for want in snapshot.wants if want.need.model not in coming]
+        made = planner.plan(wants, snapshot.nodes, taken, self._strategy, self._defrag_after)
         work = [
             *(self._load(load, epoch) for load in made.loads),
             *(self._unload(unload, epoch) for unload in made.unloads),
@@ -123,7 +123,7 @@ class Placer:
         await asyncio.gather(*work)
         if work or time.monotonic() - self._written > WRITE_SECONDS:
             self._written = time.monotonic()
-            await self._write(picture, epoch)
+            await self._write(snapshot, epoch)
 
     # -- orders --------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Placer:
             profile.source if profile else "",
             profile,
             load.devices,
-            tuple(Victim(model, self._survey.drain_seconds(model)) for model in load.victims),
+            tuple(Victim(model, self._snapshots.drain_seconds(model)) for model in load.victims),
             epoch,
             load.why,
         )
@@ -157,7 +157,7 @@ class Placer:
         )
         self.evictions_ordered += 1
         order = UnloadOrder(
-            unload.model, self._survey.drain_seconds(unload.model), epoch, unload.why
+            unload.model, self._snapshots.drain_seconds(unload.model), epoch, unload.why
         )
         await self._order(unload.node, order)
 
@@ -211,7 +211,7 @@ class Placer:
 
     # -- what becomes of them ------------------------------------------------------------------
 
-    def _settle(self, picture: Snapshot) -> None:
+    def _settle(self, snapshot: Snapshot) -> None:
         """Forgets orders whose effect is in the records, or did not come."""
         now = time.monotonic()
         for node, sent in list(self._sent.items()):
@@ -233,9 +233,9 @@ class Placer:
 
     # -- what people read ----------------------------------------------------------------------
 
-    async def _write(self, picture: Snapshot, epoch: Epoch) -> None:
+    async def _write(self, snapshot: Snapshot, epoch: Epoch) -> None:
         """What should be where, and who would go first; on change only."""
-        here = {(node.name, r.model): r for node in picture.nodes for r in node.residents}
+        here = {(node.name, r.model): r for node in snapshot.nodes for r in node.residents}
         self._whys = {
             key: p for key, p in self._whys.items() if key in here or key[0] in self._sent
         }
@@ -247,11 +247,9 @@ class Placer:
             for key, resident in here.items()
         }
         await self._placements.show(shown)
-        orders = {keys.eviction(n.name): self._eviction_order(n, epoch) for n in picture.nodes}
+        orders = {keys.eviction(n.name): self._eviction_order(n, epoch) for n in snapshot.nodes}
         await self._evictions.show(orders)
 
     def _eviction_order(self, node: NodeView, epoch: Epoch) -> bytes:
-        order = tuple(
-            EvictionCandidate(*turn) for turn in eviction_candidates(node.residents, self._strategy)
-        )
+        order = tuple(eviction_candidates(node.residents, self._strategy))
         return codec.encode(EvictionOrder(self._instance, epoch, node.name, order))

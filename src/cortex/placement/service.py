@@ -39,21 +39,21 @@ class PlacementService:
     ) -> None:
         self._on_change = on_change
         self.strategy = options.strategy
-        self.standing = OperatorIntent()
+        self.intent = OperatorIntent()
         self.demands = Demands()
-        self.survey = SnapshotBuilder(fleet, catalogue, self.demands, self.standing)
-        self.prospects = Feasibility(self.survey, fleet, catalogue)
-        self.control = Operations(
+        self.snapshots = SnapshotBuilder(fleet, catalogue, self.demands, self.intent)
+        self.feasibility = Feasibility(self.snapshots, fleet, catalogue)
+        self.operations = Operations(
             bus,
             instance,
             fleet=fleet,
             catalogue=catalogue,
-            standing=self.standing,
-            survey=self.survey,
+            intent=self.intent,
+            snapshots=self.snapshots,
             strategy=options.strategy,
         )
         self.lease = Lease(bus, gateway, instance, on_change=self._lease_changed)
-        placement = KvView(bus, keys.PLACEMENT, self._then_place(self.standing.key_changed))
+        placement = KvView(bus, keys.PLACEMENT, self._then_place(self.intent.key_changed))
         eviction = KvView(bus, keys.EVICTION, _unread)
         wanted = KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed))
         self._views = (placement, eviction, wanted)
@@ -64,7 +64,7 @@ class PlacementService:
             fleet=fleet,
             catalogue=catalogue,
             demands=self.demands,
-            survey=self.survey,
+            snapshots=self.snapshots,
             placements=KvMirror(
                 KvBucket(bus, keys.PLACEMENT), placement, lambda key: key.startswith("node.")
             ),

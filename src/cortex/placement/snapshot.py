@@ -54,13 +54,13 @@ class SnapshotBuilder:
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
-        standing: OperatorIntent,
+        intent: OperatorIntent,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
         self._demands = demands
-        self._standing = standing
+        self._intent = intent
         self._clock = clock
         self._ready_since: dict[Key, float] = {}
         self._loads: deque[tuple[float, str, float]] = deque()
@@ -73,7 +73,7 @@ class SnapshotBuilder:
     @property
     def version(self) -> object:
         """Another one after every change but those of loads and ages."""
-        return self._fleet.version, self._catalogue.version, self._standing.version
+        return self._fleet.version, self._catalogue.version, self._intent.version
 
     def need(self, model: str) -> Need:
         """What a model asks of a node."""
@@ -92,7 +92,7 @@ class SnapshotBuilder:
         demands = self._demands.by_model()
         models = self._fleet.models()
         self._ready = Counter({model: len(self._fleet.ready(model)) for model in models})
-        self._asked = frozenset((*models, *self._catalogue.models, *self._standing.pins, *demands))
+        self._asked = frozenset((*models, *self._catalogue.models, *self._intent.pins, *demands))
         nodes = tuple(self._node(node, demands, refused or {}) for node in self._fleet.alive())
         taken = frozenset(
             node.name
@@ -139,7 +139,7 @@ class SnapshotBuilder:
                 **self._unknown_to(node, records),
             },
             busyness=busy / slots if slots else 0.0,
-            is_draining=beat.draining or self._standing.is_drained(node.name),
+            is_draining=beat.draining or self._intent.is_drained(node.name),
             recent_load_seconds=self._recent[node.name],
         )
 
@@ -169,7 +169,7 @@ class SnapshotBuilder:
             record.devices,
             record.reserved_bytes,
             profile.residency,
-            is_pinned=node in profile.pinned_on or node in self._standing.pinned_on(model),
+            is_pinned=node in profile.pinned_on or node in self._intent.pinned_on(model),
             is_ready=record.state is ModelState.READY,
             running=load.running + load.queued,
             waiting=waiting,
@@ -206,14 +206,14 @@ class SnapshotBuilder:
     # -- wants ---------------------------------------------------------------------------------
 
     def _wants(self, nodes: tuple[NodeView, ...], demands: dict[str, Demand]) -> Iterator[Want]:
-        standing = self._standing_wants(nodes)
-        missing = {(next(iter(want.need.nodes), ""), want.need.model) for want in standing}
+        intent = self._standing_wants(nodes)
+        missing = {(next(iter(want.need.nodes), ""), want.need.model) for want in intent}
         now = self._clock()
         self._missing_since = {key: self._missing_since.get(key, now) for key in missing}
-        for want in standing:
+        for want in intent:
             since = self._missing_since[next(iter(want.need.nodes), ""), want.need.model]
             yield want._replace(waited_seconds=now - since)
-        asked = {want.need.model for want in standing}
+        asked = {want.need.model for want in intent}
         for model, demand in demands.items():
             if model not in asked and not self.is_coming(model):
                 yield Want(
@@ -229,10 +229,10 @@ class SnapshotBuilder:
         """Pins, and minimum replicas, as far as they are not met."""
         wants = []
         alive = {node.name: node for node in nodes if not node.is_draining}
-        known = {*self._catalogue.models, *self._standing.pins}
+        known = {*self._catalogue.models, *self._intent.pins}
         for model in sorted(known):
             profile = self._catalogue.profile(model)
-            pinned = {*profile.pinned_on, *self._standing.pinned_on(model)} & set(alive)
+            pinned = {*profile.pinned_on, *self._intent.pinned_on(model)} & set(alive)
             have = {p.record.node for p in self._fleet.placed(model) if p.record.state in _COMING}
             need, seconds = self.need(model), self._load_seconds(model)
             for name in sorted(pinned - have):

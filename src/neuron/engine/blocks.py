@@ -49,7 +49,7 @@ class BlockPool:
 
     def __init__(self, count: int) -> None:
         self.total = count
-        self.free = count
+        self.free_blocks = count
         """Blocks that can be taken now; the cached ones are among them."""
         self._state = bytearray([_EMPTY]) * count
         self._users = [0] * count
@@ -67,18 +67,18 @@ class BlockPool:
         """Blocks that can be found by their key, used or free."""
         return len(self._blocks)
 
-    def roots(self, limit: int) -> list[Key]:
+    def prefix_heads(self, limit: int) -> list[Key]:
         """The keys of first blocks in the cache, the latest first."""
         return [key for key, _ in zip(reversed(self._roots), range(limit), strict=False)]
 
     # -- taking and giving back ------------------------------------------------------------------
 
-    def take(self, held: Sequence[int], expected: int = 1) -> int:
+    def allocate(self, held: Sequence[int], expected: int = 1) -> int:
         """Takes one block (there must be a free one) for a sequence that holds *held*.
 
         *expected*: how many more the sequence is going to need, this one included.
         """
-        assert self.free > 0
+        assert self.free_blocks > 0
         if len(held) % TILE_BLOCKS:
             behind = held[-1] + 1
             if behind % TILE_BLOCKS and behind < self.total and self._state[behind] != _USED:
@@ -87,7 +87,7 @@ class BlockPool:
         tile = self._pick_tile(held, -(-expected // TILE_BLOCKS))
         return self._claim(self._any() if tile is None else tile * TILE_BLOCKS)
 
-    def give_back(self, blocks: Sequence[int]) -> None:
+    def free(self, blocks: Sequence[int]) -> None:
         """Ends one use of each of *blocks*. Published ones stay in the cache while they can."""
         for block in reversed(blocks):  # so that the end of a sequence is forgotten first
             assert self._users[block] > 0, f"block {block} is free already"
@@ -105,7 +105,7 @@ class BlockPool:
         if self._users[block] > 1:
             return
         self._state[block] = _USED
-        self.free -= 1
+        self.free_blocks -= 1
         tile = block // TILE_BLOCKS
         if tile < len(self._tile_users):
             self._tile_users[tile] += 1
@@ -114,7 +114,7 @@ class BlockPool:
 
     def _release(self, block: int) -> None:
         self._state[block] = _EMPTY if self._keys[block] is None else _CACHED
-        self.free += 1
+        self.free_blocks += 1
         tile = block // TILE_BLOCKS
         if tile < len(self._tile_users):
             self._tile_users[tile] -= 1
@@ -157,7 +157,7 @@ class BlockPool:
 
     # -- the prefix cache ------------------------------------------------------------------------
 
-    def publish(self, block: int, key: Key, *, root: bool) -> None:
+    def cache(self, block: int, key: Key, *, root: bool) -> None:
         """Lets the used and full *block* be found by *key*; *root*: it begins a prompt."""
         assert self._users[block], f"block {block} is not in use"
         known = self._blocks.get(key)
@@ -190,7 +190,7 @@ class BlockPool:
                 blocks -= sum(self._users[block] > 0 for block in part)
         return blocks
 
-    def adopt(self, found: Sequence[int]) -> PrefixHit:
+    def reuse(self, found: Sequence[int]) -> PrefixHit:
         """Uses the blocks that :meth:`match` found for a new sequence.
 
         A whole tile that lies together is shared. What begins a tile is taken over with it if
@@ -203,14 +203,14 @@ class BlockPool:
             self._use(block)
         for begin in range(0, len(found), TILE_BLOCKS):
             part = found[begin : begin + TILE_BLOCKS]
-            if self._continuable(part) or self.free < len(part):
+            if self._continuable(part) or self.free_blocks < len(part):
                 blocks += part
                 continue
             for source in part:
-                target = self.take(blocks, len(found) - len(blocks))
+                target = self.allocate(blocks, len(found) - len(blocks))
                 copies.append((source, target))
                 blocks.append(target)
-            self.give_back(part)
+            self.free(part)
         return PrefixHit(blocks, copies)
 
     def _continuable(self, part: Sequence[int]) -> bool:

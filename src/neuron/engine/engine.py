@@ -117,7 +117,7 @@ class Engine:
             progress=progress,
             running=self._scheduler.running,
             queued=self._scheduler.queued,
-            kv_tokens_free=self._pool.free * BLOCK_TOKENS,
+            kv_tokens_free=self._pool.free_blocks * BLOCK_TOKENS,
             kv_tokens_cached=self._pool.cached * BLOCK_TOKENS,
             preemptions=self._scheduler.preemptions,
             prefixes=self._new_prefixes(),
@@ -125,7 +125,7 @@ class Engine:
 
     def _new_prefixes(self) -> tuple[str, ...] | None:
         """The beginnings of prompts that can be found now, if they have changed."""
-        roots = self._pool.roots(PREFIXES)
+        roots = self._pool.prefix_heads(PREFIXES)
         if roots == self._roots:
             return None
         self._roots = roots

@@ -272,7 +272,7 @@ def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
     sample = SamplingParams(max_tokens=2, temperature=1.0, top_p=0.9)
     sequence = Sequence(0, sample, [0] * count, count, count + 2)
     while len(sequence.blocks) < blocks_for(count + 1):
-        sequence.blocks.append(pool.take(sequence.blocks))
+        sequence.blocks.append(pool.allocate(sequence.blocks))
     try:
         sequence.tokens += [c.token for c in runner.run(StepPlan([Chunk(sequence, 0, count)]))]
         runner.run(StepPlan([Chunk(sequence, count, 1)]))
@@ -282,4 +282,4 @@ def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
             f"The model does not work: {error}. Fetch it again, or choose dtype float32.",
         ) from error
     finally:
-        pool.give_back(sequence.blocks)
+        pool.free(sequence.blocks)

@@ -9,7 +9,7 @@ import torch
 from neuron.engine.forward import Forward
 from neuron.engine.prompt_logprobs import PromptLogprobs
 from neuron.engine.ranks.lines import RankBroadcast
-from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.sampler import Chosen, SampleRow, choose
 from neuron.engine.scheduler import Chunk, StepPlan
 from neuron.engine.sequence import Sequence
@@ -33,17 +33,17 @@ class Runner:
         self._leader = leader or RankBroadcast()
         self._step = 0
         vocab = forward.model.config.vocab_size
-        self._adjustments = Adjustments(vocab, forward.model.device)
-        self._prompt_scores = PromptLogprobs(vocab)
+        self._processors = LogitsProcessors(vocab, forward.model.device)
+        self._prompt_logprobs = PromptLogprobs(vocab)
 
     def forget(self, sequence_id: int) -> None:
         """Drops what is kept for sampling a sequence that is over."""
-        self._adjustments.forget(sequence_id)
-        self._prompt_scores.take(sequence_id)
+        self._processors.forget(sequence_id)
+        self._prompt_logprobs.take(sequence_id)
 
     def take_prompt_logprobs(self, sequence_id: int) -> list[Logprobs] | None:
         """Those of a sequence whose prompt has been computed, once; None if it did not ask."""
-        return self._prompt_scores.take(sequence_id)
+        return self._prompt_logprobs.take(sequence_id)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Chosen]:
@@ -54,7 +54,7 @@ class Runner:
         self._compute(plan)
         at = 0
         for chunk in plan.chunks:
-            if not self._prompt_scores.add(chunk, at, self._logits):
+            if not self._prompt_logprobs.add(chunk, at, self._logits):
                 raise _poisoned(chunk.sequence)
             at += chunk.count
         sampling = [chunk.sequence for chunk in plan.chunks if chunk.samples]
@@ -68,8 +68,8 @@ class Runner:
         return chosen
 
     def _sample_row(self, s: Sequence) -> SampleRow:
-        adjustment = self._adjustments.of(s.id, s.sample, s.tokens, s.prompt_tokens)
-        return SampleRow(s.sample, s.prompt_tokens, s.generated, adjustment)
+        processor = self._processors.of(s.id, s.sample, s.tokens, s.prompt_tokens)
+        return SampleRow(s.sample, s.prompt_tokens, s.generated, processor)
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan, *, every: bool = False) -> torch.Tensor:

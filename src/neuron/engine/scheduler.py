@@ -159,13 +159,13 @@ class Scheduler:
             if sequence.id not in self._running:
                 continue  # preempted for an older one
             while len(sequence.blocks) < blocks_for(sequence.total):
-                if not self._pool.free:
+                if not self._pool.free_blocks:
                     youngest = next(reversed(self._running.values()))
                     self._preempt(youngest)
                     if youngest is sequence:
                         break
                     continue
-                sequence.blocks.append(self._pool.take(sequence.blocks))
+                sequence.blocks.append(self._pool.allocate(sequence.blocks))
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
@@ -174,7 +174,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         del self._running[sequence.id]
-        self._pool.give_back(sequence.blocks)
+        self._pool.free(sequence.blocks)
         sequence.blocks, sequence.computed, sequence.published = [], 0, 0
         for key in sequence.keys:
             if self._coming.get(key) == sequence.id:
@@ -187,7 +187,7 @@ class Scheduler:
             return
         keys = sequence.full_keys()
         for index in range(sequence.published, full):
-            self._pool.publish(sequence.blocks[index], keys[index], root=index == 0)
+            self._pool.cache(sequence.blocks[index], keys[index], root=index == 0)
             if self._coming.get(keys[index]) == sequence.id:
                 del self._coming[keys[index]]
         sequence.published = full
@@ -204,7 +204,7 @@ class Scheduler:
                 held.append(sequence)
                 continue
             need = self._pool.need(found, blocks_for(sequence.total))
-            if need + len(self._running) > self._pool.free:
+            if need + len(self._running) > self._pool.free_blocks:
                 self._waiting.appendleft(sequence)
                 break
             self._start(sequence, found)
@@ -217,7 +217,7 @@ class Scheduler:
         return sequence.full_keys()[: (sequence.total - 1) // BLOCK_TOKENS]
 
     def _start(self, sequence: Sequence, found: list[int]) -> None:
-        adopted = self._pool.adopt(found)
+        adopted = self._pool.reuse(found)
         self._copies += adopted.copies
         sequence.blocks = blocks = adopted.blocks
         sequence.computed = len(blocks) * BLOCK_TOKENS
@@ -227,7 +227,7 @@ class Scheduler:
             sequence.cached = min(sequence.computed, sequence.prompt_tokens)
         wanted = blocks_for(sequence.total)
         while len(blocks) < wanted:
-            blocks.append(self._pool.take(blocks, wanted - len(blocks)))
+            blocks.append(self._pool.allocate(blocks, wanted - len(blocks)))
         self._running[sequence.id] = sequence
         for key in sequence.full_keys()[len(found) :]:
             self._coming.setdefault(key, sequence.id)

@@ -53,11 +53,11 @@ class EngineLoadError(Exception):
 class EngineProcess:
     """A loaded engine. Create it with :meth:`start`."""
 
-    def __init__(self, crew: RankProcesses, ready: Ready, deadlines: Deadlines) -> None:
+    def __init__(self, ranks: RankProcesses, ready: Ready, deadlines: Deadlines) -> None:
         self.ready = ready
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the process has ended, however it did."""
-        self._crew = crew
+        self._ranks = ranks
         self._watch = StepWatch(deadlines)
         self._streams: dict[int, SequenceStream] = {}
         self._last_step: Step | None = None
@@ -85,26 +85,26 @@ class EngineProcess:
         starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
             start
         ]
-        crew = await RankProcesses.spawn(len(starts), environment)
+        ranks = await RankProcesses.spawn(len(starts), environment)
         try:
-            await crew.begin(starts)
-            ready = await _loaded(crew, start, on_progress, deadlines)
+            await ranks.begin(starts)
+            ready = await _loaded(ranks, start, on_progress, deadlines)
         except BaseException as error:
             if not isinstance(error, EngineLoadError):
-                crew.kill()
-            await crew.buried()
+                ranks.kill()
+            await ranks.reap()
             raise
-        return cls(crew, ready, deadlines)
+        return cls(ranks, ready, deadlines)
 
     @property
     def pid(self) -> int:
         """Of rank 0."""
-        return self._crew.pids[0]
+        return self._ranks.pids[0]
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Of all ranks, in order."""
-        return self._crew.pids
+        return self._ranks.pids
 
     @property
     def stats(self) -> EngineStats:
@@ -133,7 +133,7 @@ class EngineProcess:
             raise ValueError(f"sequence id {add.id} is open already")
         stream = self._streams[add.id] = SequenceStream(add.id)
         try:
-            await self._crew.send(add)
+            await self._ranks.send(add)
         except ChannelClosed:
             pass  # the stream is told why as soon as the process has ended
         except BaseException:
@@ -149,24 +149,24 @@ class EngineProcess:
         stream = self._streams.pop(sequence_id, None)
         if stream is not None:
             stream.end()
-            self._crew.send_soon(Abort(sequence_id))
+            self._ranks.send_soon(Abort(sequence_id))
 
     async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """Ends the process, by force after *grace_seconds*; returns when it is gone."""
         self._reason = self._reason or "it was stopped"
-        self._crew.send_soon(Shutdown())
+        self._ranks.send_soon(Shutdown())
         try:
             async with asyncio.timeout(grace_seconds):
                 await asyncio.shield(self._task)
         except TimeoutError:
-            self._crew.kill()
+            self._ranks.kill()
             await asyncio.shield(self._task)
 
     async def _serve(self) -> None:
         """The other ranks only ever say why they end; what they told of the load may come late."""
         watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
         try:
-            while (arrived := await self._crew.receive()).messages:
+            while (arrived := await self._ranks.receive()).messages:
                 for message in arrived.messages:
                     if arrived.rank == 0:
                         self._handle(message)
@@ -181,8 +181,8 @@ class EngineProcess:
 
     async def _bury(self) -> None:
         """A channel has ended, so all processes have or must."""
-        obituary = await self._crew.buried()
-        reason = f"{self._reason} ({obituary})" if self._reason else obituary
+        exit_reason = await self._ranks.reap()
+        reason = f"{self._reason} ({exit_reason})" if self._reason else exit_reason
         self.died.set_result(reason)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
@@ -206,7 +206,7 @@ class EngineProcess:
                 self._reason = message.message
             case Ready() | Loading() | LoadFailed():
                 self._reason = f"it sent {type(message).__name__} while serving"
-                self._crew.kill()
+                self._ranks.kill()
             case _:
                 assert_never(message)
 
@@ -233,12 +233,12 @@ class EngineProcess:
                     f"{len(self._streams)} sequences were open (deadline "
                     f"{self._watch.deadline:.1f} s), so it was killed as stuck"
                 )
-                self._crew.kill()
+                self._ranks.kill()
                 return
 
 
 async def _loaded(
-    crew: RankProcesses, start: Start, on_progress: OnProgress, deadlines: Deadlines
+    ranks: RankProcesses, start: Start, on_progress: OnProgress, deadlines: Deadlines
 ) -> Ready:
     """Waits for rank 0's Ready; raises :class:`EngineLoadError`."""
     fatal = ""
@@ -246,17 +246,21 @@ async def _loaded(
     while True:
         try:
             async with asyncio.timeout(deadlines.load_seconds):
-                arrived = await crew.receive()
+                arrived = await ranks.receive()
         except TimeoutError as error:
-            crew.kill()
+            ranks.kill()
             raise EngineLoadError(
                 LoadCode.TIMEOUT,
                 f"The engine gave no sign of life for {deadlines.load_seconds:.0f} s while it "
                 f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
             ) from error
         if not arrived.messages:
-            obituary = await crew.buried()
-            why = f"{fatal or arrived.fault} ({obituary})" if fatal or arrived.fault else obituary
+            exit_reason = await ranks.reap()
+            why = (
+                f"{fatal or arrived.fault} ({exit_reason})"
+                if fatal or arrived.fault
+                else exit_reason
+            )
             raise EngineLoadError(
                 LoadCode.CRASHED,
                 f"The engine ended while it loaded {start.model_dir}: {why}. "
@@ -270,7 +274,7 @@ async def _loaded(
                 case Ready():
                     return message
                 case LoadFailed():
-                    crew.kill(spared=arrived.rank)
+                    ranks.kill(spared=arrived.rank)
                     raise EngineLoadError(message.code, message.message)
                 case Fatal():
                     fatal = message.message

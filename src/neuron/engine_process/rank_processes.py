@@ -39,55 +39,55 @@ class RankProcess(NamedTuple):
 class RankProcesses:
     """All ranks of one engine. Create it with :meth:`spawn`."""
 
-    def __init__(self, members: Sequence[RankProcess]) -> None:
-        self._members = tuple(members)
+    def __init__(self, processes: Sequence[RankProcess]) -> None:
+        self._processes = tuple(processes)
         self._arrived: asyncio.Queue[Arrived] = asyncio.Queue()
         self._first_gone: int | None = None
         self._was_killed = False
         self._readers = [
-            asyncio.create_task(self._read(rank), name=f"engine-{member.child.pid}")
-            for rank, member in enumerate(self._members)
+            asyncio.create_task(self._read(rank), name=f"engine-{process.child.pid}")
+            for rank, process in enumerate(self._processes)
         ]
 
     @classmethod
     async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "RankProcesses":
         """Starts *size* processes, which wait for their :meth:`begin`."""
         lines = [socket.socketpair() for _ in range(size - 1)]
-        members: list[RankProcess] = []
+        processes: list[RankProcess] = []
         try:
             for rank in range(size):
                 ends = [ours for ours, _ in lines] if rank == 0 else [lines[rank - 1][1]]
-                members.append(await _spawn(rank, ends, environment))
+                processes.append(await _spawn(rank, ends, environment))
         except BaseException:
-            for member in members:
-                member.child.kill()
-                member.channel.close()
-                await member.child.ended()
+            for process in processes:
+                process.child.kill()
+                process.channel.close()
+                await process.child.ended()
             raise
         finally:
             for line in lines:
                 for end in line:
                     end.close()
-        return cls(members)
+        return cls(processes)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """In the order of the ranks."""
-        return tuple(member.child.pid for member in self._members)
+        return tuple(process.child.pid for process in self._processes)
 
     async def begin(self, starts: Sequence[Start]) -> None:
         """Tells each rank what to load."""
-        for member, start in zip(self._members, starts, strict=True):
+        for process, start in zip(self._processes, starts, strict=True):
             with contextlib.suppress(ChannelClosed):  # it is noticed by what it does not answer
-                await member.channel.send(start)
+                await process.channel.send(start)
 
     async def send(self, message: ToEngine) -> None:
         """To rank 0; raises ChannelClosed when it is gone."""
-        await self._members[0].channel.send(message)
+        await self._processes[0].channel.send(message)
 
     def send_soon(self, message: ToEngine) -> None:
         """To rank 0, without waiting."""
-        self._members[0].channel.send_soon(message)
+        self._processes[0].channel.send_soon(message)
 
     async def receive(self) -> Arrived:
         """The next messages of any rank."""
@@ -96,32 +96,33 @@ class RankProcesses:
     def kill(self, *, spared: int | None = None) -> None:
         """Ends all of them now; the *spared* one ends by itself."""
         self._was_killed = True
-        for rank, member in enumerate(self._members):
+        for rank, process in enumerate(self._processes):
             if rank != spared:
-                member.child.kill()
+                process.child.kill()
 
-    async def buried(self) -> str:
-        """One is gone, or shall be: ends the others, and says how the first one ended."""
+    async def reap(self) -> str:
+        """Ends all processes when one is gone or must go; returns how the first one ended."""
         first, was_killed = self._first_gone or 0, self._was_killed
-        self._members[first].channel.close()
-        how = await self._members[first].child.ended(kill_after=EXIT_SECONDS)
-        others = [member for rank, member in enumerate(self._members) if rank != first]
-        for member in others:
-            member.channel.close()
+        self._processes[first].channel.close()
+        how = await self._processes[first].child.ended(kill_after=EXIT_SECONDS)
+        others = [process for rank, process in enumerate(self._processes) if rank != first]
+        for process in others:
+            process.channel.close()
         # Rank 0 ends the others by ending itself; whoever of them ends first is missed by it.
         if first != 0:
             self.kill()
-        await asyncio.gather(*(member.child.ended(EXIT_SECONDS) for member in others))
+        await asyncio.gather(*(process.child.ended(EXIT_SECONDS) for process in others))
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
         if not others:
             return how
-        who = f"{len(self._members)} ranks" if was_killed else f"rank {first} of {len(others) + 1}"
+        count = len(self._processes)
+        who = f"{count} ranks" if was_killed else f"rank {first} of {count}"
         return f"{who}: {how}"
 
     async def _read(self, rank: int) -> None:
-        channel = self._members[rank].channel
+        channel = self._processes[rank].channel
         fault = ""
         try:
             while messages := await channel.receive():

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from neuron.layers.group import AllReduce, Group, Share
-from neuron.layers.slot import WeightTarget
+from neuron.layers.weight_target import WeightTarget
 
 _BATCH_HINT = 8
 """The rows for which oneDNN chooses the layout; it is asked for no others."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from neuron.layers.group import Group
 from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
-from neuron.layers.slot import WeightTarget
+from neuron.layers.weight_target import WeightTarget
 
 
 class GatedMLP(nn.Module):

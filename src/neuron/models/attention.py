@@ -15,7 +15,7 @@ from neuron.layers.group import Group, Share
 from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
 from neuron.layers.norm import HeadNorm
 from neuron.layers.rotary import rotate
-from neuron.layers.slot import WeightTarget
+from neuron.layers.weight_target import WeightTarget
 from neuron.models.config import ModelConfig
 
 Turn = tuple[torch.Tensor, torch.Tensor]

@@ -22,7 +22,7 @@ from neuron.layers.linear import Kernel, Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
-from neuron.layers.slot import WeightTarget
+from neuron.layers.weight_target import WeightTarget
 from neuron.models.attention import SelfAttention, Turn
 from neuron.models.config import ModelConfig
 from neuron.models.traits import Activation

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.layers.slot import WeightTarget
+from neuron.layers.weight_target import WeightTarget
 from neuron.models.checkpoint import TensorEntry, canonical
 from neuron.models.errors import LoadCode, LoadError
 

@@ -44,7 +44,7 @@ def test_short_beginnings_are_not_worth_it() -> None:
 
 
 def test_the_oldest_are_forgotten() -> None:
-    affinity = PrefixAffinity(max_beginnings=2)
+    affinity = PrefixAffinity(max_prefixes=2)
     for name in "abc":
         affinity.remember(prefixes_of(conversation(name))[-1:], f"n{name}")
     nodes = [affinity.node_of(prefixes_of(conversation(name))[-1:]) for name in "abc"]

@@ -13,113 +13,113 @@ from protocol.job import Priority
 
 
 async def test_first_come_first_served_within_the_bound() -> None:
-    line = RequestQueue("m")
-    line.open(free_slots=1, live_gateways=1, slots=8)
-    places = [line.join() for _ in range(5)]
+    queue = RequestQueue("m")
+    queue.open(free_slots=1, live_gateways=1, slots=8)
+    places = [queue.enqueue() for _ in range(5)]
     assert [p.has_turn for p in places] == [True, True, False, False, False], "twice the slots"
-    places[0].leave()
+    places[0].cancel()
     assert [p.has_turn for p in places] == [True, True, True, False, False]
-    line.open(free_slots=8, live_gateways=4, slots=8)
+    queue.open(free_slots=8, live_gateways=4, slots=8)
     assert all(p.has_turn for p in places)
 
 
 async def test_what_a_neuron_has_makes_room_for_the_next() -> None:
-    line = RequestQueue("m")
-    line.open(free_slots=0, live_gateways=1, slots=8)
-    first, second = line.join(), line.join()
+    queue = RequestQueue("m")
+    queue.open(free_slots=0, live_gateways=1, slots=8)
+    first, second = queue.enqueue(), queue.enqueue()
     assert (first.has_turn, second.has_turn) == (True, False)
-    first.taken()
-    first.taken()  # harmless
+    first.accepted()
+    first.accepted()  # harmless
     assert second.has_turn
-    assert line.handed_over == 1
-    first.leave()
-    assert line.handed_over == 1
+    assert queue.handed_over == 1
+    first.cancel()
+    assert queue.handed_over == 1
 
 
 async def test_nobody_goes_while_no_node_is_ready() -> None:
-    line = RequestQueue("m")
-    place = line.join()
-    assert (place.has_turn, line.waiting) == (False, 1)
-    waiting = asyncio.create_task(place.wait(10))
-    line.open(free_slots=0, live_gateways=1, slots=1)
+    queue = RequestQueue("m")
+    ticket = queue.enqueue()
+    assert (ticket.has_turn, queue.waiting) == (False, 1)
+    waiting = asyncio.create_task(ticket.wait(10))
+    queue.open(free_slots=0, live_gateways=1, slots=1)
     await waiting
-    assert place.has_turn
+    assert ticket.has_turn
 
 
 async def test_waiting_has_a_limit() -> None:
-    place = RequestQueue("m").join()
-    await place.wait(0.001)
-    assert not place.has_turn
+    ticket = RequestQueue("m").enqueue()
+    await ticket.wait(0.001)
+    assert not ticket.has_turn
 
 
 @pytest.mark.parametrize("of_tenant", [False, True])
 async def test_a_full_line_refuses_at_once(of_tenant: bool) -> None:
-    line = (
+    queue = (
         RequestQueue("m", max_waiting_of_tenant=1)
         if of_tenant
         else RequestQueue("m", max_waiting=1)
     )
-    waiting = line.join("a")
+    waiting = queue.enqueue("a")
     with pytest.raises(FleetError) as caught:
-        line.join("a")
+        queue.enqueue("a")
     assert caught.value.error.code is ErrorCode.OVERLOADED
     assert caught.value.error.retry_after_seconds > 0
     if of_tenant:
-        line.join("b")
-    waiting.leave()
-    line.join("a")
+        queue.enqueue("b")
+    waiting.cancel()
+    queue.enqueue("a")
 
 
 async def test_tenants_take_turns_and_a_higher_priority_goes_first() -> None:
-    line = RequestQueue("m")
-    flood = [line.join("flood", cost=1000) for _ in range(6)]
-    others = [line.join("other", cost=1000) for _ in range(2)]
-    urgent = line.join("flood", Priority.HIGH)
-    order = served(line, [*flood, *others, urgent])
+    queue = RequestQueue("m")
+    flood = [queue.enqueue("flood", cost=1000) for _ in range(6)]
+    others = [queue.enqueue("other", cost=1000) for _ in range(2)]
+    urgent = queue.enqueue("flood", Priority.HIGH)
+    order = served(queue, [*flood, *others, urgent])
     assert order[0] is urgent
-    assert {place.tenant for place in order[1:]} == {"flood", "other"}
+    assert {ticket.tenant for ticket in order[1:]} == {"flood", "other"}
     assert others[1] in order[:8], "a tenant that came late waits for a round, not for the flood"
 
 
 async def test_who_sends_long_requests_has_fewer_of_them_served() -> None:
-    line = RequestQueue("m")
-    places = [line.join("long", cost=8192) for _ in range(20)]
-    places += [line.join("short", cost=1024) for _ in range(80)]
-    begun = served(line, places)[:45]
+    queue = RequestQueue("m")
+    places = [queue.enqueue("long", cost=8192) for _ in range(20)]
+    places += [queue.enqueue("short", cost=1024) for _ in range(80)]
+    begun = served(queue, places)[:45]
     tokens = Counter[str]()
-    for place in begun:
-        tokens[place.tenant] += place.cost
+    for ticket in begun:
+        tokens[ticket.tenant] += ticket.cost
     assert 0.5 < tokens["long"] / tokens["short"] < 2
 
 
-def served(line: RequestQueue, places: list[Ticket]) -> list[Ticket]:
+def served(queue: RequestQueue, places: list[Ticket]) -> list[Ticket]:
     """The order in which they get their turn, one at a time."""
-    line.open(free_slots=0, live_gateways=1, slots=1000)
+    queue.open(free_slots=0, live_gateways=1, slots=1000)
     order: list[Ticket] = []
     while len(order) < len(places):
-        (place,) = (p for p in places if p.is_handed_over)
-        order.append(place)
-        place.taken()
+        (ticket,) = (p for p in places if p.is_handed_over)
+        order.append(ticket)
+        ticket.accepted()
     return order
 
 
 async def test_beside_others_nobody_holds_more_than_three_quarters() -> None:
     now = [0.0]
-    line = RequestQueue("m", clock=lambda: now[0])
-    line.open(free_slots=8, live_gateways=1, slots=8)
-    alone = [line.join("flood") for _ in range(8)]
+    queue = RequestQueue("m", clock=lambda: now[0])
+    queue.open(free_slots=8, live_gateways=1, slots=8)
+    alone = [queue.enqueue("flood") for _ in range(8)]
     assert all(p.has_turn for p in alone), "alone it may have them all"
-    for place in alone:
-        place.leave()
-    guest = line.join("guest")
-    guest.leave()
-    flood = [line.join("flood") for _ in range(20)]
-    for place in flood:
-        place.taken()
+    for ticket in alone:
+        ticket.cancel()
+    guest = queue.enqueue("guest")
+    guest.cancel()
+    flood = [queue.enqueue("flood") for _ in range(20)]
+    for ticket in flood:
+        ticket.accepted()
     assert sum(p.has_turn for p in flood) == 6
-    assert line.join("guest").has_turn, "at once, beside the flood"
+    assert queue.enqueue("guest").has_turn, "at once, beside the flood"
     now[0] = ABOUT_SECONDS + 1
-    later = [line.join("flood") for _ in range(3)]
+    later = [queue.enqueue("flood") for _ in range(3)]
     assert not any(p.has_turn for p in later), "the guest is about as long as it holds a slot"
 
 
@@ -128,35 +128,35 @@ ACTIONS = st.sampled_from(["join", "leave", "taken", "open", "shut"])
 
 @given(st.lists(st.tuples(ACTIONS, st.integers(0, 9), st.sampled_from("ab"))))
 def test_places_are_conserved(actions: list[tuple[str, int, str]]) -> None:
-    line = RequestQueue("m", max_waiting=1000)
+    queue = RequestQueue("m", max_waiting=1000)
     bound = slots = 0
     present: list[Ticket] = []
     for action, number, tenant in actions:
         match action:
             case "join":
-                present.append(line.join(tenant, cost=number * 500))
+                present.append(queue.enqueue(tenant, cost=number * 500))
             case "leave" if present:
-                place = present.pop(number % len(present))
-                place.leave()
-                place.leave()  # harmless
+                ticket = present.pop(number % len(present))
+                ticket.cancel()
+                ticket.cancel()  # harmless
             case "taken" if present:
-                present[number % len(present)].taken()
+                present[number % len(present)].accepted()
             case "open":
                 slots = number
-                line.open(number, 2, slots)
+                queue.open(number, 2, slots)
                 bound = max(1, number)
             case "shut":
-                line.shut()
+                queue.shut()
                 bound = 0
         for tenant_now in "ab":
             turns = [p.has_turn for p in present if p.tenant == tenant_now]
             assert turns == sorted(turns, reverse=True), "in order within a tenant"
-        assert line.handed_over == sum(p.is_handed_over for p in present)
-        assert line.waiting == sum(not p.has_turn for p in present)
-        if line.handed_over < bound:  # then whoever waits has as much as it may hold
+        assert queue.handed_over == sum(p.is_handed_over for p in present)
+        assert queue.waiting == sum(not p.has_turn for p in present)
+        if queue.handed_over < bound:  # then whoever waits has as much as it may hold
             holds = Counter(p.tenant for p in present if p.has_turn)
-            for place in present:
-                assert place.has_turn or holds[place.tenant] >= max(1, int(0.75 * slots))
-    for place in present:
-        place.leave()
-    assert (line.handed_over, line.waiting) == (0, 0)
+            for ticket in present:
+                assert ticket.has_turn or holds[ticket.tenant] >= max(1, int(0.75 * slots))
+    for ticket in present:
+        ticket.cancel()
+    assert (queue.handed_over, queue.waiting) == (0, 0)

@@ -29,24 +29,24 @@ def test_each_kind_of_waiting_has_its_bound(
     decision: Decision, bound: float, code: ErrorCode
 ) -> None:
     clock = Clock()
-    patience = WaitBudget("m", clock)
+    budget = WaitBudget("m", clock)
     clock.now = bound - 0.1
-    patience.check(decision, is_patient=True)
+    budget.check(decision, is_patient=True)
     clock.now = bound + 0.1
     with pytest.raises(FleetError) as caught:
-        patience.check(decision, is_patient=True)
+        budget.check(decision, is_patient=True)
     assert caught.value.error.code is code
 
 
 def test_loading_is_not_counted_against_the_queue() -> None:
     clock = Clock()
-    patience = WaitBudget("m", clock)
+    budget = WaitBudget("m", clock)
     for now, decision in ((40, Run()), (200, Wait()), (210, Run())):
         clock.now = now
-        patience.check(decision, is_patient=False)
+        budget.check(decision, is_patient=False)
     clock.now = 225
     with pytest.raises(FleetError):
-        patience.check(Run(), is_patient=False)
+        budget.check(Run(), is_patient=False)
 
 
 def test_a_model_that_failed_is_not_waited_for() -> None:
@@ -56,9 +56,9 @@ def test_a_model_that_failed_is_not_waited_for() -> None:
 
 def test_what_may_change_is_waited_for() -> None:
     clock = Clock()
-    patience = WaitBudget("m", clock)
+    budget = WaitBudget("m", clock)
     lost = Refuse(GONE.error, may_change=True)
     clock.now = NO_NEURON_SECONDS - 0.1
-    patience.check(lost, is_patient=False)
+    budget.check(lost, is_patient=False)
     with pytest.raises(FleetError, match="gone"):
-        patience.check(GONE, is_patient=False)
+        budget.check(GONE, is_patient=False)

@@ -40,9 +40,9 @@ class Eye:
         self.fleet = Fleet(clock=self.clock)
         self.catalogue = Catalogue()
         self.demands = Demands(clock=self.clock)
-        self.standing = OperatorIntent()
-        self.survey = SnapshotBuilder(
-            self.fleet, self.catalogue, self.demands, self.standing, clock=self.clock
+        self.intent = OperatorIntent()
+        self.snapshots = SnapshotBuilder(
+            self.fleet, self.catalogue, self.demands, self.intent, clock=self.clock
         )
 
     def clock(self) -> float:
@@ -68,7 +68,7 @@ class Eye:
         self.demands.key_changed(keys.wanted(model, gateway), codec.encode(wanted))
 
     def look(self) -> Snapshot:
-        return self.survey.look()
+        return self.snapshots.look()
 
 
 def record(model: str, state: ModelState = ModelState.READY, **more: Any) -> ModelRecord:
@@ -126,11 +126,11 @@ def test_a_node_that_has_not_said_what_it_is_may_yet_do() -> None:
     eye.fleet.key_changed(keys.node_model("n", "a"), codec.encode(said))
     eye.now += NEW_SECONDS
     eye.beat("n")
-    answer = could_be_had(eye.survey.need("a"), eye.look().nodes)
+    answer = could_be_had(eye.snapshots.need("a"), eye.look().nodes)
     assert [misfit.is_for_ever for misfit in answer.misfits] == [False]
     assert eye.fleet.is_unsettled
     eye.node("n")
-    assert could_be_had(eye.survey.need("a"), eye.look().nodes).fits
+    assert could_be_had(eye.snapshots.need("a"), eye.look().nodes).fits
     assert not eye.fleet.is_unsettled
 
 
@@ -174,9 +174,9 @@ def test_what_is_on_its_way_is_not_wanted_again() -> None:
         eye = Eye()
         eye.node("n", record("a", state))
         eye.wants("a", "gw-1", 2, 3.0)
-        picture = eye.look()
-        assert picture.wants == ()
-        assert picture.taken == ({"n"} if state is ModelState.LOADING else set())
+        snapshot = eye.look()
+        assert snapshot.wants == ()
+        assert snapshot.taken == ({"n"} if state is ModelState.LOADING else set())
 
 
 def why(wants: tuple[Want, ...]) -> list[tuple[str, list[str], str]]:
@@ -191,7 +191,7 @@ def test_pins_and_minimum_replicas_are_wanted_until_they_are_met() -> None:
     eye.profile(Profile("a", pinned_on=("n", "gone")))
     eye.profile(Profile("b", min_replicas=2, max_replicas=2))
     pin = codec.encode(Pin("i", "c", ("m",)))
-    eye.standing.key_changed(keys.pin("c"), pin)
+    eye.intent.key_changed(keys.pin("c"), pin)
     first = eye.look().wants
     assert why(first) == [
         ("a", ["n"], "pinned"),
@@ -209,7 +209,7 @@ def test_pins_and_minimum_replicas_are_wanted_until_they_are_met() -> None:
     assert seen["a"].is_pinned
     assert seen["b"].is_last
     assert seen["c"].is_pinned
-    eye.standing.key_changed(keys.pin("c"), None)
+    eye.intent.key_changed(keys.pin("c"), None)
     assert not {r.model: r for n in eye.look().nodes for r in n.residents}["c"].is_pinned
 
 
@@ -218,11 +218,11 @@ def test_a_drained_node_takes_nothing_and_its_pins_rest() -> None:
     eye.node("n", record("a", ModelState.ABSENT))
     eye.profile(Profile("a", pinned_on=("n",)))
     drain = codec.encode(Drain("i", "n"))
-    eye.standing.key_changed(keys.drain("n"), drain)
-    picture = eye.look()
-    assert picture.nodes[0].is_draining
-    assert picture.wants == ()
-    eye.standing.key_changed(keys.drain("n"), None)
+    eye.intent.key_changed(keys.drain("n"), drain)
+    snapshot = eye.look()
+    assert snapshot.nodes[0].is_draining
+    assert snapshot.wants == ()
+    eye.intent.key_changed(keys.drain("n"), None)
     assert not eye.look().nodes[0].is_draining
     eye.fleet.heard(NodeHeartbeat("n", "n", draining=True))
     assert eye.look().nodes[0].is_draining, "it says so itself"

@@ -15,7 +15,7 @@ def key(name: int) -> Key:
 def take(pool: BlockPool, count: int, held: list[int] | None = None) -> list[int]:
     blocks = held if held is not None else []
     for left in range(count, 0, -1):
-        blocks.append(pool.take(blocks, left))
+        blocks.append(pool.allocate(blocks, left))
     return blocks
 
 
@@ -23,8 +23,8 @@ def cache(pool: BlockPool, names: list[int]) -> list[int]:
     """A sequence of blocks that has ended, published under *names*."""
     blocks = take(pool, len(names))
     for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        pool.publish(block, key(name), root=index == 0)
-    pool.give_back(blocks)
+        pool.cache(block, key(name), root=index == 0)
+    pool.free(blocks)
     return blocks
 
 
@@ -62,8 +62,8 @@ def test_two_sequences_that_grow_in_turn_stay_together() -> None:
     one: list[int] = []
     two: list[int] = []
     for _ in range(2 * TILE_BLOCKS):
-        one.append(pool.take(one))
-        two.append(pool.take(two))
+        one.append(pool.allocate(one))
+        two.append(pool.allocate(two))
     for blocks in (one, two):
         for begin in range(0, len(blocks), TILE_BLOCKS):
             tile = blocks[begin : begin + TILE_BLOCKS]
@@ -74,21 +74,21 @@ def test_without_an_empty_tile_single_blocks_are_used() -> None:
     pool = BlockPool(2 * TILE_BLOCKS)
     held = [take(pool, 1), take(pool, 1)]
     more = take(pool, 5)
-    assert pool.free == 2 * TILE_BLOCKS - 7
+    assert pool.free_blocks == 2 * TILE_BLOCKS - 7
     assert not set(more) & {block for blocks in held for block in blocks}
 
 
 def test_what_has_ended_is_found_until_it_is_needed_and_the_oldest_goes_first() -> None:
     pool = BlockPool(3 * TILE_BLOCKS)
     old, new = cache(pool, [1, 2, 3]), cache(pool, [11, 12])
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
     assert pool.match([key(1), key(2), key(9), key(3)]) == old[:2]
-    assert pool.roots(9) == [key(11), key(1)]
-    pool.give_back(pool.adopt(old[:1]).blocks)  # used once more, so the other is older now
+    assert pool.prefix_heads(9) == [key(11), key(1)]
+    pool.free(pool.reuse(old[:1]).blocks)  # used once more, so the other is older now
     take(pool, 2 * TILE_BLOCKS)
     assert pool.match([key(11)]) == []
     assert pool.match([key(1), key(2), key(3)]) == old
-    assert pool.roots(9) == [key(1)]
+    assert pool.prefix_heads(9) == [key(1)]
     assert pool.cached == len(old)
     assert new[0] not in old
 
@@ -98,24 +98,24 @@ def test_a_whole_tile_is_shared_and_counts_its_users() -> None:
     names = list(range(TILE_BLOCKS))
     tile = cache(pool, names)
     keys = [key(name) for name in names]
-    one, two = pool.adopt(pool.match(keys)), pool.adopt(pool.match(keys))
+    one, two = pool.reuse(pool.match(keys)), pool.reuse(pool.match(keys))
     assert one.blocks == two.blocks == tile
     assert one.copies == two.copies == []
-    assert pool.free == 2 * TILE_BLOCKS
+    assert pool.free_blocks == 2 * TILE_BLOCKS
     assert pool.need(tile, 20) == 4, "what somebody uses already costs nothing"
-    pool.give_back(one.blocks)
-    assert pool.free == 2 * TILE_BLOCKS
-    pool.give_back(two.blocks)
-    assert pool.free == pool.total
+    pool.free(one.blocks)
+    assert pool.free_blocks == 2 * TILE_BLOCKS
+    pool.free(two.blocks)
+    assert pool.free_blocks == pool.total
 
 
 def test_the_beginning_of_a_tile_is_taken_over_when_it_is_idle_and_copied_when_it_is_not() -> None:
     pool = BlockPool(3 * TILE_BLOCKS)
     known = cache(pool, [1, 2, 3])
-    first = pool.adopt(pool.match([key(1), key(2)]))
+    first = pool.reuse(pool.match([key(1), key(2)]))
     assert (first.blocks, first.copies) == (known[:2], [])
     assert take(pool, 1, first.blocks)[-1] == known[2], "it goes on in place"
-    second = pool.adopt(pool.match([key(1), key(2)]))
+    second = pool.reuse(pool.match([key(1), key(2)]))
     assert [source for source, _ in second.copies] == known[:2]
     assert second.blocks == [target for _, target in second.copies]
     assert take(pool, 3, second.blocks) == list(range(second.blocks[0], second.blocks[0] + 5))
@@ -125,19 +125,19 @@ def test_the_newer_of_two_equal_blocks_is_kept_once_the_older_is_idle() -> None:
     pool = BlockPool(2 * TILE_BLOCKS)
     (old,) = cache(pool, [1])
     fresh = take(pool, 1)
-    pool.publish(fresh[0], key(1), root=True)
+    pool.cache(fresh[0], key(1), root=True)
     assert pool.match([key(1)]) == fresh != [old]
     other = take(pool, 1)
-    pool.publish(other[0], key(1), root=True)
+    pool.cache(other[0], key(1), root=True)
     assert pool.match([key(1)]) == fresh, "not while it is used"
 
 
 def test_giving_back_twice_is_a_bug_that_shows() -> None:
     pool = BlockPool(4)
     blocks = take(pool, 2)
-    pool.give_back(blocks)
+    pool.free(blocks)
     with pytest.raises(AssertionError, match="free already"):
-        pool.give_back(blocks)
+        pool.free(blocks)
 
 
 @settings(max_examples=300)
@@ -153,25 +153,25 @@ def test_contents_survive_whatever_happens(total: int, actions: list[tuple[int, 
         extend_keys(keys, [family] * 16 * length + [length] * 16)
         found = pool.match(keys)
         assert [memory[block] for block in found] == keys[: len(found)]
-        if pool.need(found, len(keys)) <= pool.free:
-            adopted = pool.adopt(found)
+        if pool.need(found, len(keys)) <= pool.free_blocks:
+            adopted = pool.reuse(found)
             for source, target in adopted.copies:
                 memory[target] = memory[source]
             blocks = adopted.blocks
             for index in range(len(blocks), len(keys)):
-                blocks.append(pool.take(blocks, len(keys) - index))
+                blocks.append(pool.allocate(blocks, len(keys) - index))
                 memory[blocks[-1]] = keys[index]
             for index, block in enumerate(blocks):
-                pool.publish(block, keys[index], root=index == 0)
+                pool.cache(block, keys[index], root=index == 0)
             running.append((blocks, keys))
         elif running:
-            pool.give_back(running.pop(0)[0])
+            pool.free(running.pop(0)[0])
         for blocks, own in running:
             assert [memory[block] for block in blocks] == own
         used = {block for blocks, _ in running for block in blocks}
-        assert pool.free == total - len(used)
+        assert pool.free_blocks == total - len(used)
     for blocks, _ in running:
-        pool.give_back(blocks)
-    assert pool.free == total
+        pool.free(blocks)
+    assert pool.free_blocks == total
     assert len(take(pool, total)) == total
-    assert (pool.cached, pool.roots(9)) == (0, [])
+    assert (pool.cached, pool.prefix_heads(9)) == (0, [])

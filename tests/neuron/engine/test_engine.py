@@ -159,11 +159,11 @@ def test_a_thousand_aborted_requests_leave_nothing(checkpoint: Path) -> None:
     for number in began:
         engine.abort(number)
     assert not engine.has_work
-    assert engine._pool.free == engine._pool.total
+    assert engine._pool.free_blocks == engine._pool.total
     assert not engine._answers
     assert not engine._scheduler._coming
-    assert not engine._runner._prompt_scores._found
-    assert not engine._runner._adjustments._tables
+    assert not engine._runner._prompt_logprobs._found
+    assert not engine._runner._processors._tables
     engine.add(add(5000))
     assert len(tokens(run(engine), 5000)) == 12
 

@@ -48,7 +48,7 @@ TOKENS = 600
 def whole(rig: Rig, tokens: list[int]) -> torch.Tensor:
     sequence = rig.sequence(tokens)
     (logits,) = rig.logits((sequence, len(tokens)))
-    rig.pool.give_back(sequence.blocks)
+    rig.pool.free(sequence.blocks)
     return logits
 
 
@@ -79,7 +79,7 @@ def test_logits_do_not_depend_on_chunks_batch_or_place(
                 begin = begins[one.id]
                 assert torch.equal(logits, right[begin : begin + count]), (one.id, begin, count)
         for one in (mine, *rest):
-            rig.pool.give_back(one.blocks)
+            rig.pool.free(one.blocks)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -182,7 +182,7 @@ class Schedule:
         while self._engine.has_work:
             self._step()
         assert not self._open, "somebody was forgotten"
-        assert self._engine._pool.free == self._engine._pool.total, "a block has leaked"
+        assert self._engine._pool.free_blocks == self._engine._pool.total, "a block has leaked"
         return self._next_id
 
     def _add(self) -> None:

@@ -142,7 +142,7 @@ def test_every_token_is_reported_with_its_log_probability(checkpoint: Path) -> N
         assert output.prompt_logprobs is None
 
 
-def prompt_scores(outputs: list[Output]) -> list[Logprobs]:
+def prompt_logprobs(outputs: list[Output]) -> list[Logprobs]:
     assert [output.prompt_logprobs is not None for output in outputs[1:]] == [False] * (
         len(outputs) - 1
     )
@@ -161,7 +161,7 @@ def test_prompts_are_scored_in_any_chunks_and_slices(
     engine = load(checkpoint, max_step_tokens=step, max_running=8)
     asking = SamplingParams(3, prompt_logprobs=3)
     found = answers(engine, [Add(1, text, asking), Add(2, prompt(40, 1), SamplingParams(3))])
-    scores = prompt_scores(found[1])
+    scores = prompt_logprobs(found[1])
     assert len(scores) == 49
     for place, score in enumerate(scores):
         assert score.token == pytest.approx(float(wanted[place, text[place + 1]]), abs=1e-4)
@@ -172,9 +172,10 @@ def test_prompts_are_scored_in_any_chunks_and_slices(
 def test_prompt_scores_at_their_limits(checkpoint: Path) -> None:
     engine = load(checkpoint)
     assert (
-        prompt_scores(answers(engine, [Add(1, [5], SamplingParams(2, prompt_logprobs=0))])[1]) == []
+        prompt_logprobs(answers(engine, [Add(1, [5], SamplingParams(2, prompt_logprobs=0))])[1])
+        == []
     )
-    scores = prompt_scores(
+    scores = prompt_logprobs(
         answers(engine, [Add(1, [5, 6], SamplingParams(1, prompt_logprobs=0))])[1]
     )
     assert [score.top for score in scores] == [[]]
@@ -190,12 +191,12 @@ def test_an_aborted_prompt_leaves_no_scores(checkpoint: Path) -> None:
     engine.add(Add(1, prompt(60), SamplingParams(5, prompt_logprobs=1, frequency_penalty=1.0)))
     engine.step()
     engine.abort(1)
-    assert engine._runner._prompt_scores._found == {}
+    assert engine._runner._prompt_logprobs._found == {}
     answers(
         engine, [Add(1, prompt(60), SamplingParams(5, prompt_logprobs=1, frequency_penalty=1.0))]
     )
-    assert engine._runner._prompt_scores._found == {}
-    assert engine._runner._adjustments._tables == {}
+    assert engine._runner._prompt_logprobs._found == {}
+    assert engine._runner._processors._tables == {}
 
 
 def test_a_poisoned_prompt_is_a_fault(checkpoint: Path) -> None:
@@ -211,7 +212,7 @@ def test_only_finite_numbers_leave(checkpoint: Path) -> None:
         8, logprobs=20, prompt_logprobs=20, allowed_tokens=(3,), bad_tokens=(4,)
     )
     outputs = answers(load(checkpoint), [Add(1, prompt(20), sample)])[1]
-    scores = [score for output in outputs for score in output.logprobs] + prompt_scores(outputs)
+    scores = [score for output in outputs for score in output.logprobs] + prompt_logprobs(outputs)
     values = [v for score in scores for v in (score.token, *(value for _, value in score.top))]
     assert torch.tensor(values).isfinite().all()
     assert tokens(outputs) == [3] * 8

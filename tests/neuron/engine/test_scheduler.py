@@ -40,7 +40,7 @@ def test_admission_is_first_come_first_served_even_if_a_later_one_would_fit() ->
     s.add(sequence(2, 100))
     s.add(sequence(3, 10))  # 1 block: would fit beside 1
     assert shape(s.plan()) == [(1, 100)]
-    assert (s.running, s.queued, pool.free) == (1, 2, 3)
+    assert (s.running, s.queued, pool.free_blocks) == (1, 2, 3)
     s.remove(1)
     assert shape(s.plan()) == [(2, 100), (3, 10)]
 
@@ -110,7 +110,7 @@ def test_when_blocks_run_out_the_youngest_is_preempted_and_comes_back() -> None:
     assert drain(s) == [1, 2]
     assert s.preemptions > 0
     assert (old.generated, young.generated) == (60, 40)
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
 
 
 def test_a_preempted_sequence_finds_most_of_its_blocks_again() -> None:
@@ -144,7 +144,7 @@ def test_a_known_beginning_is_not_computed_again() -> None:
     assert shape(s.plan()) == [(2, 54), (3, 4)], "6 full blocks are known"
     assert (second.cached, same.cached) == (96, 96)
     drain(s)
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
 
 
 def test_the_last_token_of_a_prompt_is_always_computed() -> None:
@@ -186,7 +186,7 @@ def test_who_waits_for_another_ones_beginning_is_freed_by_its_end() -> None:
     s.remove(1)
     assert shape(s.plan()) == [(2, 256)]
     drain(s)
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
 
 
 def test_prompt_logprobs_need_every_token() -> None:
@@ -232,7 +232,7 @@ def test_abort_reaches_waiting_and_running_and_ignores_strangers() -> None:
     for number in (2, 1, 7):
         s.remove(number)
     assert not s.has_work
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
     assert not s.plan().chunks
 
 

@@ -31,7 +31,7 @@ def check(plan: StepPlan, s: Scheduler, pool: BlockPool, everyone: Collection[Se
     if any(decoding):
         assert sum(counts) - sum(decoding) <= 16
     owned = {block for one in everyone for block in one.blocks}
-    assert len(owned) == pool.total - pool.free
+    assert len(owned) == pool.total - pool.free_blocks
     running = {one.id for one in everyone if one.blocks}
     assert len(running) == s.running
     served = {chunk.sequence.id for chunk in plan.chunks}
@@ -100,5 +100,5 @@ def test_random_schedules(
             break
         step()
     assert not s.has_work, "somebody starved"
-    assert pool.free == pool.total
+    assert pool.free_blocks == pool.total
     assert not s._coming

@@ -262,7 +262,7 @@ async def test_stop_forces_a_process_that_does_not_listen(spawn: Spawn) -> None:
 
 async def test_the_engine_ends_when_the_service_closes_the_channel(spawn: Spawn) -> None:
     engine = await spawn()
-    engine._crew._members[0].channel.close()
+    engine._ranks._processes[0].channel.close()
     assert "exit status 0" in await engine.died
 
 

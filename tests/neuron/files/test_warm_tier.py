@@ -125,18 +125,18 @@ async def test_more_than_the_budget_is_not_kept_and_costs_nobody(
 async def test_the_budget_holds_at_every_moment(
     warm: WarmTier, model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks = []
+    topk = []
     lock = LockedPages.lock
 
     def watched(self: LockedPages, piece: ByteRange) -> None:
         lock(self, piece)
-        peaks.append(locked_bytes())
+        topk.append(locked_bytes())
 
     monkeypatch.setattr(LockedPages, "lock", watched)
     folders = {name: model(name) for name in "abcde"}
     keeps = [warm.keep(name, folder) for name, folder in folders.items()]
     assert await asyncio.gather(*keeps) == [""] * 5
-    assert max(peaks) == 64 * PAGE
+    assert max(topk) == 64 * PAGE
     assert list(warm.held) == ["d", "e"]
 
 

@@ -69,7 +69,7 @@ def test_bfloat16_is_as_close_as_transformers(tmp_path: Path, variant: Variant) 
         tokens = prompt(75, seed)
         exact = exact_oracle.logits(tokens)
         (full,) = rig.logits((sequence := rig.sequence(tokens), 75))
-        rig.pool.give_back(sequence.blocks)
+        rig.pool.free(sequence.blocks)
         ours += float((full - exact).square().sum())
         theirs += float((oracle.logits(tokens) - exact).square().sum())
     assert ours**0.5 <= 1.25 * theirs**0.5

@@ -22,7 +22,7 @@ def test_sampling_resumes_where_it_stopped(tmp_path: Path, seed: int) -> None:
         resumed = rig.sequence(tokens + answer[:kept], sample=sample, room=60)
         resumed.prompt_tokens = len(tokens)
         assert rig.generate(resumed, 60 - kept) == answer[kept:]
-        rig.pool.give_back(resumed.blocks)
+        rig.pool.free(resumed.blocks)
 
 
 def test_seed_and_position_decide_the_answer(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_seed_and_position_decide_the_answer(tmp_path: Path) -> None:
                 [SampleRow(sample, sequence.total + shift, 0)],
             ).tolist()
             sequence.tokens.append(token)
-        rig.pool.give_back(sequence.blocks)
+        rig.pool.free(sequence.blocks)
         return tuple(sequence.tokens[20:])
 
     answers = {answer(seed) for seed in range(50)}

@@ -63,7 +63,7 @@ class Admin:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._control = gateway.placing.control
+        self._control = gateway.placement.operations
 
     async def load(self, request: Request) -> Response:
         """Has a model loaded, or says what that would do."""

@@ -77,7 +77,7 @@ class FleetView:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._kept = CachedBody(self._made, lambda: gateway.placing.survey.version)
+        self._kept = CachedBody(self._made, lambda: gateway.placement.snapshots.version)
 
     def _made(self) -> bytes:
         return msgspec.json.encode(self._shown())
@@ -133,15 +133,15 @@ class FleetView:
             await asyncio.sleep(EVENT_SECONDS)
 
     def _shown(self) -> FleetShown:
-        gateway, placing = self._gateway, self._gateway.placing
-        views = {view.name: view for view in placing.survey.look().nodes}
-        lease = placing.lease
+        gateway, placement = self._gateway, self._gateway.placement
+        views = {view.name: view for view in placement.snapshots.look().nodes}
+        lease = placement.lease
         return FleetShown(
             gateway=gateway.id,
             placer=lease.holder.gateway if lease.holder else "",
             epoch=lease.epoch.revision if lease.epoch else 0,
-            waiting={m: d.waiting for m, d in sorted(placing.demands.by_model().items())},
-            pins={m: sorted(nodes) for m, nodes in sorted(placing.standing.pins.items())},
+            waiting={m: d.waiting for m, d in sorted(placement.demands.by_model().items())},
+            pins={m: sorted(nodes) for m, nodes in sorted(placement.intent.pins.items())},
             nodes=[self._node(views[name]) for name in sorted(views)],
         )
 
@@ -170,10 +170,7 @@ class FleetView:
                 )
                 for record in records
             ],
-            eviction=[
-                EvictionCandidate(*turn)
-                for turn in eviction_candidates(view.residents, gateway.placing.strategy)
-            ],
+            eviction=eviction_candidates(view.residents, gateway.placement.strategy),
         )
 
 

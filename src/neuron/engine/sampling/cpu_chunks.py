@@ -10,18 +10,18 @@ from collections.abc import Iterator
 
 import torch
 
-PIECE = 32_768
+CHUNK = 32_768
 """Columns of a piece on a CPU: 256 KiB of int64, within any second-level cache; and the most
 elements that an operation of torch leaves to one thread."""
 MANY_THREADS = 8
 """With so many compute threads a whole row is better: its operations are split among them."""
 
 
-def pieces(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def chunks(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Pairs of a slice of *rows* and a slice of *columns* that cover the matrix, in order."""
     cpu = device.type == "cpu"
     height = 1 if cpu else rows
-    width = PIECE if cpu and torch.get_num_threads() < MANY_THREADS else columns
+    width = CHUNK if cpu and torch.get_num_threads() < MANY_THREADS else columns
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield slice(top, top + height), slice(left, min(left + width, columns))

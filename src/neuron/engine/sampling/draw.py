@@ -24,7 +24,7 @@ WIDTHS = (64, 512)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class DrawParams:
     """How one row is drawn from; the meaning of each field is that of ``messages.Sample``."""
 
     key: int
@@ -42,37 +42,37 @@ class Recipe:
 class Columns:
     """The recipes of some rows as columns ``[rows, 1]``."""
 
-    def __init__(self, recipes: list[Recipe], device: torch.device) -> None:
+    def __init__(self, params: list[DrawParams], device: torch.device) -> None:
         def column(values: list[float]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
 
-        self.temperature = column([r.temperature for r in recipes])
-        self.scale = column([LOG2_E / r.temperature for r in recipes]).float()
-        self.top_p = column([r.top_p for r in recipes])
-        self.log_min_p = column([math.log(r.min_p) if r.min_p else -math.inf for r in recipes])
-        whole = [[r.top_k or 1 << 62 for r in recipes], [r.key for r in recipes]]
+        self.temperature = column([r.temperature for r in params])
+        self.scale = column([LOG2_E / r.temperature for r in params]).float()
+        self.top_p = column([r.top_p for r in params])
+        self.log_min_p = column([math.log(r.min_p) if r.min_p else -math.inf for r in params])
+        whole = [[r.top_k or 1 << 62 for r in params], [r.key for r in params]]
         self.top_k, self.key = torch.tensor(whole, dtype=torch.int64, device=device)[..., None]
 
 
 class Draw:
     """A draw for each of the rows *where* of *logits* ``[rows, vocab]``, finite or -inf.
 
-    Every row has a finite logit. *peaks* are those of *logits*.
+    Every row has a finite logit. *topk* are those of *logits*.
     """
 
     def __init__(
-        self, logits: torch.Tensor, peaks: TopK, where: list[int], recipes: list[Recipe]
+        self, logits: torch.Tensor, topk: TopK, where: list[int], params: list[DrawParams]
     ) -> None:
-        self._logits, self._peaks, self._where, self._recipes = logits, peaks, where, recipes
+        self._logits, self._topk, self._where, self._params = logits, topk, where, params
         self._vocab = logits.shape[1]
-        self._best = peaks.best()  # (rows of logits, 1)
+        self._best = topk.best()  # (rows of logits, 1)
         self._leaders: dict[int, tuple[int, float]] = {}  # the narrow draw's winner and its score
         # Only where much is cut away is it likely that the next width is enough.
-        self._hopeless = {i for i, r in enumerate(recipes) if not (r.nucleus or r.min_p or r.top_k)}
-        self._race: FullVocabDraw | None = None
+        self._hopeless = {i for i, r in enumerate(params) if not (r.nucleus or r.min_p or r.top_k)}
+        self._full_draw: FullVocabDraw | None = None
         self._buffer: torch.Tensor | None = None
         self._rows: dict[int, tuple[Weights, int]] = {}  # where the weights of a row are
-        self._weigh([i for i, r in enumerate(recipes) if r.nucleus and not self._small(r)])
+        self._weigh([i for i, r in enumerate(params) if r.nucleus and not self._small(r)])
 
     def tokens(self) -> torch.Tensor:
         """The drawn tokens, int64 ``[len(where)]``."""
@@ -80,7 +80,7 @@ class Draw:
         left = list(range(len(chosen)))
         for width in WIDTHS:
             # With top-k the nucleus is a part of k tokens: all of them have to be looked at.
-            now = [i for i in left if not width < self._recipes[i].top_k <= WIDTHS[-1]]
+            now = [i for i in left if not width < self._params[i].top_k <= WIDTHS[-1]]
             if width != WIDTHS[0]:
                 now = [i for i in now if i not in self._hopeless]
             if now:
@@ -91,8 +91,8 @@ class Draw:
             chosen[index] = self._wide(index)
         return torch.tensor(chosen, device=self._logits.device)
 
-    def _small(self, recipe: Recipe) -> bool:
-        return 0 < recipe.top_k <= WIDTHS[-1]
+    def _small(self, param: DrawParams) -> bool:
+        return 0 < param.top_k <= WIDTHS[-1]
 
     def _weigh(self, indices: list[int]) -> None:
         """Prepares the weights of some whole rows."""
@@ -100,7 +100,7 @@ class Draw:
             return
         where = [self._where[index] for index in indices]
         every = where == list(range(len(self._logits)))
-        columns = Columns([self._recipes[index] for index in indices], self._logits.device)
+        columns = Columns([self._params[index] for index in indices], self._logits.device)
         logits = self._logits if every else self._logits[where]
         weights = Weights(logits, self._best if every else self._best[where], columns.scale)
         self._rows |= {index: (weights, at) for at, index in enumerate(indices)}
@@ -112,18 +112,18 @@ class Draw:
         row = self._where[index]
         if self._buffer is None:  # fresh memory for each row would cost as much as the row
             self._buffer = torch.empty_like(self._logits[:1])
-        scale = Columns([self._recipes[index]], self._logits.device).scale
+        scale = Columns([self._params[index]], self._logits.device).scale
         here = slice(row, row + 1)
         return Weights(self._logits[here], self._best[here], scale, self._buffer), 0
 
     def _narrow(self, indices: list[int], width: int) -> list[tuple[int, int]]:
         """Draws from the best *width* tokens of each row; (index, token) where that is exact."""
-        columns = Columns([self._recipes[index] for index in indices], self._logits.device)
+        columns = Columns([self._params[index] for index in indices], self._logits.device)
         where = [self._where[index] for index in indices]
         rows = None
         if where != list(range(len(self._logits))):
             rows = torch.tensor(where, device=self._logits.device)
-        values, ids = self._peaks.top(width, rows)  # (rows, width)
+        values, ids = self._topk.top(width, rows)  # (rows, width)
         keep = self._keep(values, columns, indices)
         scores = values.double() / columns.temperature + gumbel(columns.key, ids)
         scores.masked_fill_(~keep, -torch.inf)
@@ -141,7 +141,7 @@ class Draw:
         best = values[:, :1]
         rank = torch.arange(values.shape[1], device=values.device)
         keep: torch.Tensor = rank < columns.top_k
-        if any(self._recipes[index].nucleus for index in indices):
+        if any(self._params[index].nucleus for index in indices):
             bits = unit_bits(self._vocab)
             weights = units(values, best, columns.scale, bits).double().masked_fill_(~keep, 0.0)
             # Whole numbers: these sums are exact in whatever order.
@@ -162,21 +162,21 @@ class Draw:
 
     def _limit(self, index: int, narrow_mass: float) -> float:
         """The mass at which the nucleus ends, in units."""
-        recipe = self._recipes[index]
-        if not recipe.nucleus:
+        param = self._params[index]
+        if not param.nucleus:
             return math.inf
-        if self._small(recipe):
-            return recipe.top_p * narrow_mass
+        if self._small(param):
+            return param.top_p * narrow_mass
         weights, at = self._rows[index]
-        return recipe.top_p * weights.mass(at, recipe.top_k)
+        return param.top_p * weights.mass(at, param.top_k)
 
     def _wide(self, index: int) -> int:
         """Draws from a whole row, of which more than the best few tokens remain."""
-        if self._race is None:
-            self._race = FullVocabDraw(self._vocab, self._logits.device)
+        if self._full_draw is None:
+            self._full_draw = FullVocabDraw(self._vocab, self._logits.device)
         weights, at = self._weights(index)
         fence: tuple[float, int] | None = None
-        for value, token in self._ranking(index, self._race, weights.units[at], weights.bits):
+        for value, token in self._ranking(index, self._full_draw, weights.units[at], weights.bits):
             rank = (-value, token)
             if fence is not None and rank > fence:
                 continue
@@ -187,15 +187,15 @@ class Draw:
         return self._leaders[index][0]
 
     def _ranking(
-        self, index: int, race: FullVocabDraw, units_: torch.Tensor, bits: int
+        self, index: int, full_draw: FullVocabDraw, units_: torch.Tensor, bits: int
     ) -> Iterator[tuple[float, int]]:
         """(logit, token) of those that min-p keeps and that score as much as the narrow draw's
         winner, who is one of them, or just less; the best score first, of equal ones the lower
         id."""
-        recipe, row, (_, floor) = self._recipes[index], self._where[index], self._leaders[index]
+        param, row, (_, floor) = self._params[index], self._where[index], self._leaders[index]
         best = float(self._best[row])
-        ids = race.contenders(units_, bits, recipe.key, best / recipe.temperature, floor)
-        columns = Columns([recipe], units_.device)
+        ids = full_draw.contenders(units_, bits, param.key, best / param.temperature, floor)
+        columns = Columns([param], units_.device)
         values = self._logits[row][ids].double()
         scores = values / columns.temperature[0] + gumbel(columns.key, ids[None])[0]
         kept = (values - best) / columns.temperature[0] >= columns.log_min_p[0]
@@ -206,13 +206,13 @@ class Draw:
 
     def _inside(self, index: int, token: int) -> bool:
         """Whether top-k and top-p keep *token*."""
-        recipe, logits = self._recipes[index], self._logits[self._where[index]]
-        if recipe.top_k:
+        param, logits = self._params[index], self._logits[self._where[index]]
+        if param.top_k:
             value = logits[token]
             rank = int((logits > value).sum()) + int((logits[:token] == value).sum())
-            if rank >= recipe.top_k:
+            if rank >= param.top_k:
                 return False
-        if not recipe.nucleus:
+        if not param.nucleus:
             return True
         weights, at = self._rows[index]
         return mass_before(logits, weights.units[at], token) < self._limit(index, 0.0)

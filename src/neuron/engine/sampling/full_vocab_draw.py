@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from neuron.engine.sampling import gumbel
-from neuron.engine.sampling.cpu_chunks import pieces
+from neuron.engine.sampling.cpu_chunks import chunks
 
 MARGIN = 2.0**-9
 SLACK = 2.0**34  # of 2**64
@@ -30,7 +30,7 @@ class FullVocabDraw:
     """Finds who may win in rows of *vocab* tokens on *device*; its buffers serve many rows."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
-        self._parts = [part for _, part in pieces(1, vocab, device)]
+        self._parts = [part for _, part in chunks(1, vocab, device)]
         if device.type == "cpu":
             width = max(part.stop - part.start for part in self._parts)
             self._hasher = gumbel.Hasher(width)

@@ -15,7 +15,7 @@ from neuron.engine.sampling.penalties import Penalties, penalises
 from neuron.ipc.messages import SamplingParams
 
 
-def adjusts(sample: SamplingParams) -> bool:
+def needs_processing(sample: SamplingParams) -> bool:
     """Whether *sample* changes logits at all."""
     return bool(
         (sample.min_tokens > 0 and sample.end_tokens)
@@ -26,7 +26,7 @@ def adjusts(sample: SamplingParams) -> bool:
     )
 
 
-class Adjustment:
+class LogitsProcessor:
     """The tables of one sequence: its *sample* and *prompt*; tokens of the answer are added."""
 
     def __init__(
@@ -74,23 +74,23 @@ class Adjustment:
             self._penalties.apply(logits)
 
 
-class Adjustments:
+class LogitsProcessors:
     """The tables of all sequences that need some, by sequence id."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
         self._vocab, self._device = vocab, device
-        self._tables: dict[int, Adjustment] = {}
+        self._tables: dict[int, LogitsProcessor] = {}
 
     def of(
         self, sequence: int, sample: SamplingParams, tokens: list[int], prompt_tokens: int
-    ) -> Adjustment | None:
+    ) -> LogitsProcessor | None:
         """The table of a sequence whose prompt and answer are *tokens*; None if it needs none."""
-        if not adjusts(sample):
+        if not needs_processing(sample):
             return None
         table = self._tables.get(sequence)
         if table is None:
             prompt = tokens[:prompt_tokens]
-            table = Adjustment(sample, prompt, self._vocab, self._device)
+            table = LogitsProcessor(sample, prompt, self._vocab, self._device)
             self._tables[sequence] = table
         table.catch_up(tokens, prompt_tokens)
         return table

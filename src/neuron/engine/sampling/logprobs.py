@@ -26,10 +26,10 @@ def logprobs(logits: torch.Tensor, tokens: list[int], tops: list[int]) -> list[L
     """
     if not tokens:
         return []
-    peaks = TopK(logits)
-    log_total = log_sum(logits, peaks.best())
+    topk = TopK(logits)
+    log_total = log_sum(logits, topk.best())
     own = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None]).double()
-    values, ids = peaks.top(max(*tops, 1))
+    values, ids = topk.top(max(*tops, 1))
     scores = (values.double() - log_total).tolist()
     rows = zip((own - log_total)[:, 0].tolist(), ids.tolist(), scores, tops, strict=True)
     return [

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from neuron.engine.sampling.cpu_chunks import pieces
+from neuron.engine.sampling.cpu_chunks import chunks
 
 LOG2_E = math.log2(math.e)
 
@@ -58,7 +58,7 @@ class Weights:
         self.bits = unit_bits(vocab)
         self.units = torch.empty_like(logits) if buffer is None else buffer  # (rows, vocab)
         total = torch.zeros(rows, dtype=torch.float64, device=logits.device)
-        for top, left in pieces(rows, vocab, logits.device):
+        for top, left in chunks(rows, vocab, logits.device):
             part = self.units[top, left]
             torch.sub(logits[top, left], best[top], out=part)
             units_of(part, scale[top], self.bits)
@@ -76,7 +76,7 @@ def mass_before(logits: torch.Tensor, weights: torch.Tensor, token: int) -> floa
     """Units of the tokens that come before *token* in one row: both ``[vocab]``."""
     weight = float(weights[token])
     mass = 0.0
-    for _, part in pieces(1, len(weights), weights.device):
+    for _, part in chunks(1, len(weights), weights.device):
         heavier = functional.threshold(weights[part], weight, 0.0)
         mass += float(heavier.sum(dtype=torch.float64))
     same = equals(weights, weight)  # rounding may make different logits weigh the same

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from neuron.engine.sampling.draw import Draw, Recipe
+from neuron.engine.sampling.draw import Draw, DrawParams
 from neuron.engine.sampling.gumbel import row_key
-from neuron.engine.sampling.logits_processors import Adjustment, adjusts
+from neuron.engine.sampling.logits_processors import LogitsProcessor, needs_processing
 from neuron.engine.sampling.logprobs import logprobs
 from neuron.engine.sampling.topk import TopK
 from neuron.ipc.messages import Logprobs, SamplingParams
@@ -36,8 +36,8 @@ class SampleRow:
     prompt_tokens: int
     generated: int
     """Tokens of the answer that exist already."""
-    adjustment: Adjustment | None = None
-    """What changes the logits first; needed by a sample that :func:`adjusts`."""
+    processor: LogitsProcessor | None = None
+    """What changes the logits first; needed by a sample that :func:`needs_processing`."""
 
     @property
     def greedy(self) -> bool:
@@ -80,24 +80,24 @@ def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
     """
     broken = ~torch.isfinite(logits.sum(-1))  # one pass: NaN and infinity survive a sum
     for index, row in enumerate(rows):
-        assert row.adjustment is not None or not adjusts(row.sample)
-        if row.adjustment is not None:
-            row.adjustment.apply(logits[index], row.generated)
-    peaks = TopK(logits)
+        assert row.processor is not None or not needs_processing(row.sample)
+        if row.processor is not None:
+            row.processor.apply(logits[index], row.generated)
+    topk = TopK(logits)
     hot = [index for index, row in enumerate(rows) if not row.greedy]
     if not hot:
-        return peaks.argmax().masked_fill_(broken, -1)
-    tokens = peaks.argmax() if len(hot) < len(rows) else broken.long()
+        return topk.argmax().masked_fill_(broken, -1)
+    tokens = topk.argmax() if len(hot) < len(rows) else broken.long()
     # A row without finite logits has no draw; rows of zeros stand in, their tokens do not count.
-    recipes = [_recipe(rows[index]) for index in hot]
+    params = [_draw_params(rows[index]) for index in hot]
     if bool(broken.any()):
         logits = logits.masked_fill(broken[:, None], 0.0)
-        peaks = TopK(logits)
-    tokens[hot] = Draw(logits, peaks, hot, recipes).tokens()
+        topk = TopK(logits)
+    tokens[hot] = Draw(logits, topk, hot, params).tokens()
     return tokens.masked_fill_(broken, -1)
 
 
-def _recipe(row: SampleRow) -> Recipe:
+def _draw_params(row: SampleRow) -> DrawParams:
     sample = row.sample
     key = row_key(sample.seed, sample.choice, row.position)
-    return Recipe(key, sample.temperature, sample.top_k, sample.top_p, sample.min_p)
+    return DrawParams(key, sample.temperature, sample.top_k, sample.top_p, sample.min_p)

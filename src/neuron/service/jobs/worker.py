@@ -61,8 +61,8 @@ class Worker:
         self._sequence_ids = itertools.count(1)
         self._active: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
-        self._nursery = Suspects()
-        self._pace = StepTime()
+        self._suspects = Suspects()
+        self._step_time = StepTime()
         self._idle_since = time.monotonic()
         self._draining = False
         self._ended = asyncio.Event()
@@ -70,7 +70,7 @@ class Worker:
             identity.bus,
             model,
             has_room=lambda: self._free_slots > 0,
-            pull_priority=lambda: self._pace.priority(len(self._active) + 1),
+            pull_priority=lambda: self._step_time.priority(len(self._active) + 1),
             deliver=self._delivered,
         )
 
@@ -96,7 +96,7 @@ class Worker:
             running=min(count, self._slots),
             queued=max(0, count - self._slots),
             free_slots=self._free_slots,
-            step_seconds=round(self._pace.predicted(count + 1), 6),
+            step_seconds=round(self._step_time.predicted(count + 1), 6),
             prefixes=self._engine.stats.prefixes,
             idle_seconds=0.0 if count else round(time.monotonic() - self._idle_since, 1),
         )
@@ -272,7 +272,7 @@ class Worker:
         was_let_in = False
         try:
             running.hold()
-            await self._nursery.enter(sequence_id, suspect=running.job.suspect)
+            await self._suspects.enter(sequence_id, suspect=running.job.suspect)
             prompt = running.prompt
             add = Add(sequence_id, prompt.tokens, prompt.sample, list(running.tokens))
             stream = await self._engine.add(add)
@@ -280,10 +280,10 @@ class Worker:
             running.let_in()
             async for event in stream:
                 stats = self._engine.stats
-                self._pace.saw(stats.step_number, stats.running, stats.step_seconds)
+                self._step_time.saw(stats.step_number, stats.running, stats.step_seconds)
                 await running.on_event(event, stats.step_seconds)
                 if running.has_new_token:
-                    self._nursery.leave(sequence_id)
+                    self._suspects.leave(sequence_id)
                 if running.is_over:
                     break
         except EngineDied as death:
@@ -294,7 +294,7 @@ class Worker:
             )
             await running.fail(error, retryable=True)
         finally:
-            self._nursery.leave(sequence_id)
+            self._suspects.leave(sequence_id)
             self._engine.abort(sequence_id)
             self._jobs.ended(entry, keep=running.is_over or running.is_parked)
 

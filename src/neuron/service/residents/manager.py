@@ -54,7 +54,7 @@ class MakeResident(Protocol):
         ...
 
 
-class _Stay(NamedTuple):
+class _Residence(NamedTuple):
     """A model and the task that keeps it."""
 
     model: Resident
@@ -82,7 +82,7 @@ class ResidentManager:
         self._make_model = make_model
         self._measure = measure
         self._warm = warm
-        self._stays: dict[str, _Stay] = {}
+        self._stays: dict[str, _Residence] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Lock()
@@ -214,7 +214,7 @@ class ResidentManager:
             took=lambda seconds: self._took(order.model, seconds),
         )
         task = self._spawn(model.run(), f"model {model.id}")
-        self._stays[model.id] = _Stay(model, task)
+        self._stays[model.id] = _Residence(model, task)
         self._warm.touch(model.id)
         task.add_done_callback(lambda task: self._ended(model))
 
@@ -260,7 +260,7 @@ class ResidentManager:
             self._leaving[model] = leaving
         return self._leaving[model]
 
-    async def _unload(self, stay: _Stay, seconds: float | None) -> None:
+    async def _unload(self, stay: _Residence, seconds: float | None) -> None:
         model = stay.model
         try:
             await model.drain(seconds)

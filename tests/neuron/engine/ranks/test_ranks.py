@@ -146,13 +146,13 @@ async def test_what_a_rank_told_of_its_load_may_come_late(
     pair: tuple[EngineProcess, EngineProcess],
 ) -> None:
     _, two = pair
-    two._crew._arrived.put_nowait(Arrived(1, [Loading(LoadStage.WARMING, 1, 1)]))
+    two._ranks._arrived.put_nowait(Arrived(1, [Loading(LoadStage.WARMING, 1, 1)]))
     assert (await answered(two, [Add(502, SHARED, SamplingParams(5))]))[502].tokens
 
 
 async def test_nobody_is_blamed_for_being_killed(folder: Path) -> None:
     engine = await EngineProcess.start(Start(str(folder), devices=("cpu", "cpu")))
-    engine._crew.kill()
+    engine._ranks.kill()
     assert (await engine.died).startswith("2 ranks: signal SIGKILL")
 
 

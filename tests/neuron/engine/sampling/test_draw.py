@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron.engine.sampling import cpu_chunks, draw, full_vocab_draw
-from neuron.engine.sampling.draw import Draw, Recipe
+from neuron.engine.sampling.draw import Draw, DrawParams
 from neuron.engine.sampling.full_vocab_draw import FullVocabDraw
 from neuron.engine.sampling.gumbel import gumbel, row_key
 from neuron.engine.sampling.nucleus import LOG2_E, Weights
@@ -24,30 +24,30 @@ def noise_logits(rows: int, vocab: int = VOCAB, *, seed: int = 0, scale: float =
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def drawn(logits: torch.Tensor, recipes: list[Recipe]) -> list[int]:
+def drawn(logits: torch.Tensor, params: list[DrawParams]) -> list[int]:
     tokens: list[int] = (
-        Draw(logits, TopK(logits), list(range(len(logits))), recipes).tokens().tolist()
+        Draw(logits, TopK(logits), list(range(len(logits))), params).tokens().tolist()
     )
     return tokens
 
 
-def differences(logits: torch.Tensor, recipes: list[Recipe]) -> int:
-    tokens = drawn(logits, recipes)
-    wanted = [plain_draw(row, recipe) for row, recipe in zip(logits, recipes, strict=True)]
+def differences(logits: torch.Tensor, params: list[DrawParams]) -> int:
+    tokens = drawn(logits, params)
+    wanted = [plain_draw(row, param) for row, param in zip(logits, params, strict=True)]
     return sum(a != b for a, b in zip(tokens, wanted, strict=True))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, 3.0, 30.0])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_unrestricted_draws_are_those_of_the_definition(scale: float, temperature: float) -> None:
-    recipes = [Recipe(row_key(1, 0, position), temperature) for position in range(300)]
-    assert differences(noise_logits(300, scale=scale), recipes) == 0
+    params = [DrawParams(row_key(1, 0, position), temperature) for position in range(300)]
+    assert differences(noise_logits(300, scale=scale), params) == 0
 
 
 def test_a_full_vocabulary_is_drawn_as_defined() -> None:
     logits = noise_logits(24, 151_936, scale=1.5)
-    recipes = [Recipe(row_key(2, 0, at), 1.0, top_p=(1.0, 0.9, 0.4)[at % 3]) for at in range(24)]
-    assert differences(logits, recipes) == 0
+    params = [DrawParams(row_key(2, 0, at), 1.0, top_p=(1.0, 0.9, 0.4)[at % 3]) for at in range(24)]
+    assert differences(logits, params) == 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -75,21 +75,21 @@ def test_every_mix_of_cuts_is_drawn_as_defined(
     logits = noise_logits(8, vocab, seed=seed, scale=scale)
     if tied:
         logits = logits.bfloat16().float()
-    recipes = [
-        Recipe(row_key(seed, 0, position), temperature, top_k, top_p, min_p)
+    params = [
+        DrawParams(row_key(seed, 0, position), temperature, top_k, top_p, min_p)
         for position in range(8)
     ]
-    assert differences(logits, recipes) == 0
+    assert differences(logits, params) == 0
 
 
 def test_tokens_that_may_not_be_chosen_are_not() -> None:
     logits = torch.full((40, 2000), -torch.inf)
     logits[:, [3, 700, 1999]] = torch.tensor([1.0, 0.5, 0.0])
     for cuts in ({}, {"top_p": 0.9}, {"top_k": 900}, {"top_k": 900, "top_p": 0.99}, {"min_p": 0.1}):
-        recipes = [Recipe(row_key(0, 0, at), 1.0, **cuts) for at in range(40)]
-        tokens = drawn(logits, recipes)
+        params = [DrawParams(row_key(0, 0, at), 1.0, **cuts) for at in range(40)]
+        tokens = drawn(logits, params)
         assert set(tokens) <= {3, 700, 1999}
-        assert tokens == [plain_draw(row, r) for row, r in zip(logits, recipes, strict=True)]
+        assert tokens == [plain_draw(row, r) for row, r in zip(logits, params, strict=True)]
 
 
 def test_tokens_that_weigh_nothing_are_not_overlooked() -> None:
@@ -123,22 +123,22 @@ def test_cuts_through_thousands_of_equal_logits(cuts: dict[str, Any]) -> None:
     """Only the ids decide who of the equal ones is inside; min-p leaves 2,000 of 3,001 tokens."""
     logits = torch.zeros(VOCAB)
     logits[torch.randperm(VOCAB, generator=torch.Generator().manual_seed(1))[:1001]] = -1.0
-    recipes = [Recipe(row_key(4, 0, at), 1.0, **cuts) for at in range(150)]
-    assert differences(logits.expand(150, -1).contiguous(), recipes) == 0
+    params = [DrawParams(row_key(4, 0, at), 1.0, **cuts) for at in range(150)]
+    assert differences(logits.expand(150, -1).contiguous(), params) == 0
 
 
 @pytest.mark.parametrize("top_k", [64, 512])
 def test_a_top_k_as_wide_as_the_look_is_complete(top_k: int) -> None:
     """Flat logits: the last of the top-k is inside the nucleus, so nothing seems cut away."""
-    recipes = [Recipe(row_key(1, 0, at), 1.0, top_k, 0.9999) for at in range(40)]
-    assert differences(noise_logits(40, scale=1e-3), recipes) == 0
+    params = [DrawParams(row_key(1, 0, at), 1.0, top_k, 0.9999) for at in range(40)]
+    assert differences(noise_logits(40, scale=1e-3), params) == 0
 
 
 def test_nobody_who_reaches_the_floor_is_overlooked() -> None:
     """The race passes all tokens at or above a floor, wherever it lies."""
     logits = noise_logits(1, 40_000, scale=2.0)
-    recipe = Recipe(0, 0.8)
-    maker = Draw(logits, TopK(logits), [0], [recipe])
+    param = DrawParams(0, 0.8)
+    maker = Draw(logits, TopK(logits), [0], [param])
     maker._weigh([0])
     weights, _ = maker._rows[0]
     best = float(logits.max())
@@ -170,12 +170,12 @@ def test_a_gpus_race_passes_the_same_tokens() -> None:
 
 def test_draws_do_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = noise_logits(6, 70_000)
-    recipes = [Recipe(at, 1.0, top_p=(1.0, 0.9, 0.3)[at % 3]) for at in range(6)]
-    expected = drawn(logits, recipes)
-    monkeypatch.setattr(cpu_chunks, "PIECE", 999)
-    assert drawn(logits, recipes) == expected
+    params = [DrawParams(at, 1.0, top_p=(1.0, 0.9, 0.3)[at % 3]) for at in range(6)]
+    expected = drawn(logits, params)
+    monkeypatch.setattr(cpu_chunks, "CHUNK", 999)
+    assert drawn(logits, params) == expected
     monkeypatch.setattr(cpu_chunks, "MANY_THREADS", 1)
-    assert drawn(logits, recipes) == expected
+    assert drawn(logits, params) == expected
 
 
 def test_the_way_through_the_whole_row_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +189,9 @@ def test_the_way_through_the_whole_row_is_taken(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(full_vocab_draw.FullVocabDraw, "contenders", watched)
     assert draw.WIDTHS == (64, 512)
-    drawn(noise_logits(9), [Recipe(at, 1.0, top_p=0.9) for at in range(9)])
+    drawn(noise_logits(9), [DrawParams(at, 1.0, top_p=0.9) for at in range(9)])
     assert len(taken) == 9
-    drawn(noise_logits(9, scale=9), [Recipe(at, 1.0, top_p=0.9) for at in range(9)])
+    drawn(noise_logits(9, scale=9), [DrawParams(at, 1.0, top_p=0.9) for at in range(9)])
     assert len(taken) == 9
 
 
@@ -199,8 +199,8 @@ def test_draws_from_a_nucleus_follow_the_softmax() -> None:
     """Chi-square over a nucleus of 900 of 1,000 flat tokens, in 20 bins of ids."""
     logits = noise_logits(1, 1000, scale=1e-3)
     order = logits[0].argsort(descending=True)[:900]
-    recipes = [Recipe(row_key(5, 0, at), 1.0, top_p=0.9) for at in range(3000)]
-    tokens = torch.tensor(drawn(logits.expand(3000, -1), recipes))
+    params = [DrawParams(row_key(5, 0, at), 1.0, top_p=0.9) for at in range(3000)]
+    tokens = torch.tensor(drawn(logits.expand(3000, -1), params))
     assert set(tokens.tolist()) <= set(order.tolist())
     seen = torch.bincount(tokens // 50, minlength=20).double()
     expected = torch.bincount(order // 50, minlength=20).double() / 900 * 3000

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.penalties import Penalties
 from neuron.ipc.messages import SamplingParams
 
@@ -21,7 +21,7 @@ def adjusted(
     logits: torch.Tensor, prompt: list[int], answer: list[int], **sample: Any
 ) -> list[float]:
     made = SamplingParams(**{"max_tokens": 100} | sample)
-    table = Adjustments(VOCAB, CPU).of(1, made, prompt + answer, len(prompt))
+    table = LogitsProcessors(VOCAB, CPU).of(1, made, prompt + answer, len(prompt))
     logits = logits.clone()
     if table is not None:
         table.apply(logits, len(answer))
@@ -102,10 +102,10 @@ def test_a_table_that_grew_equals_one_made_anew() -> None:
     logits = torch.randn(2000, generator=torch.Generator().manual_seed(5))
     sample = SamplingParams(99, repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
     tokens = rng.choices(range(500), k=30)
-    grown = Adjustments(2000, CPU)
+    grown = LogitsProcessors(2000, CPU)
     for _ in range(60):
         table = grown.of(7, sample, tokens, 30)
-        fresh = Adjustments(2000, CPU).of(7, sample, tokens, 30)
+        fresh = LogitsProcessors(2000, CPU).of(7, sample, tokens, 30)
         assert table is not None
         assert fresh is not None
         ours, wanted = logits.clone(), logits.clone()
@@ -118,7 +118,7 @@ def test_a_table_that_grew_equals_one_made_anew() -> None:
 def test_a_step_looks_at_new_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
     added: list[int] = []
     monkeypatch.setattr(Penalties, "add", lambda _, token: added.append(token))
-    tables, sample = Adjustments(VOCAB, CPU), SamplingParams(99, frequency_penalty=0.3)
+    tables, sample = LogitsProcessors(VOCAB, CPU), SamplingParams(99, frequency_penalty=0.3)
     tokens = [1, 2, 3]
     for token in range(10, 20):
         tables.of(1, sample, tokens, 3)
@@ -127,7 +127,7 @@ def test_a_step_looks_at_new_tokens_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_forgotten_sequence_leaves_nothing_to_the_next_of_its_id() -> None:
-    tables, sample = Adjustments(VOCAB, CPU), SamplingParams(99, frequency_penalty=1.0)
+    tables, sample = LogitsProcessors(VOCAB, CPU), SamplingParams(99, frequency_penalty=1.0)
     tables.of(1, sample, [1, 2, 2], 1)
     tables.forget(1)
     tables.forget(1)
@@ -141,7 +141,7 @@ def test_a_forgotten_sequence_leaves_nothing_to_the_next_of_its_id() -> None:
 def test_rows_that_ask_for_nothing_have_no_table() -> None:
     for nothing in ({}, {"min_tokens": 5}, {"end_tokens": (1,)}, {"repetition_penalty": 1.0}):
         made = SamplingParams(**{"max_tokens": 9} | nothing)
-        assert Adjustments(VOCAB, CPU).of(1, made, [1], 1) is None
+        assert LogitsProcessors(VOCAB, CPU).of(1, made, [1], 1) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron.engine.sampling.logits_processors import Adjustments
+from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.sampler import SampleRow, choose, sample_tokens
 from neuron.ipc.messages import SamplingParams
 
@@ -20,7 +20,7 @@ def row(position: int = 10, generated: int = 0, vocab: int = VOCAB, **sample: An
     """A row whose prompt is one token again and again, as is its answer."""
     made = SamplingParams(**{"max_tokens": 100} | sample)
     tokens = [1] * position + [2] * generated
-    table = Adjustments(vocab, torch.device("cpu")).of(1, made, tokens, position)
+    table = LogitsProcessors(vocab, torch.device("cpu")).of(1, made, tokens, position)
     return SampleRow(made, position, generated, table)
 
 

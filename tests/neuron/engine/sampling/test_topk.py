@@ -32,13 +32,13 @@ def test_top_equals_a_stable_sort(seed: int, vocab: int, count: int, kind: str) 
             logits = torch.full((4, vocab), 1.5)
         case "zeros":
             logits = torch.where(logits > 0, 0.0, -0.0)
-    peaks = TopK(logits)
-    values, ids = peaks.top(count)
+    topk = TopK(logits)
+    values, ids = topk.top(count)
     wanted_values, wanted = sorted_top(logits, count)
     assert ids.tolist() == wanted.tolist()
     assert values.tolist() == wanted_values.tolist()
-    assert peaks.argmax().tolist() == wanted[:, 0].tolist()
-    assert peaks.best().tolist() == wanted_values[:, :1].tolist()
+    assert topk.argmax().tolist() == wanted[:, 0].tolist()
+    assert topk.best().tolist() == wanted_values[:, :1].tolist()
 
 
 def test_some_rows_are_those_rows() -> None:

@@ -11,37 +11,37 @@ def test_nothing_is_known_at_first() -> None:
 
 
 def test_each_step_counts_once() -> None:
-    pace = StepTime()
-    pace.saw(1, 1, 0.010)
+    step_time = StepTime()
+    step_time.saw(1, 1, 0.010)
     for _ in range(100):
-        pace.saw(1, 1, 5.0)
-    assert pace.predicted(1) == pytest.approx(0.010)
+        step_time.saw(1, 1, 5.0)
+    assert step_time.predicted(1) == pytest.approx(0.010)
 
 
 def test_it_follows_slowly() -> None:
-    pace = StepTime()
+    step_time = StepTime()
     for number in range(200):
-        pace.saw(number + 1, 4, 0.010 if number < 100 else 0.030)
-    assert pace.predicted(4) == pytest.approx(0.030, rel=0.01)
+        step_time.saw(number + 1, 4, 0.010 if number < 100 else 0.030)
+    assert step_time.predicted(4) == pytest.approx(0.030, rel=0.01)
 
 
 def test_more_rows_take_no_less() -> None:
-    pace = StepTime()
-    pace.saw(1, 1, 0.010)
-    pace.saw(2, 16, 0.050)
-    assert pace.predicted(2) == pytest.approx(0.010), "known from fewer rows"
-    assert pace.predicted(16) == pace.predicted(100) == pytest.approx(0.050)
-    pace = StepTime()
-    pace.saw(1, 8, 0.020)
-    assert pace.predicted(1) == pytest.approx(0.020), "better than nothing"
+    step_time = StepTime()
+    step_time.saw(1, 1, 0.010)
+    step_time.saw(2, 16, 0.050)
+    assert step_time.predicted(2) == pytest.approx(0.010), "known from fewer rows"
+    assert step_time.predicted(16) == step_time.predicted(100) == pytest.approx(0.050)
+    step_time = StepTime()
+    step_time.saw(1, 8, 0.020)
+    assert step_time.predicted(1) == pytest.approx(0.020), "better than nothing"
 
 
 def test_the_faster_goes_first() -> None:
     priorities = []
     for seconds in (0.001, 0.004, 0.012, 0.040, 0.1, 3.0):
-        pace = StepTime()
-        pace.saw(1, 1, seconds)
-        priorities.append(pace.priority(1))
+        step_time = StepTime()
+        step_time.saw(1, 1, seconds)
+        priorities.append(step_time.priority(1))
     assert priorities == sorted(priorities)
     assert (priorities[0], priorities[-1]) == (0, 9)
     assert len(set(priorities)) == 6
