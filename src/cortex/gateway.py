@@ -8,10 +8,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
+from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.render_client import RenderClient
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import DemandWriter
 from cortex.placement.options import PlacementOptions
 from cortex.placement.service import PlacementService
@@ -46,6 +48,7 @@ class Gateway:
         """*profiles*: of this gateway's ``models.toml``; None when it has none."""
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
+        identity = GatewayIdentity(bus, self.id, self.instance)
         self.started_at = time.time()
         self.bus = bus
         self.fleet = Fleet(admitted=options.admitted)
@@ -53,24 +56,22 @@ class Gateway:
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
         self.placement = PlacementService(
-            bus,
-            self.id,
-            self.instance,
+            identity,
             fleet=self.fleet,
             catalogue=self.catalogue,
             options=options,
             on_change=self._lease_changed,
         )
-        self.dispatcher = Dispatcher(
-            bus,
+        self.decisions = Decisions(
             self.fleet,
             self.catalogue,
-            self.id,
-            could=self.placement.feasibility.of,
+            feasible=self.placement.feasibility.of,
             on_wanted=self._wanted,
-            place_seconds=options.place_seconds,
         )
-        self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.dispatcher)
+        self.dispatcher = Dispatcher(
+            identity, self.fleet, self.decisions, place_seconds=options.place_seconds
+        )
+        self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.decisions)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read
@@ -78,13 +79,7 @@ class Gateway:
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
-        self._wants = DemandWriter(
-            KvBucket(bus, keys.WANTED),
-            self.id,
-            self.instance,
-            self.dispatcher.wanted,
-            options.place_seconds,
-        )
+        self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_gauges()
@@ -94,7 +89,7 @@ class Gateway:
         self._pulse_wanted.set()
 
     def _wanted(self) -> None:
-        self._wants.wake()
+        self._demand.wake()
 
     @property
     def why_not_ready(self) -> str:
@@ -117,8 +112,8 @@ class Gateway:
             tasks.create_task(self._view.run(), name="view")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
-            tasks.create_task(self._wants.run(), name="wants")
-            tasks.create_task(self.placement.run(), name="placing")
+            tasks.create_task(self._demand.run(), name="demand")
+            tasks.create_task(self.placement.run(), name="placement")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")

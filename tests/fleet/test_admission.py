@@ -35,7 +35,7 @@ async def test_a_full_line_is_a_quick_429_with_the_numbers(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = functools.partial(RequestQueue, max_waiting_of_tenant=20)
-    monkeypatch.setattr("cortex.dispatch.dispatcher.RequestQueue", short)
+    monkeypatch.setattr("cortex.dispatch.admission.RequestQueue", short)
     script = Script(answer, slots=1, step_seconds=0.02)
     async with scripted_fleet(nats, script) as fleet:
         dispatcher = fleet.gateway.dispatcher

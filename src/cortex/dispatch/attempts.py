@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
 from cortex.dispatch import router
+from cortex.dispatch.hand_over import too_large
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.wait_budget import WaitBudget
 from cortex.fleet.state import Fleet, Placed
@@ -27,7 +29,7 @@ from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.job import Cancel, Job, Priority
 from protocol.runtime.waiting import wait_at_most
 
-log = logging.getLogger("carrier")
+log = logging.getLogger("attempts")
 
 DIRECT_SECONDS = 0.25
 """How long a neuron may take to answer on the direct lane, and the time to read the job's text."""
@@ -104,7 +106,7 @@ class Attempts:
                 return
             job = self._next_job(job.priority)
         await self._hand_over(job)
-        await self._until_taken(WaitBudget(self._model), is_patient=False)
+        await self._until_taken(WaitBudget(self._model, time.monotonic), is_patient=False)
 
     def _is_worth_asking(self, near: str) -> bool:
         """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
@@ -149,7 +151,7 @@ class Attempts:
             stream.job.attempt,
             move.error.message,
         )
-        budget = WaitBudget(self._model)
+        budget = WaitBudget(self._model, time.monotonic)
         async with self._sources.leaving(left):
             self._receiver.steer(stream, Cancel(stream.job.attempt))
             for rounds in itertools.count(1):
@@ -252,12 +254,3 @@ class Attempts:
                 f"{state.node}: {move.error.message} It is not tried again. Send a shorter or "
                 "different one, and see the node's log.",
             )
-
-
-def too_large(error: BusOverflow) -> FleetError:
-    """What a client is told about a job that does not fit through the bus."""
-    return FleetError(
-        ErrorCode.REQUEST_TOO_LARGE,
-        f"The request and room for its answer take {error.size} bytes on the bus, more than its "
-        f"limit of {error.limit}. Send less text.",
-    )

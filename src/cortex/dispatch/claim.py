@@ -9,8 +9,8 @@ import re
 import time
 from typing import NamedTuple
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, subjects
-from protocol.bus import Bus
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Claim, Job, Locate, Located
 
@@ -30,15 +30,17 @@ class ClaimedStream(NamedTuple):
 
 
 async def claim_stream(
-    bus: Bus, gateway: str, job_id: str, owner: str, seconds: float
+    identity: GatewayIdentity, job_id: str, owner: str, seconds: float
 ) -> ClaimedStream:
     """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
     deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
-        found = await _find(bus, gateway, job_id)
+        found = await _locate(identity, job_id)
         if found is not None:
-            take = codec.encode(Claim(gateway, found.attempt + 1, owner))
-            answer = await bus.request(subjects.claim(found.node, job_id), take, timeout=1.0)
+            claim = codec.encode(Claim(identity.gateway, found.attempt + 1, owner))
+            answer = await identity.bus.request(
+                subjects.claim(found.node, job_id), claim, timeout=1.0
+            )
             job = codec.read_taken(answer).job if answer else None
             if job is not None:
                 return ClaimedStream(job, found.node)
@@ -49,8 +51,8 @@ async def claim_stream(
     )
 
 
-async def _find(bus: Bus, gateway: str, job_id: str) -> Located | None:
-    data = codec.encode(Locate(gateway))
-    answers = await bus.ask_all(subjects.locate(job_id), data, seconds=_ROUND_SECONDS)
+async def _locate(identity: GatewayIdentity, job_id: str) -> Located | None:
+    data = codec.encode(Locate(identity.gateway))
+    answers = await identity.bus.ask_all(subjects.locate(job_id), data, seconds=_ROUND_SECONDS)
     found = [codec.read_located(answer) for answer in answers]
     return max(found, key=lambda one: (one.attempt, one.next_index), default=None)

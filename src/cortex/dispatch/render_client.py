@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from cortex.dispatch import router
-from cortex.dispatch.dispatcher import Dispatcher
+from cortex.dispatch.decisions import Decisions
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from protocol import codec, subjects
@@ -21,12 +21,12 @@ NODES_ASKED = 3
 
 
 class RenderClient(NamedTuple):
-    """What the answers are found with."""
+    """Asks the nodes that have a model's files."""
 
     bus: Bus
     fleet: Fleet
     catalogue: Catalogue
-    dispatcher: Dispatcher
+    decisions: Decisions
 
     async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
         """The prompt of *request*. Raises ``FleetError`` when it has none, or nobody can tell."""
@@ -50,7 +50,7 @@ class RenderClient(NamedTuple):
                 return rendered
             if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
                 raise FleetError.of(rendered.error)
-        decision = self.dispatcher.decide(model)
+        decision = self.decisions.decide(model)
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)
         raise FleetError(

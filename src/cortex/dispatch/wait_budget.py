@@ -1,10 +1,9 @@
-"""How long one request waits: for a turn, for a loading model, for a fleet without it."""
+"""How long one request waits: for a turn, for a loading model, for a fleet without it. Pure."""
 
-import time
 from collections.abc import Callable
 
 from cortex.dispatch import router
-from cortex.placement.demand_writer import PLACE_SECONDS
+from cortex.placement.options import PLACE_SECONDS
 from protocol.errors import ErrorCode, FleetError
 
 QUEUE_SECONDS = 60.0
@@ -22,7 +21,7 @@ class WaitBudget:
     def __init__(
         self,
         model: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
         self._model = model

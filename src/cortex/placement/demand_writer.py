@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, keys
 from protocol.bus import KvBucket
 from protocol.placement import Wanted
@@ -71,15 +72,13 @@ class DemandWriter:
 
     def __init__(
         self,
-        bucket: KvBucket,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         waiting: Callable[[], dict[str, WaitingRequests]],
         bound_seconds: float,
     ) -> None:
-        self._bucket = bucket
-        self._gateway = gateway
-        self._instance = instance
+        self._bucket = KvBucket(identity.bus, keys.WANTED)
+        self._gateway = identity.gateway
+        self._instance = identity.instance
         self._waiting = waiting
         self._bound = bound_seconds
         self._written: dict[str, _Written] = {}
@@ -117,7 +116,3 @@ class DemandWriter:
         for model in set(self._written) - set(waiting):
             if await self._bucket.delete(keys.wanted(model, self._gateway)):
                 del self._written[model]
-
-
-PLACE_SECONDS = 120.0
-"""For a place for its model, beside others that are in use, unless ``load_wait_seconds`` says."""

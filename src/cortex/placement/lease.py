@@ -12,8 +12,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, keys
-from protocol.bus import Bus, KvBucket, KvView
+from protocol.bus import KvBucket, KvView
 from protocol.leader import Epoch, LeaseRecord
 from protocol.runtime.waiting import wait_at_most
 
@@ -38,15 +39,13 @@ class Lease:
 
     def __init__(
         self,
-        bus: Bus,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
-        self._bus = bus
-        self._record = codec.encode(LeaseRecord(instance, gateway))
+        bus = self._bus = identity.bus
+        self._record = codec.encode(LeaseRecord(identity.instance, identity.gateway))
         self._on_change = on_change
         self._clock = clock
         self._bucket = KvBucket(bus, keys.LEADER)

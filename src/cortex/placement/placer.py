@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement import planner
 from cortex.placement.demand import Demands
-from cortex.placement.eviction import Strategy, eviction_candidates
+from cortex.placement.eviction import eviction_candidates
 from cortex.placement.fit import NodeView
 from cortex.placement.kv_mirror import KvMirror
 from cortex.placement.node_orders import NodeOrders, Order, verb_of
+from cortex.placement.options import PlacementOptions
 from cortex.placement.snapshot import Key, Snapshot, SnapshotBuilder
 from protocol import codec, keys
-from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
@@ -48,36 +49,41 @@ class _Sent(NamedTuple):
     at: float
 
 
+class Published(NamedTuple):
+    """What the placer shows to people in KV."""
+
+    placements: KvMirror
+    """What is where, and why."""
+    evictions: KvMirror
+    """Each node's order of eviction."""
+
+
 class Placer:
     """Of one gateway. *epoch* is None while another one places."""
 
     def __init__(
         self,
-        bus: Bus,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         epoch: Callable[[], Epoch | None],
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
         snapshots: SnapshotBuilder,
-        placements: KvMirror,
-        evictions: KvMirror,
-        strategy: Strategy,
-        defrag_after: int,
+        published: Published,
+        options: PlacementOptions,
     ) -> None:
-        self._bus = bus
-        self._instance = instance
-        self._orders = NodeOrders(bus)
+        self._bus = identity.bus
+        self._instance = identity.instance
+        self._orders = NodeOrders(identity.bus)
         self._epoch = epoch
         self._fleet = fleet
         self._catalogue = catalogue
         self._demands = demands
         self._snapshots = snapshots
-        self._placements = placements
-        self._evictions = evictions
-        self._strategy = strategy
-        self._defrag_after = defrag_after
+        self._published = published
+        self._strategy = options.strategy
+        self._defrag_after = options.defrag_after_cycles
         self._sent: dict[str, _Sent] = {}
         self._told: dict[Key, float] = {}
         self._cooling: dict[Key, tuple[float, str]] = {}
@@ -246,9 +252,9 @@ class Placer:
             )
             for key, resident in here.items()
         }
-        await self._placements.show(shown)
+        await self._published.placements.show(shown)
         orders = {keys.eviction(n.name): self._eviction_order(n, epoch) for n in snapshot.nodes}
-        await self._evictions.show(orders)
+        await self._published.evictions.show(orders)
 
     def _eviction_order(self, node: NodeView, epoch: Epoch) -> bytes:
         order = tuple(eviction_candidates(node.residents, self._strategy))

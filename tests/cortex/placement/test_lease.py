@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cortex.identity import GatewayIdentity
 from cortex.placement.lease import Lease
 from protocol import codec, keys
 from protocol.bus import KvBucket
@@ -43,7 +44,7 @@ class Clock:
 async def contender(url: str, name: str, clock: Clock | None = None) -> AsyncIterator[Lease]:
     async with connected(url, name) as bus:
         await until(KvBucket(bus, keys.LEADER).provision)
-        lease = Lease(bus, name, f"i-{name}", clock=clock or Clock())
+        lease = Lease(GatewayIdentity(bus, name, f"i-{name}"), clock=clock or Clock())
         async with background(lease.run()):
             yield lease
 
@@ -166,7 +167,7 @@ async def test_what_is_won_and_lost_is_told_at_once(nats: NatsServer) -> None:
     async with proxy_to(nats.url) as proxy, connected(proxy.url) as bus:
         await until(KvBucket(bus, keys.LEADER).provision)
         told: list[Epoch | None] = []
-        lease = Lease(bus, "a", "i-a", on_change=lambda: told.append(lease.epoch))
+        lease = Lease(GatewayIdentity(bus, "a", "i-a"), on_change=lambda: told.append(lease.epoch))
         async with background(lease.run()):
             await until(lambda: told)
             proxy.swallow()
