@@ -128,7 +128,7 @@ class Receiver:
         earlier = self._streams.get(stream.job.id)
         if earlier is not None:
             taken_up = WireError(ErrorCode.STREAM_LOST, "The stream was taken up elsewhere.")
-            earlier.state.is_over = True
+            earlier.state.give_up()
             earlier.deliver(Broken(taken_up))
         self._streams[stream.job.id] = stream
         try:
@@ -154,7 +154,7 @@ class Receiver:
         """The stream ends here, for a reason that no neuron gave."""
         if not stream.state.is_over:
             self.steer(stream, Cancel(stream.job.attempt))
-            stream.state.is_over = True
+            stream.state.give_up()
             stream.deliver(Broken(error.error))
 
     async def run(self) -> None:
