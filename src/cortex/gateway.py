@@ -208,6 +208,12 @@ class Gateway:
         gauge("cortex_requests_waiting", "Waiting for a turn.", lambda: self.dispatcher.waiting)
         gauge("cortex_nodes_alive", "Nodes heard.", lambda: len(list(self.fleet.alive())))
         gauge("cortex_bus_connected", "1 while connected to NATS.", lambda: self.bus.is_connected)
+        self.metrics.counter(
+            "cortex_placer_orders",
+            "Orders of this gateway, as the placer, that nodes have accepted.",
+            "order",
+            lambda: self.placement.placer.ordered,
+        )
         gauge("cortex_bus_reconnects", "Since the start.", lambda: self.bus.reconnects)
 
     def _in_flight(self) -> float:

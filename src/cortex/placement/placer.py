@@ -90,9 +90,8 @@ class Placer:
         self._whys: dict[Key, Placement] = {}
         self._woken = asyncio.Event()
         self._written = float("-inf")
-        self.loads_ordered = 0
-        self.evictions_ordered = 0
-        self.recycles_ordered = 0
+        self.ordered = dict.fromkeys(("load", "evict", "recycle"), 0)
+        """Orders that nodes have accepted since the start, by kind; an eviction for a load is one."""
 
     def wake(self) -> None:
         """Something new is wanted."""
@@ -150,9 +149,10 @@ class Placer:
         self._whys[load.node, load.model] = Placement(
             self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
         )
-        self.loads_ordered += 1
-        self.evictions_ordered += len(load.victims)
-        if not await self._order(load.node, order):
+        if await self._order(load.node, order):
+            self.ordered["load"] += 1
+            self.ordered["evict"] += len(load.victims)
+        else:
             self._sent.pop(load.node, None)
 
     async def _unload(self, unload: planner.UnloadAction, epoch: Epoch) -> None:
@@ -161,11 +161,11 @@ class Placer:
         log.info(
             "epoch %d: %s leaves %s: %s", epoch.revision, unload.model, unload.node, unload.why
         )
-        self.evictions_ordered += 1
         order = UnloadOrder(
             unload.model, self._snapshots.drain_seconds(unload.model), epoch, unload.why
         )
-        await self._order(unload.node, order)
+        if await self._order(unload.node, order):
+            self.ordered["evict"] += 1
 
     async def _pull(self, pull: planner.PullAction, epoch: Epoch) -> None:
         if self._is_told(pull.node, pull.model):
@@ -178,7 +178,6 @@ class Placer:
     async def _recycle(self, recycle: planner.RecycleAction, epoch: Epoch) -> None:
         if self._is_told(recycle.node, recycle.model):
             return
-        self.recycles_ordered += 1
         log.info("%s on %s is to be recycled: %s", recycle.model, recycle.node, recycle.why)
         began = next(
             (
@@ -189,7 +188,9 @@ class Placer:
             0,
         )
         order = RecycleOrder(recycle.model, began + recycle.loads, epoch)
-        if not await self._order(recycle.node, order):
+        if await self._order(recycle.node, order):
+            self.ordered["recycle"] += 1
+        else:
             self._told.pop((recycle.node, recycle.model), None)  # in use by now: soon again
 
     def _is_told(self, node: str, model: str) -> bool:
