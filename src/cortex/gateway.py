@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.render_client import Prompts
 from cortex.fleet.catalogue import Catalogue
-from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.fleet.state import Fleet
 from cortex.placement.demand_writer import Wants
 from cortex.placement.service import Options, Placing
 from cortex.telemetry.history import History
@@ -22,8 +22,8 @@ from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 from protocol.runtime.settings import SettingsError
+from protocol.timing import NORMAL, Timing
 
-HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02
 """Changes of the fleet are looked at together while nobody waits for one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
@@ -40,13 +40,16 @@ class Gateway:
         bus: Bus,
         profiles: tuple[Profile, ...] | None = None,
         options: Options = USUAL,
+        timing: Timing = NORMAL,
     ) -> None:
-        """*profiles*: of this gateway's ``models.toml``; None when it has none."""
+        """*profiles*: of this gateway's ``models.toml``; None when it has none. *timing*: the
+        fleet's."""
+        self._timing = timing
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
         self.started_at = time.time()
         self.bus = bus
-        self.fleet = Fleet(admitted=options.admitted)
+        self.fleet = Fleet(admitted=options.admitted, timing=timing)
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
@@ -57,6 +60,7 @@ class Gateway:
             fleet=self.fleet,
             catalogue=self.catalogue,
             options=options,
+            timing=timing,
             on_change=self._lease_changed,
         )
         self.dispatcher = Dispatcher(
@@ -67,6 +71,7 @@ class Gateway:
             could=self.placing.prospects.of,
             on_wanted=self._wanted,
             place_seconds=options.place_seconds,
+            timing=timing,
         )
         self.prompts = Prompts(bus, self.fleet, self.catalogue, self.dispatcher)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
@@ -82,6 +87,7 @@ class Gateway:
             self.instance,
             self.dispatcher.wanted,
             options.place_seconds,
+            timing,
         )
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
@@ -170,7 +176,7 @@ class Gateway:
         while True:
             now = time.monotonic()
             for gateway, heard_at in list(self._gateways.items()):
-                if gateway != self.id and now - heard_at > HEARTBEAT_TIMEOUT_SECONDS:
+                if gateway != self.id and now - heard_at > self._timing.node_gone_seconds:
                     del self._gateways[gateway]
             self.dispatcher.update_room(len(self._gateways))
             if self.fleet.version != provisioned:
@@ -189,7 +195,7 @@ class Gateway:
                 beat = GatewayHeartbeat(self.id, self.instance, self.placing.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(self._timing.heartbeat_seconds):
                     await self._pulse_wanted.wait()
 
     async def _watch_connection(self) -> None:
@@ -228,9 +234,10 @@ async def running_gateway(
     bus: Bus,
     profiles: tuple[Profile, ...] | None = None,
     options: Options = USUAL,
+    timing: Timing = NORMAL,
 ) -> AsyncIterator[Gateway]:
     """A gateway for the length of the block; its failure cancels the block."""
-    gateway = Gateway(bus, profiles, options)
+    gateway = Gateway(bus, profiles, options, timing)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")
         try:

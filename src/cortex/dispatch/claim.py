@@ -13,11 +13,8 @@ from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Find, Found, Job, Take
+from protocol.timing import Timing
 
-SEARCH_SECONDS = 2.0
-"""A job may be between two neurons: it is looked for again."""
-LONG_SEARCH_SECONDS = 8.0
-"""While a node is silent that may be back in a moment, and have it."""
 _ROUND_SECONDS = 0.3
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -29,8 +26,12 @@ class TakenUp(NamedTuple):
     node: str
 
 
-async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: float) -> TakenUp:
-    """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
+async def take_up(
+    bus: Bus, gateway: str, job_id: str, owner: str, timing: Timing, *, is_missed: bool
+) -> TakenUp:
+    """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*. *is_missed*: a
+    node is silent that may be back in a moment, and have it."""
+    seconds = timing.long_search_seconds if is_missed else timing.search_seconds
     deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
         found = await _find(bus, gateway, job_id)
@@ -42,8 +43,9 @@ async def take_up(bus: Bus, gateway: str, job_id: str, owner: str, seconds: floa
                 return TakenUp(job, found.node)
     raise FleetError(
         ErrorCode.STREAM_GONE,
-        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for 30 s after their end "
-        "or after their gateway was lost. Send the request again.",
+        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for "
+        f"{timing.kept_seconds:.0f} s after their end or after their gateway was lost. Send the "
+        "request again.",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cortex.dispatch import router
 from cortex.dispatch.attempts import Carrier, Sources, too_large
-from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, take_up
+from cortex.dispatch.claim import take_up
 from cortex.dispatch.prefix_affinity import Affinity, beginnings
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.request_queue import Line, Place
@@ -31,6 +31,7 @@ from protocol.fleet import ModelState
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Job, Priority
 from protocol.names import new_job_id
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("dispatch")
 
@@ -64,10 +65,12 @@ class Dispatcher:
         could: Could = lambda _: None,
         on_wanted: Callable[[], None] = lambda: None,
         place_seconds: float = PLACE_SECONDS,
+        timing: Timing = NORMAL,
     ) -> None:
         """*could*: where a model could be loaded. *on_wanted* is called when a request waits for
         one that is not ready, for *place_seconds* at most until its load begins."""
         self._bus = bus
+        self._timing = timing
         self._could = could
         self._on_wanted = on_wanted
         self._place_seconds = place_seconds
@@ -85,6 +88,7 @@ class Dispatcher:
             gateway,
             acknowledge=self._lanes.acknowledge,
             node_of_instance=fleet.node_of_instance,
+            timing=timing,
         )
 
     @property
@@ -178,8 +182,10 @@ class Dispatcher:
         answer comes again. Raises ``FleetError`` when nobody has it."""
         self._check_bus()
         with self._receiver.expecting(job_id):
-            seconds = LONG_SEARCH_SECONDS if self._fleet.misses_somebody else SEARCH_SECONDS
-            taken = await take_up(self._bus, self._gateway, job_id, owner, seconds)
+            is_missed = self._fleet.misses_somebody
+            taken = await take_up(
+                self._bus, self._gateway, job_id, owner, self._timing, is_missed=is_missed
+            )
             stream = Stream(taken.job, arrived)
             async with self._carried(stream, self._continue(stream, taken.node)):
                 yield stream

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from protocol import codec, keys
 from protocol.bus import KvBucket
 from protocol.placement import Wanted
+from protocol.timing import Timing
 
 LOOK_SECONDS = 0.25
 ASKED_SECONDS = 1.0
@@ -74,7 +75,9 @@ class Wants:
         instance: str,
         waiting: Callable[[], dict[str, Waiting]],
         bound_seconds: float,
+        timing: Timing,
     ) -> None:
+        self._timing = timing
         self._bucket = bucket
         self._gateway = gateway
         self._instance = instance
@@ -102,7 +105,7 @@ class Wants:
         for model, (count, seconds) in waiting.items():
             known = self._written.get(model)
             if known is not None:
-                pause = keys.WANTED_EVERY_SECONDS
+                pause = self._timing.wanted_every_seconds
                 if known.waiting != count:
                     pause = CHANGED_SECONDS
                 if now - known.at < pause:
@@ -111,7 +114,7 @@ class Wants:
                 self._instance, model, self._gateway, count, round(seconds, 2), self._bound
             )
             key = keys.wanted(model, self._gateway)
-            ttl = keys.WANTED_TTL_SECONDS
+            ttl = self._timing.wanted_ttl_seconds
             if await self._bucket.put(key, codec.encode(wanted), ttl_seconds=ttl):
                 self._written[model] = _Written(count, now)
         for model in set(self._written) - set(waiting):

@@ -15,16 +15,9 @@ from collections.abc import Callable
 from protocol import codec, keys
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.leader import Epoch, Leader
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("placer")
-
-MARGIN_SECONDS = 0.25
-"""For what is on its way when the lease ends."""
-RENEW_SECONDS = keys.LEASE_SECONDS / 4
-"""Two renewals may get lost."""
-LOOK_SECONDS = 0.4
-"""How often a gateway looks whether the lease is free, should it have missed its end: less than
-what a takeover may take beyond the TTL."""
 
 
 def seconds_since_boot() -> float:
@@ -43,7 +36,9 @@ class Lease:
         *,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = seconds_since_boot,
+        timing: Timing = NORMAL,
     ) -> None:
+        self._timing = timing
         self._bus = bus
         self._record = codec.encode(Leader(instance, gateway))
         self._on_change = on_change
@@ -103,7 +98,8 @@ class Lease:
                 if self._bus.is_connected and not self._is_leaving:
                     await (self._renew() if self._epoch else self._take())
             # What waited in vain for an answer has waited long enough.
-            again = began + (RENEW_SECONDS if self._epoch else LOOK_SECONDS)
+            times = self._timing
+            again = began + (times.lease_renew_seconds if self._epoch else times.lease_look_seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, again - now())):
                     await self._woken.wait()
@@ -159,11 +155,11 @@ class Lease:
     async def _put(self, *, after: int) -> int | None:
         began = self._clock()  # the server counts from later
         sequence = await self._bucket.put_if(
-            keys.PLACER, self._record, after=after, ttl_seconds=keys.LEASE_SECONDS
+            keys.PLACER, self._record, after=after, ttl_seconds=self._timing.lease_ttl_seconds
         )
         if sequence:
             self._sequence = sequence
-            self._until = began + keys.LEASE_SECONDS - MARGIN_SECONDS
+            self._until = began + self._timing.lease_held_seconds
             self._tell_at_the_end()
         return sequence
 

@@ -23,6 +23,7 @@ from cortex.placement.snapshot import Survey
 from protocol import keys
 from protocol.bus import Bus, KvBucket, KvView
 from protocol.bus.view import Listener
+from protocol.timing import Timing
 
 
 class Options(NamedTuple):
@@ -50,12 +51,13 @@ class Placing:
         fleet: Fleet,
         catalogue: Catalogue,
         options: Options,
+        timing: Timing,
         on_change: Callable[[], None],
     ) -> None:
         self._on_change = on_change
         self.strategy = options.strategy
         self.standing = Standing()
-        self.demands = Demands()
+        self.demands = Demands(timing=timing)
         self.survey = Survey(fleet, catalogue, self.demands, self.standing)
         self.prospects = Prospects(self.survey, fleet, catalogue)
         self.control = Control(
@@ -67,7 +69,7 @@ class Placing:
             survey=self.survey,
             strategy=options.strategy,
         )
-        self.lease = Lease(bus, gateway, instance, on_change=self._lease_changed)
+        self.lease = Lease(bus, gateway, instance, on_change=self._lease_changed, timing=timing)
         placement = KvView(bus, keys.PLACEMENT, self._then_place(self.standing.key_changed))
         eviction = KvView(bus, keys.EVICTION, _unread)
         wanted = KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed))

@@ -45,11 +45,11 @@ from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
 from protocol.runtime.settings import SettingsError
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("neuron")
 
 T = TypeVar("T")
-HEARTBEAT_SECONDS = 0.5
 LEAST_SECONDS = 0.05
 """Between two heartbeats, when a model has become ready or idle."""
 MEMORY_SHARE = 0.9
@@ -66,14 +66,16 @@ class Node:
         bus: Bus,
         config: NeuronConfig,
         start_engine: StartEngine | None = None,
+        timing: Timing = NORMAL,
     ) -> None:
-        """Raises ``SettingsError`` for models that cannot be told apart."""
+        """*timing*: the fleet's. Raises ``SettingsError`` for models that cannot be told apart."""
+        self._timing = timing
         self.name = config.name
         self.instance = new_instance_id()
         self._bus = bus
         self._config = config
-        self._identity = Identity(bus, self.name, self.instance)
-        self._gateways = Gateways()
+        self._identity = Identity(bus, self.name, self.instance, timing)
+        self._gateways = Gateways(timing=timing)
         self._jobs = Jobs(self._identity)
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
@@ -190,7 +192,7 @@ class Node:
             self._jobs.expire()
             await asyncio.sleep(LEAST_SECONDS)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS - LEAST_SECONDS):
+                async with asyncio.timeout(self._timing.heartbeat_seconds - LEAST_SECONDS):
                     await self._beat_wanted.wait()
             self._beat_wanted.clear()
 
@@ -211,9 +213,9 @@ class Node:
             self._announcer.set(
                 keys.node_live(self.name),
                 codec.encode(self._live),
-                ttl_seconds=keys.LIVE_TTL_SECONDS,
+                ttl_seconds=self._timing.live_ttl_seconds,
             )
-            await asyncio.sleep(keys.LIVE_EVERY_SECONDS)
+            await asyncio.sleep(self._timing.live_every_seconds)
 
     async def _measure(self) -> None:
         """What others take of the devices, for the books and for the fleet; and what engines really

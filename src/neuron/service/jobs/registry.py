@@ -19,8 +19,6 @@ from protocol.job import Cancel, Found, Job, Resume, Take, Taken
 
 log = logging.getLogger("neuron")
 
-KEEP_SECONDS = 30.0
-
 
 class Host(Protocol):
     """Who computes a job: the worker of its model."""
@@ -85,7 +83,7 @@ class Jobs:
         if entry.task is not asyncio.current_task():
             return  # somebody else has gone on with it
         entry.task = None
-        entry.expires = self._clock() + KEEP_SECONDS
+        entry.expires = self._clock() + self._identity.timing.kept_seconds
         if not keep and self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
 

@@ -19,15 +19,17 @@ from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Part, Phase
 from protocol.generate import FinishReason, Timings, Usage
 from protocol.job import Job
+from protocol.timing import NORMAL, Timing
 
 
 class Identity:
-    """Who sends the frames."""
+    """Who sends the frames, and by which times."""
 
-    def __init__(self, bus: Bus, node: str, instance: str) -> None:
+    def __init__(self, bus: Bus, node: str, instance: str, timing: Timing = NORMAL) -> None:
         self.bus = bus
         self.node = node
         self.instance = instance
+        self.timing = timing
 
     async def send(self, job: Job, frame: frames.AnyFrame) -> None:
         """Publishes a frame to the job's gateway."""
