@@ -12,7 +12,7 @@ from tests.support.up import environment
 _PROGRAM = """
 import contextlib, os, sys
 import torch
-from neuron.engine import heap
+from neuron.engine.machine import heap
 from neuron.hardware.host import private_bytes
 
 tidy = heap.tidy() if sys.argv[1] == "tidy" else contextlib.nullcontext()
