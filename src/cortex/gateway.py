@@ -12,7 +12,7 @@ from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.render_client import RenderClient
 from cortex.fleet.catalogue import Catalogue
-from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.fleet.state import Fleet
 from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import DemandWriter
 from cortex.placement.options import PlacementOptions
@@ -26,8 +26,8 @@ from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
+from protocol.timing import NORMAL, Timing
 
-HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02
 """Changes of the fleet are looked at together while nobody waits for one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
@@ -44,14 +44,17 @@ class Gateway:
         bus: Bus,
         profiles: tuple[Profile, ...] | None = None,
         options: PlacementOptions = USUAL,
+        timing: Timing = NORMAL,
     ) -> None:
-        """*profiles*: of this gateway's ``models.toml``; None when it has none."""
+        """*profiles*: of this gateway's ``models.toml``; None when it has none. *timing*: the
+        fleet's."""
+        self._timing = timing
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
-        identity = GatewayIdentity(bus, self.id, self.instance)
+        identity = GatewayIdentity(bus, self.id, self.instance, timing)
         self.started_at = time.time()
         self.bus = bus
-        self.fleet = Fleet(admitted=options.admitted)
+        self.fleet = Fleet(admitted=options.admitted, timing=timing)
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
@@ -167,7 +170,7 @@ class Gateway:
         while True:
             now = time.monotonic()
             for gateway, heard_at in list(self._gateways.items()):
-                if gateway != self.id and now - heard_at > HEARTBEAT_TIMEOUT_SECONDS:
+                if gateway != self.id and now - heard_at > self._timing.node_gone_seconds:
                     del self._gateways[gateway]
             self.dispatcher.update_room(len(self._gateways))
             if self.fleet.version != provisioned:
@@ -185,7 +188,7 @@ class Gateway:
             if self.bus.is_connected:
                 beat = GatewayHeartbeat(self.id, self.instance, self.placement.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
-            await wait_at_most(self._pulse_wanted, HEARTBEAT_SECONDS)
+            await wait_at_most(self._pulse_wanted, self._timing.heartbeat_seconds)
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()
@@ -229,9 +232,10 @@ async def running_gateway(
     bus: Bus,
     profiles: tuple[Profile, ...] | None = None,
     options: PlacementOptions = USUAL,
+    timing: Timing = NORMAL,
 ) -> AsyncIterator[Gateway]:
     """A gateway for the length of the block; its failure cancels the block."""
-    gateway = Gateway(bus, profiles, options)
+    gateway = Gateway(bus, profiles, options, timing)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")
         try:

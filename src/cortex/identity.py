@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from protocol.bus import Bus
+from protocol.timing import NORMAL, Timing
 
 
 class GatewayIdentity(NamedTuple):
@@ -13,3 +14,5 @@ class GatewayIdentity(NamedTuple):
     """The gateway's id; neurons answer to it."""
     instance: str
     """This life of its process."""
+    timing: Timing = NORMAL
+    """The fleet's."""

@@ -21,6 +21,8 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 QUICK_SECONDS = 0.05
 """Ten milliseconds in a quiet process; these share one loop with everything else."""
 

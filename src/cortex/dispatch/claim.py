@@ -14,10 +14,6 @@ from protocol import codec, subjects
 from protocol.errors import ErrorCode, FleetError
 from protocol.job import Claim, Job, Locate, Located
 
-SEARCH_SECONDS = 2.0
-"""A job may be between two neurons: it is looked for again."""
-LONG_SEARCH_SECONDS = 8.0
-"""While a node is silent that may be back in a moment, and have it."""
 _ROUND_SECONDS = 0.3
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -30,9 +26,13 @@ class ClaimedStream(NamedTuple):
 
 
 async def claim_stream(
-    identity: GatewayIdentity, job_id: str, owner: str, seconds: float
+    identity: GatewayIdentity, job_id: str, owner: str, *, is_missed: bool
 ) -> ClaimedStream:
-    """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
+    """Makes this gateway the owner of a stream. Raises ``FleetError(STREAM_GONE)`` when no neuron
+    has it, or not for *owner*. *is_missed*: a node that may have it is silent, and may soon be
+    back."""
+    timing = identity.timing
+    seconds = timing.long_search_seconds if is_missed else timing.search_seconds
     deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
         found = await _locate(identity, job_id)
@@ -46,8 +46,9 @@ async def claim_stream(
                 return ClaimedStream(job, found.node)
     raise FleetError(
         ErrorCode.STREAM_GONE,
-        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for 30 s after their end "
-        "or after their gateway was lost. Send the request again.",
+        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for "
+        f"{timing.kept_seconds:.0f} s after their end or after their gateway was lost. Send the "
+        "request again.",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from cortex.dispatch import router
 from cortex.dispatch.admission import Admission
 from cortex.dispatch.attempts import Attempts, LeavingSources
-from cortex.dispatch.claim import LONG_SEARCH_SECONDS, SEARCH_SECONDS, claim_stream
+from cortex.dispatch.claim import claim_stream
 from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.hand_over import HandOver
 from cortex.dispatch.prefix_affinity import PrefixAffinity, prefixes_of
@@ -64,6 +64,7 @@ class Dispatcher:
             identity.gateway,
             acknowledge=self._hand_over.acknowledge,
             node_of_instance=fleet.node_of_instance,
+            timing=identity.timing,
         )
 
     @property
@@ -158,8 +159,8 @@ class Dispatcher:
         answer comes again. Raises ``FleetError`` when nobody has it."""
         self._check_bus()
         with self._receiver.expecting(job_id):
-            seconds = LONG_SEARCH_SECONDS if self._fleet.misses_somebody else SEARCH_SECONDS
-            taken = await claim_stream(self._identity, job_id, owner, seconds)
+            is_missed = self._fleet.misses_somebody
+            taken = await claim_stream(self._identity, job_id, owner, is_missed=is_missed)
             stream = Stream(taken.job, arrived)
             async with self._carried(stream, self._continue(stream, taken.node)):
                 yield stream

@@ -21,23 +21,13 @@ from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
 from protocol.job import Cancel, Job, Resend, Steer
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("receiver")
 
-WATCH_EVERY_SECONDS = 0.1
-PROBE_AFTER_SECONDS = 0.9
-LOST_AFTER_SECONDS = 1.3
-"""Silence after which a neuron counts as lost; it is asked before. Neurons send a KeepAlive every
-0.5 s."""
-ECHO_SECONDS = 0.9
-"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
 IDLE_SECONDS = 300.0
 """Without a token, or a step of the prompt, a stream that has a neuron ends; there is no limit for
 one that makes progress."""
-CUT_OFF_SECONDS = 15.0
-"""Deaf for so long, running streams end with an error."""
-LAG_SECONDS = 0.25
-"""When this process itself was held up for so long, it has not heard what was said meanwhile."""
 _REPAIR_EVERY_SECONDS = 0.2
 _STOP_EVERY_SECONDS = 0.5
 
@@ -103,7 +93,9 @@ class Receiver:
         *,
         acknowledge: Callable[[str], Coroutine[Any, Any, None]],
         node_of_instance: Callable[[str], str | None],
+        timing: Timing = NORMAL,
     ) -> None:
+        self._timing = timing
         self._bus = bus
         self._gateway = gateway
         self._acknowledge = acknowledge
@@ -169,8 +161,9 @@ class Receiver:
         try:
             while True:
                 before = time.monotonic()
-                await asyncio.sleep(WATCH_EVERY_SECONDS)
-                self._watch(lag_seconds=time.monotonic() - before - WATCH_EVERY_SECONDS)
+                await asyncio.sleep(self._timing.watch_seconds)
+                lag_seconds = time.monotonic() - before - self._timing.watch_seconds
+                self._watch(lag_seconds)
         finally:
             forget_reconnect()
             await replies.stop()
@@ -230,40 +223,40 @@ class Receiver:
     def echo(self) -> None:
         """Our own heartbeat came back: the server lives, and so does our connection."""
         now = time.monotonic()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > self._timing.echo_seconds:
             log.warning("heard nothing for %.1f s", now - self._echo_at)
             self._ask_everyone()
         self._echo_at = now
 
     def _watch(self, lag_seconds: float) -> None:
         """Silence of a neuron is only silence while we could have heard it."""
-        now = time.monotonic()
-        if lag_seconds > LAG_SECONDS:
+        now, times = time.monotonic(), self._timing
+        if lag_seconds > times.lag_seconds:
             log.warning("this gateway was held up for %.1f s", lag_seconds)
-            self._echo_at = max(self._echo_at, now - ECHO_SECONDS)
+            self._echo_at = max(self._echo_at, now - times.echo_seconds)
             self._ask_everyone()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > times.echo_seconds:
             self._heard_since = now
-            if now - self._echo_at > CUT_OFF_SECONDS:
+            if now - self._echo_at > times.cut_off_seconds:
                 self._cut_off()
             return
         for stream in list(self._streams.values()):
             if stream.state.is_over or stream.move is not None:
                 continue
             silence = now - max(stream.heard_at, self._heard_since)
-            if silence > LOST_AFTER_SECONDS:
+            if silence > times.lost_after_seconds:
                 why = f"Node {stream.state.node} gave no sign of life for {silence:.1f} s."
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
             elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
                 why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
                 self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
-            elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
+            elif min(silence, now - stream.asked_at) > times.probe_after_seconds:
                 self._ask(stream, stream.state.node, stream.state.next_index)
 
     def _cut_off(self) -> None:
         error = FleetError(
             ErrorCode.BUS_UNAVAILABLE,
-            f"The gateway has heard nothing from NATS for {CUT_OFF_SECONDS:.0f} s.",
+            f"The gateway has heard nothing from NATS for {self._timing.cut_off_seconds:.0f} s.",
             retry_after_seconds=5,
         )
         for stream in list(self._streams.values()):

@@ -76,6 +76,7 @@ class DemandWriter:
         waiting: Callable[[], dict[str, WaitingRequests]],
         bound_seconds: float,
     ) -> None:
+        self._timing = identity.timing
         self._bucket = KvBucket(identity.bus, keys.WANTED)
         self._gateway = identity.gateway
         self._instance = identity.instance
@@ -101,7 +102,7 @@ class DemandWriter:
         for model, (count, seconds) in waiting.items():
             known = self._written.get(model)
             if known is not None:
-                pause = keys.WANTED_EVERY_SECONDS
+                pause = self._timing.wanted_every_seconds
                 if known.waiting != count:
                     pause = CHANGED_SECONDS
                 if now - known.at < pause:
@@ -110,7 +111,7 @@ class DemandWriter:
                 self._instance, model, self._gateway, count, round(seconds, 2), self._bound
             )
             key = keys.wanted(model, self._gateway)
-            ttl = keys.WANTED_TTL_SECONDS
+            ttl = self._timing.wanted_ttl_seconds
             if await self._bucket.put(key, codec.encode(wanted), ttl_seconds=ttl):
                 self._written[model] = _Written(count, now)
         for model in set(self._written) - set(waiting):

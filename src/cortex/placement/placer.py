@@ -91,7 +91,7 @@ class Placer:
         self._woken = asyncio.Event()
         self._written = float("-inf")
         self.ordered = dict.fromkeys(("load", "evict", "recycle"), 0)
-        """Orders that nodes have accepted since the start, by kind; an eviction for a load is one."""
+        """Orders that nodes have accepted since the start, by kind; load victims are evictions."""
 
     def wake(self) -> None:
         """Something new is wanted."""

@@ -40,7 +40,7 @@ class PlacementService:
         self._on_change = on_change
         self.strategy = options.strategy
         self.intent = OperatorIntent()
-        self.demands = Demands()
+        self.demands = Demands(timing=identity.timing)
         self.snapshots = SnapshotBuilder(fleet, catalogue, self.demands, self.intent)
         self.feasibility = Feasibility(self.snapshots, fleet, catalogue)
         self.operations = Operations(
