@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: factories, no state."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.complaints import Complaints
 from tests.support.nats import NatsServer, running_nats
 
 # What lies on the Hub must not decide a test.
@@ -16,6 +18,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A busy machine may take its time over one example; whether a property holds is all that counts.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_fails_unheard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test of coroutines that leaves a task's error unread, or a task pending."""
+    if not inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+        yield
+        return
+    with Complaints() as complaints:
+        yield
+        heard = complaints.heard()
+    assert not heard, "\n".join(heard)
 
 
 @pytest.fixture
