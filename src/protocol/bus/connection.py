@@ -299,10 +299,11 @@ class Bus:
                 if self._client.is_connected:
                     await self._client.flush(timeout=1)
                 await self._client.close()
-        except (TimeoutError, nats.errors.Error, OSError):
-            log.debug("NATS connection closed without a flush")
-        await self._client.abandon()
-        self.closed.set()
+        except Exception:
+            log.debug("NATS connection closed without a flush", exc_info=True)
+        finally:
+            await self._client.abandon()
+            self.closed.set()
 
 
 class BusOverflow(Exception):
