@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: factories, no state."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ import pytest
 from _pytest.nodeid import NodeId
 from hypothesis import settings
 
+from tests.support.complaints import Complaints
 from tests.support.nats import NatsServer, running_nats
 
 # What lies on the Hub must not decide a test.
@@ -32,6 +34,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         mark = item.get_closest_marker("xdist_group")
         if mark is not None and not item.nodeid.endswith(f"@{mark.args[0]}"):
             item._id = NodeId.parse(f"{item.nodeid}@{mark.args[0]}")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_fails_unheard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test of coroutines that leaves a task's error unread, or a task pending."""
+    if not inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+        yield
+        return
+    with Complaints() as complaints:
+        yield
+        heard = complaints.heard()
+    assert not heard, "\n".join(heard)
 
 
 @pytest.fixture

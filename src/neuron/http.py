@@ -1,15 +1,8 @@
 """``/health`` and ``/metrics``: the only port of a neuron, on loopback unless configured.
 
-The only module of neuron that knows Starlette and Hypercorn.
+The only module of neuron that knows Starlette.
 """
 
-import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator
-
-import hypercorn.asyncio
-import hypercorn.config
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
@@ -86,26 +79,3 @@ def _step_age(node: Node) -> float:
 
 def _ready(node: Node) -> float:
     return float(sum(model.record.state is ModelState.READY for model in node.models))
-
-
-@contextlib.asynccontextmanager
-async def http_server(node: Node, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves for the length of the block."""
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.graceful_timeout = 0
-    config.accesslog = None
-    config.errorlog = None
-    config.include_server_header = False
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        server = tasks.create_task(
-            hypercorn.asyncio.serve(make_app(node), config, shutdown_trigger=stop.wait),  # type: ignore[arg-type]
-            name="http",
-        )
-        try:
-            yield
-        finally:
-            stop.set()
-            await asyncio.wait([server], timeout=1)
-            server.cancel()

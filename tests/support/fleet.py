@@ -12,11 +12,11 @@ import httpx2
 from cortex.app import make_app
 from cortex.gateway import USUAL, Gateway, running_gateway
 from cortex.placement.options import PlacementOptions
-from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.node import Node
 from protocol.catalogue import Profile
+from protocol.runtime.http_server import http_server
 from protocol.runtime.listen import open_socket, url_of
 from protocol.timing import NORMAL, Timing
 from tests.support.nats import NatsServer, connected
