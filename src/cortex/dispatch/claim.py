@@ -1,8 +1,8 @@
-"""Becoming the owner of a stream that another gateway began.
+"""Claims a stream that another gateway began.
 
-All neurons are asked who has the job; of several (one may have frozen and thawed since) the latest
-attempt counts. That neuron is told to go on for us, under the next attempt's number, which fences
-the earlier owner off should it be alive after all.
+All neurons are asked who has the job; if several answer (one may have frozen and thawed since), the
+latest attempt counts. That neuron is told to continue for us under the next attempt number, which
+fences off the earlier owner in case it is still alive.
 """
 
 import re
@@ -15,15 +15,15 @@ from protocol.errors import ErrorCode, FleetError
 from protocol.job import Claim, Job, Locate, Located
 
 SEARCH_SECONDS = 2.0
-"""A job may be between two neurons: it is looked for again."""
+"""How long a job is looked for, as it may be moving between two neurons."""
 LONG_SEARCH_SECONDS = 8.0
-"""While a node is silent that may be back in a moment, and have it."""
+"""How long it is looked for while a node is silent that may soon be back, with the job."""
 _ROUND_SECONDS = 0.3
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ClaimedStream(NamedTuple):
-    """A job that is ours now."""
+    """A job that this gateway now owns."""
 
     job: Job
     node: str
@@ -32,7 +32,8 @@ class ClaimedStream(NamedTuple):
 async def claim_stream(
     bus: Bus, gateway: str, job_id: str, owner: str, seconds: float
 ) -> ClaimedStream:
-    """Raises ``FleetError(STREAM_GONE)`` when no neuron has it, or not for *owner*."""
+    """Claims a job; raises ``FleetError(STREAM_GONE)`` when no neuron has it, or none for
+    *owner*."""
     deadline = time.monotonic() + seconds
     while _JOB_ID.fullmatch(job_id) and time.monotonic() < deadline:
         found = await _find(bus, gateway, job_id)
@@ -44,7 +45,7 @@ async def claim_stream(
                 return ClaimedStream(job, found.node)
     raise FleetError(
         ErrorCode.STREAM_GONE,
-        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for 30 s after their end "
+        f"No node has your stream {job_id[:64]!r}. Streams are kept for 30 s after they end "
         "or after their gateway was lost. Send the request again.",
     )
 
