@@ -1,8 +1,8 @@
-"""Becoming the owner of a stream that another gateway began.
+"""Claims a stream that another gateway began.
 
-All neurons are asked who has the job; of several (one may have frozen and thawed since) the latest
-attempt counts. That neuron is told to go on for us, under the next attempt's number, which fences
-the earlier owner off should it be alive after all.
+All neurons are asked who has the job; if several answer (one may have frozen and thawed since), the
+latest attempt counts. That neuron is told to continue for us under the next attempt number, which
+fences off the earlier owner in case it is still alive.
 """
 
 import re
@@ -19,7 +19,7 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ClaimedStream(NamedTuple):
-    """A job that is ours now."""
+    """A job that this gateway now owns."""
 
     job: Job
     node: str
@@ -46,8 +46,8 @@ async def claim_stream(
                 return ClaimedStream(job, found.node)
     raise FleetError(
         ErrorCode.STREAM_GONE,
-        f"No node has a stream {job_id[:64]!r} of yours. Streams are kept for "
-        f"{timing.kept_seconds:.0f} s after their end or after their gateway was lost. Send the "
+        f"No node has your stream {job_id[:64]!r}. Streams are kept for "
+        f"{timing.kept_seconds:.0f} s after they end or after their gateway was lost. Send the "
         "request again.",
     )
 

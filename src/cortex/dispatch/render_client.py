@@ -1,4 +1,4 @@
-"""Asks a node what a prompt looks like in text and tokens; nothing is loaded for it."""
+"""Asks a node what a prompt looks like in text and tokens; no model is loaded for it."""
 
 import time
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from protocol.generate import GenerateRequest
 from protocol.render import Render, Rendered
 
 ANSWER_SECONDS = 10.0
-"""A tokenizer may have to be read first."""
+"""Limit of the wait for an answer; the node may have to read a tokenizer first."""
 NODES_ASKED = 3
 
 
 class RenderClient(NamedTuple):
-    """Asks the nodes that have a model's files."""
+    """Renders prompts on the nodes that have the model's files."""
 
     bus: Bus
     fleet: Fleet
@@ -29,7 +29,8 @@ class RenderClient(NamedTuple):
     decisions: Decisions
 
     async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
-        """The prompt of *request*. Raises ``FleetError`` when it has none, or nobody can tell."""
+        """Renders the prompt of *request*. Raises ``FleetError`` when it has none, or when no node
+        can tell."""
         model = self.catalogue.resolve(request.model, self.fleet.models())
         request = self.catalogue.applied(request, self.fleet.models())
         data = codec.encode(Render(request, time.time(), pieces))
@@ -40,8 +41,8 @@ class RenderClient(NamedTuple):
             except BusOverflow as error:
                 raise FleetError(
                     ErrorCode.REQUEST_TOO_LARGE,
-                    f"The request takes {error.size} bytes on the bus, more than its limit of "
-                    f"{error.limit}. Send less text.",
+                    f"The request takes {error.size:,} bytes on the bus, more than its limit of "
+                    f"{error.limit:,}. Send less text.",
                 ) from None
             if answer is None:
                 continue
@@ -55,12 +56,12 @@ class RenderClient(NamedTuple):
             raise FleetError.of(decision.error)
         raise FleetError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"No node that has the files of {request.model} answers.",
+            f"No node that has the files of {request.model} answered. Try again shortly.",
             retry_after_seconds=5,
         )
 
     def _nodes(self, model: str) -> list[str]:
-        """Those where it is loaded first."""
+        """Lists the nodes to ask, those that have it loaded first."""
         records = [r for r in self.fleet.records(model) if r.has_files]
         return [
             r.node for r in sorted(records, key=lambda r: (r.state is not ModelState.READY, r.node))

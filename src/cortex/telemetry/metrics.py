@@ -21,7 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Outcome(StrEnum):
-    """How a request ended, for counting."""
+    """How a request ended, as the metrics count it."""
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, error: WireError) -> "Outcome":
-        """The outcome of a request that ended with *error*."""
+        """Returns the outcome of a request that ended with *error*."""
         match error.code:
             case (
                 ErrorCode.INVALID_REQUEST
@@ -74,7 +74,7 @@ class _CountsOf:
 
 
 class Metrics:
-    """The gateway's registry."""
+    """The gateway's registry of metrics."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -83,7 +83,7 @@ class Metrics:
             "cortex_requests", "Requests by outcome.", ["outcome"], registry=self._registry
         )
         for outcome in Outcome:
-            self._requests.labels(outcome)  # a counter that appears late looks like a jump
+            self._requests.labels(outcome)  # a counter that first appears late looks like a jump
         self._tokens = Counter(
             "cortex_tokens", "Tokens by kind.", ["model", "kind"], registry=self._registry
         )
@@ -118,12 +118,12 @@ class Metrics:
         )
 
     def began(self, record: Record) -> None:
-        """A request was admitted."""
+        """Records that a request was admitted."""
         self._history.began(record)
 
     def request(self, outcome: Outcome, records: Iterable[Record] = ()) -> None:
-        """A request ended, with the *records* of its choices; without any, it was refused at the
-        door."""
+        """Counts a request that ended, with the *records* of its choices; it has none if it was
+        refused before admission."""
         self._requests.labels(outcome).inc()
         for record in records:
             self._choice(outcome, record)
@@ -159,7 +159,7 @@ class Metrics:
         return histogram
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A value that is read when Prometheus asks."""
+        """Adds a gauge that is read when Prometheus scrapes."""
         Gauge(name, help_text, registry=self._registry).set_function(read)
 
     def counter(
@@ -169,5 +169,5 @@ class Metrics:
         self._registry.register(_CountsOf(name, help_text, label, read))
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Renders the text that Prometheus scrapes."""
         return bytes(generate_latest(self._registry))
