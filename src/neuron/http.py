@@ -1,4 +1,4 @@
-"""``/health`` and ``/metrics``: the only port of a neuron, on loopback unless configured.
+"""``/health`` and ``/metrics`` on a neuron's only port, which is on loopback unless configured.
 
 The only module of neuron that knows Starlette.
 """
@@ -16,25 +16,25 @@ from protocol.fleet import ModelState
 
 
 def make_app(node: Node) -> Starlette:
-    """Health for supervisors, metrics for Prometheus."""
+    """Builds the app: health for supervisors, metrics for Prometheus."""
     registry = CollectorRegistry()
     for name, help_text, read in (
-        ("neuron_jobs_running", "Jobs on the engines.", lambda: _total(node, "running")),
-        ("neuron_jobs_queued", "Jobs that wait in the engines.", lambda: _total(node, "queued")),
-        ("neuron_models_ready", "Models that take jobs.", lambda: _ready(node)),
+        ("neuron_jobs_running", "Jobs held by the engines.", lambda: _total(node, "running")),
+        ("neuron_jobs_queued", "Jobs waiting in the engines.", lambda: _total(node, "queued")),
+        ("neuron_models_ready", "Models that accept jobs.", lambda: _ready(node)),
         (
             "neuron_kv_cache_free_tokens",
-            "Tokens that the KV caches can take; what is only cached counts as free.",
+            "Tokens that still fit into the KV caches; blocks that are only cached count as free.",
             lambda: _engine(node, "kv_tokens_free"),
         ),
         (
             "neuron_kv_cache_cached_tokens",
-            "Tokens that can be found again by their prompt.",
+            "Tokens that the prefix caches can reuse.",
             lambda: _engine(node, "kv_tokens_cached"),
         ),
         (
             "neuron_preemptions",
-            "Sequences that gave up their blocks, since their engine started.",
+            "Sequences that were preempted since their engine started.",
             lambda: _engine(node, "preemptions"),
         ),
         (

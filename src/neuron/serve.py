@@ -1,4 +1,4 @@
-"""``neuron serve``: start, signals, ordered stop."""
+"""``neuron serve``: start, signal handling and orderly shutdown."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("neuron")
 
 
 async def serve(config: settings.NeuronConfig) -> None:
-    """Runs a neuron until SIGTERM or SIGINT. Raises ``SettingsError`` and ``BusSetupError``."""
+    """Runs a neuron until SIGTERM or SIGINT; raises ``SettingsError`` and ``BusSetupError``."""
     config = settings.resolve(config)
     warm_tier.check(config.host_cache_mb << 20)
     stop = stop_on_signals()
@@ -32,7 +32,8 @@ async def serve(config: settings.NeuronConfig) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(node.run(), name="node")
             async with http_server(make_app(node), listener, drain_seconds=0):
-                log.info("node %s, loads: %s", node.name, ", ".join(config.default_models) or "-")
+                models = ", ".join(config.default_models) or "-"
+                log.info("node %s, loading at start: %s", node.name, models)
                 await stop.wait()
                 log.info("stopping")
                 await node.drain()
