@@ -95,3 +95,28 @@ def _defines(node: ast.Module | ast.ClassDef, names: tuple[str, ...]) -> bool:
         if any(isinstance(t, ast.Name) and t.id == names[0] for t in targets):
             return len(names) == 1
     return False
+
+
+def test_the_map_has_every_room() -> None:
+    rooms = {
+        f"{path.parent.relative_to(ROOT / 'src')}/"
+        for top in ("cortex", "neuron", "protocol")
+        for path in (ROOT / "src" / top).rglob("*.py")
+    }
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w/]+/)` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_every_decision_has_its_reason_its_price_and_its_place() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for page in sorted(folder.glob("*.md")):
+        if page.name == "README.md":
+            continue
+        assert f"]({page.name})" in index, f"{page.name} is not in the index"
+        _, *decisions = page.read_text(encoding="utf-8").split("\n## ")
+        assert decisions
+        for decision in decisions:
+            for part in ("**Why.** ", "**Costs.** ", "**Where.** `"):
+                assert part in decision, f"{page.name}: {decision.splitlines()[0]}: no {part}"
