@@ -1,23 +1,20 @@
 """What is written for people stays true: examples parse, links resolve, commands exist."""
 
+import datetime
 import re
 import subprocess
 from pathlib import Path
 
-import click
 import msgspec
 import pytest
 
-import cortex.cli.main
 import cortex.config
 import cortex.fleet.models_file
-import neuron.cli
 import neuron.config
 from protocol.runtime import settings
+from tests.docs import command_lines
+from tests.docs.pages import PAGES, ROOT, name_of
 from tests.support.nats import server_binary
-
-ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_example_files_are_the_defaults() -> None:
@@ -52,7 +49,7 @@ def test_nats_takes_our_configuration(tmp_path: Path) -> None:
     assert "warning" not in result.stderr.lower()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_resolve(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
@@ -62,18 +59,56 @@ def test_links_resolve(page: Path) -> None:
         assert (ROOT / target).exists(), f"{page.name} → {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_options_exist(page: Path) -> None:
-    groups: dict[str, click.Group] = {"cortex": cortex.cli.main.cli, "neuron": neuron.cli.cli}
-    for program, verb, rest in re.findall(
-        r"^\s*(?:bin/)?(cortex|neuron) (\w+)(.*)$", page.read_text(), re.MULTILINE
-    ):
-        command = groups[program].commands.get(verb)
-        if command is None:
-            continue  # a sentence, not a command line
-        known = {option for parameter in command.params for option in parameter.opts}
-        for option in re.findall(r"(?<!\S)--[\w-]+", rest.partition("#")[0]):
-            assert option in known, f"{page.name}: {program} {verb} {option}"
+    faults = [
+        f"{line}: {found}"
+        for line in command_lines.in_page(page.read_text(encoding="utf-8"))
+        if (found := command_lines.fault(line))
+    ]
+    assert not faults, f"{name_of(page)}:\n" + "\n".join(faults)
+
+
+@pytest.mark.parametrize("program", command_lines.PROGRAMS)
+def test_examples_in_the_help_are_taken(program: str) -> None:
+    examples = list(command_lines.in_help(command_lines.PROGRAMS[program]))
+    assert examples
+    assert not [found for line in examples if (found := command_lines.fault(line))]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "cortex frobnicate",
+        "Ask with `cortex frobnicate`.",
+        "```bash\ncortex ps --frob\n```",
+        "```\nbin/cortex ps --frob   # what is loaded\n```",
+        "```bash\ncortex load a \\\n    --frob\n```",
+        "```console\n$ neuron serve --frob\n```",
+        "```bash\ncd there && cortex show a b\n```",
+        "```bash\nNATS_TOKEN=x cortex unload a --drain-seconds soon\n```",
+        "```bash\nbin/frobnicate\n```",
+        "```bash\nbin/check --frob\n```",
+        "```bash\nbin/test tests/frob\n```",
+        "```bash\npython -m bench.frob\n```",
+    ],
+)
+def test_a_mistaken_command_is_found(mistake: str) -> None:
+    found = list(command_lines.in_page(f"# A page\n\nSome words.\n\n{mistake}\n"))
+    assert found
+    assert any(command_lines.fault(line) for line in found)
+
+
+def test_releases_carry_dates() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert heads[0] == "[Unreleased]"
+    dates = []
+    for head in heads[1:]:
+        version = re.fullmatch(r"\[\d+\.\d+\.\d+\] - (\d{4}-\d\d-\d\d)", head)
+        assert version, head
+        dates.append(datetime.date.fromisoformat(version[1]))
+    assert dates == sorted(dates, reverse=True)
 
 
 def test_the_metrics_table_lists_every_metric() -> None:

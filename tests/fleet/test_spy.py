@@ -1,12 +1,18 @@
 """One request on the bus is readable: JSON lines on subjects that say what they are."""
 
+import asyncio
 import json
+import sys
+from pathlib import Path
 
+from click.testing import CliRunner
+
+from cortex.cli.main import cli
+from cortex.cli.spy import spy
 from protocol import codec, frames, job
 from tests.support.fleet import scripted_fleet
 from tests.support.nats import NatsServer, connected
 from tests.support.scripted import Script
-from tests.support.spy import spy
 from tests.support.waiting import until
 
 
@@ -35,3 +41,36 @@ async def test_one_request_reads_like_a_log(nats: NatsServer) -> None:
     assert shown == [frames.Accepted, *[frames.Delta] * 3, frames.Finished]
     for _, _, data in words:
         json.loads(data)
+
+
+async def test_the_verb_shows_it_until_it_is_stopped(nats: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("unused\n")
+    command = ["spy", "--nats", nats.url, "--nats-token-file", str(tmp_path / "token")]
+    shown = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cortex", *command, "cortex.x.*", stdout=asyncio.subprocess.PIPE
+    )
+    assert shown.stdout
+    line = asyncio.ensure_future(shown.stdout.readline())
+    try:
+        async with asyncio.timeout(30), connected(nats.url, "speaker") as bus:
+            while not line.done():
+                await bus.publish("cortex.y.1", b"not asked for")
+                await bus.publish("cortex.x.1", b'{"a":1}')
+                await asyncio.wait([line], timeout=0.1)
+        assert line.result() == b'cortex.x.1 {"a":1}\n'
+    finally:
+        shown.kill()
+        await shown.communicate()
+
+
+def test_without_a_server_it_says_so() -> None:
+    result = CliRunner().invoke(cli, ["spy", "--nats", "nats://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert result.output.startswith("cortex: ")
+    assert result.output.count("\n") == 1
+
+
+def test_a_token_that_is_not_there_is_named() -> None:
+    result = CliRunner().invoke(cli, ["spy", "--nats-token-file", "/no/such/file"])
+    assert result.exit_code == 78
+    assert "/no/such/file" in result.output

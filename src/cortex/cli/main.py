@@ -11,11 +11,12 @@ import msgspec
 
 from cortex import __version__, config
 from cortex.cli import fleet
+from cortex.cli.spy import EVERYTHING, follow
 from cortex.local.supervisor import EX_CONFIG
 from protocol.bus import BusSetupError
 from protocol.errors import first_of
 from protocol.runtime import logs, loop
-from protocol.runtime.settings import SettingsError
+from protocol.runtime.settings import SettingsError, read_token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,6 +105,36 @@ def serve(
         await run_gateway(
             msgspec.structs.replace(settings, gateway=gateway, nats=nats, models_config=file)
         )
+        return 0
+
+    sys.exit(_run(main()))
+
+
+@cli.command()
+@click.argument("subject", default=EVERYTHING)
+@click.option(
+    "--nats",
+    "url",
+    default="nats://127.0.0.1:4222",
+    show_default=True,
+    help="URL of the NATS server.",
+)
+@click.option("--nats-token-file", default="", help="File with the NATS token.")
+@click.option("--heartbeats", is_flag=True, help="Show heartbeats too, two a second from each.")
+def spy(subject: str, url: str, nats_token_file: str, heartbeats: bool) -> None:
+    """Show what travels on the bus, one line per message, until Ctrl-C.
+
+    SUBJECT is a NATS subject and may have wildcards; without one, everything is shown.
+
+    \b
+    Examples:
+      cortex spy --nats nats://10.0.0.5:4222 --nats-token-file token
+      cortex spy 'cortex.job.>' --heartbeats
+    """
+
+    async def main() -> int:
+        token = read_token(nats_token_file)
+        await follow(url, token, click.echo, subject=subject, heartbeats=heartbeats)
         return 0
 
     sys.exit(_run(main()))
