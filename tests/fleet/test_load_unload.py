@@ -56,6 +56,7 @@ async def test_a_model_is_loaded_served_and_unloaded(nats: NatsServer) -> None:
         assert len(script.engines) == 3, "it is loaded for whom wants it"
 
 
+@pytest.mark.xdist_group("wall_clock")
 async def test_an_unload_lets_streams_finish(nats: NatsServer) -> None:
     script = Script(answer, step_seconds=0.02)
     async with scripted_fleet(nats, script) as fleet, http_client() as client:

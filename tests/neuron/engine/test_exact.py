@@ -244,7 +244,7 @@ def random_schedules(folder: Path, dtype: str, count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_random_schedules_change_no_token(models: dict[str, Path], dtype: str) -> None:
-    random_schedules(models["qwen3"], dtype, 20, seed=1)
+    random_schedules(models["qwen3"], dtype, 8, seed=1)
 
 
 @pytest.mark.slow

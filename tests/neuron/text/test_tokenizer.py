@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -15,6 +15,7 @@ from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Sampling
 from tests.neuron.text.models import SPECIAL, byte_tokenizer, make_model
+from tests.support.properties import examples
 
 PROMPT = "<|bos|><|im_start|>user\nGrüße <think> 🕙<|im_end|>\n"
 
@@ -51,7 +52,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(make_model(tmp_path_factory.mktemp("model")))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(text=st.text())
 def test_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
