@@ -1,1 +1,1 @@
-"""OpenAI's Chat Completions."""
+"""OpenAI's Chat Completions dialect."""
