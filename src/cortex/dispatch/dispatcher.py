@@ -214,7 +214,8 @@ class Dispatcher:
         if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
             raise FleetError(
                 ErrorCode.BUS_UNAVAILABLE,
-                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s.",
+                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s. "
+                "Try again shortly.",
                 retry_after_seconds=2,
             )
 
@@ -319,7 +320,7 @@ class Dispatcher:
             await asyncio.sleep(_RETRY_SECONDS)
         raise FleetError(
             ErrorCode.BUS_UNAVAILABLE,
-            f"NATS has not stored the job within {HAND_OVER_SECONDS:.0f} s.",
+            f"NATS did not store the job within {HAND_OVER_SECONDS:.0f} s. Try again shortly.",
             retry_after_seconds=2,
         )
 

@@ -85,7 +85,7 @@ def test_what_could_be_loaded_is_wanted() -> None:
     assert decide("m", [placed(ModelState.READY)], ["m"], could=could) == Run()
     victims = (ResidentView("x", (0,), 1), ResidentView("y", (0,), 1))
     full = FitResult((FIT._replace(victims=victims),), ())
-    assert decide("m", [], ["m"], could=full) == Load("to be loaded on n2 in the place of x, y")
+    assert decide("m", [], ["m"], could=full) == Load("to be loaded on n2 in place of x, y")
 
 
 def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
