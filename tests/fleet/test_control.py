@@ -47,7 +47,7 @@ async def test_a_dry_run_says_where_and_for_what(nats: NatsServer) -> None:
         assert there["nodes"] == ["n1"], "it is there already"
         refused = await tell(fleet, "/models/load", model="b", node="n2")
         assert refused.status_code == 503
-        assert "b cannot be loaded. n2: it takes" in error(refused)
+        assert "b cannot be loaded. n2: it needs" in error(refused)
 
 
 async def test_what_is_pinned_stays_and_comes_back(nats: NatsServer) -> None:
