@@ -15,7 +15,7 @@ DEFAULT_PATH = Path("/etc/cortex/cortex.toml")
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table ``[gateway]``."""
+    """The table ``[gateway]``: addresses and waits."""
 
     listen: str = "127.0.0.1:31313"
     """Address of the API; beyond loopback it is open to everyone who can reach it."""
@@ -30,14 +30,14 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NatsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table ``[nats]``."""
+    """The table ``[nats]``: the server to connect to."""
 
     url: str = "nats://127.0.0.1:4222"
     token_file: str = ""
 
 
 class EvictionSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table ``[eviction]``."""
+    """The table ``[eviction]``: what is evicted or restarted, and when."""
 
     strategy: Strategy = Strategy.LRU
     """Which model is evicted first when memory is needed: ``lru``, the one that has been idle
@@ -49,7 +49,7 @@ class EvictionSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NeuronSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One table ``[[neurons]]``."""
+    """One table ``[[neurons]]``: a node to use."""
 
     name: str
     """Only the named nodes are used. Without any ``[[neurons]]``, all are."""

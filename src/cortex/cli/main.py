@@ -21,7 +21,7 @@ from protocol.runtime.settings import SettingsError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cortex")
 def cli() -> None:
-    """One endpoint over every model of your GPU machines."""
+    """Serve every model of your GPU machines through one endpoint."""
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from protocol.placement import EvictionCandidate
 
 
 class Strategy(StrEnum):
-    """``[eviction] strategy``."""
+    """The strategies of ``[eviction] strategy``."""
 
     LRU = "lru"
     PRIORITY = "priority"

@@ -95,7 +95,7 @@ class DeviceView(NamedTuple):
 
 
 class NodeView(NamedTuple):
-    """A living node."""
+    """A living node, as placement sees it."""
 
     name: str
     devices: tuple[DeviceView, ...]

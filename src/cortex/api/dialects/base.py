@@ -15,7 +15,7 @@ from protocol.job import Priority
 
 
 class Call(NamedTuple):
-    """A decoded request."""
+    """One client request, decoded."""
 
     choices: tuple[Choice, ...]
     model: str

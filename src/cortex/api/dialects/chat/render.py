@@ -28,7 +28,7 @@ _encode = msgspec.json.encode
 
 
 class ChunkWriter(Writer):
-    """Writes ``chat.completion.chunk`` objects."""
+    """Writes one answer as ``chat.completion.chunk`` objects."""
 
     trailer = DONE
 

@@ -9,7 +9,7 @@ from cortex.api.dialects.fields import Integer, Limit, SamplingFields, StreamOpt
 
 
 class TextPart(Struct, tag_field="type", tag="text", frozen=True):
-    """Text content."""
+    """A text part of a message."""
 
     text: str
 

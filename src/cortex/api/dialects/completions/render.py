@@ -25,7 +25,7 @@ _encode = msgspec.json.encode
 
 
 class CompletionWriter(Writer):
-    """Writes ``text_completion`` chunks."""
+    """Writes one answer as ``text_completion`` chunks."""
 
     trailer = DONE
 

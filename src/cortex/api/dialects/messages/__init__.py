@@ -1,1 +1,1 @@
-"""Anthropic's Messages dialect."""
+"""Anthropic's Messages dialect: blocks of text, thinking and tool calls."""
