@@ -59,7 +59,7 @@ _USUAL = {
     ),
     "stream": ("", "fleet/test_dialects.py::test_all_dialects_say_the_same"),
     "service_tier": (
-        "`priority` goes first in the line, `flex` last",
+        "`priority` goes first in the queue, `flex` last",
         "fleet/test_admission.py::test_a_tier_goes_before_or_after_what_waits",
     ),
 }
