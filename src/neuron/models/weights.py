@@ -1,9 +1,9 @@
-"""Filling a model's parameters from a checkpoint: each tensor straight into its final place.
+"""Fills a model's parameters from a checkpoint, each tensor directly in its final place.
 
-Owns the match of names, shapes and dtypes, and the reading. There is never a second copy of the
-model in memory: a tensor whose dtype stays is read into the parameter itself, any other passes
-through a small buffer, piece by piece. Must not know architectures: a model hands over its
-*slots*, checkpoint name → destination (a slice of a fused parameter, say).
+Owns matching names, shapes and dtypes, and the reading. The model never exists twice in memory: a
+tensor whose dtype does not change is read into the parameter itself; any other passes through a
+small buffer, chunk by chunk. Must not know architectures: a model provides its *slots*, which map
+checkpoint names to destinations (a slice of a fused parameter, for example).
 """
 
 import math
@@ -20,9 +20,9 @@ from neuron.models.errors import LoadCode, LoadError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
-"""Parallel reads; a cold disk gives about three times the bytes of a single reader."""
+"""Parallel reads; from a cold disk they are about three times as fast as a single reader."""
 PIECE_BYTES = 8 << 20
-"""What one reader reads at once; also the size of its buffer where numbers are converted."""
+"""Bytes that one reader reads at once, and the size of its buffer for converted numbers."""
 OnBytes = Callable[[int], None]
 
 
@@ -33,9 +33,8 @@ def match_slots(
 ) -> list[tuple[TensorEntry, WeightTarget]]:
     """Pairs every slot with its tensor in the checkpoint, in file order.
 
-    Names are compared in ``canonical`` form; *ignored* tells which tensors of a checkpoint
-    may be left alone. Raises :class:`LoadError` CORRUPT for missing, doubled or unexpected tensors
-    and for wrong shapes.
+    Names are compared in ``canonical`` form; *ignored* says which tensors need not be used. Raises
+    :class:`LoadError` CORRUPT for missing, duplicate or unexpected tensors and for wrong shapes.
     """
     found = _by_name(entries)
     missing = sorted(slots.keys() - found.keys())
@@ -48,17 +47,17 @@ def match_slots(
         ]
         raise LoadError(
             LoadCode.CORRUPT,
-            f"The weights do not fit config.json: the checkpoint {' and '.join(faults)}. "
-            "Check that config.json belongs to these weights, or fetch the model again.",
+            f"The weights do not match config.json: the checkpoint {' and '.join(faults)}. "
+            "Check that config.json belongs to these weights, or download the model again.",
         )
     pairs = [(found[name], slot) for name, slot in slots.items()]
     for entry, slot in pairs:
         if entry.shape != slot.shape:
             raise LoadError(
                 LoadCode.CORRUPT,
-                f"The weights do not fit config.json: tensor {entry.name!r} has shape "
-                f"{list(entry.shape)}, expected {list(slot.shape)}. Check that config.json "
-                "belongs to these weights, or fetch the model again.",
+                f"The weights do not match config.json: tensor {entry.name!r} has shape "
+                f"{list(entry.shape)} instead of {list(slot.shape)}. Check that config.json "
+                "belongs to these weights, or download the model again.",
             )
     return sorted(pairs, key=lambda pair: (pair[0].file, pair[0].begin))
 
@@ -70,8 +69,8 @@ def _by_name(entries: Iterable[TensorEntry]) -> dict[str, TensorEntry]:
         if other is not entry:
             raise LoadError(
                 LoadCode.CORRUPT,
-                f"The checkpoint holds one tensor twice, as {other.name!r} and {entry.name!r}. "
-                "Fetch the model again into an empty folder.",
+                f"The checkpoint has one tensor twice, as {other.name!r} and {entry.name!r}. "
+                "Download the model again into an empty folder.",
             )
     return found
 
@@ -85,28 +84,27 @@ class _ByteRange:
     target: torch.Tensor
     """A contiguous slice of a slot: of one dimension, or some rows."""
     columns: slice | None = None
-    """Of rows that are read as a whole, those that are wanted."""
+    """The columns to keep, where whole rows are read."""
 
     @property
     def nbytes(self) -> int:
-        """Wanted ones."""
+        """Number of bytes that are kept."""
         return self.target.numel() * DTYPES[self.entry.dtype].itemsize
 
 
 def wanted_bytes(entry: TensorEntry, slot: WeightTarget) -> int:
-    """What :func:`load_weights` is going to report for a pair."""
+    """Bytes that :func:`load_weights` will report for a pair."""
     return slot.target.numel() * DTYPES[entry.dtype].itemsize
 
 
 def load_weights(
     pairs: Iterable[tuple[TensorEntry, WeightTarget]], on_bytes: OnBytes = lambda _: None
 ) -> None:
-    """Reads every paired tensor, or the range of it that is wanted, into its slot, converting
-    dtypes. Of a range of columns the whole rows are read, a few at a time: they lie together in
-    the file.
+    """Reads every paired tensor, or the range of it that is needed, into its slot.
 
-    *on_bytes* is told of every few bytes that have been read. Raises :class:`LoadError`: CORRUPT
-    when a file ends early, NOT_FOUND when it cannot be read.
+    Converts dtypes. For a range of columns it reads whole rows, a few at a time, because they are
+    contiguous in the file. *on_bytes* is called with the size of each chunk that has been read.
+    Raises :class:`LoadError`: CORRUPT when a file ends early, NOT_FOUND when it cannot be read.
     """
     pieces = [piece for entry, slot in pairs for piece in _pieces(entry, slot)]
     pieces.sort(key=lambda piece: (piece.entry.file, piece.offset))
@@ -166,7 +164,7 @@ def _fill(descriptor: int, entry: TensorEntry, target: torch.Tensor, offset: int
             raise LoadError(
                 LoadCode.CORRUPT,
                 f"{entry.file} ends at byte {offset}, inside tensor {entry.name!r}: it was "
-                "truncated. Fetch the model again.",
+                "truncated. Download the model again.",
             )
         view, offset = view[count:], offset + count
 
