@@ -138,7 +138,7 @@ async def test_the_commands_print_what_people_read(nats: NatsServer) -> None:
         assert "ready" in await cortex("ps")
         shown = await cortex("show", "a")
         assert "eviction   number 1 on this node: lru" in shown
-        assert "memory     60 MiB in all: the profile's vram_mb" in shown
+        assert "memory     60 MiB in total: the profile's vram_mb" in shown
         assert "(this gateway)" in await cortex("status")
         said = (await fleet.chat(model="a", max_tokens=2)).json()
         assert "finished" in await cortex("why", said["id"])

@@ -149,15 +149,27 @@ def test_requests_come_before_defaults() -> None:
     [
         ("generation_config", '{"top_k": "20"}', "key 'top_k': expected `int | null`, got `str`"),
         ("generation_config", '{"top_p": true}', "key 'top_p': expected `float | null`"),
-        ("generation_config", '{"temperature": -1}', "key 'temperature': -1.0 is not at least 0"),
-        ("generation_config", '{"top_p": 1.5}', "key 'top_p': 1.5 is not above 0 and at most 1"),
-        ("generation_config", '{"temperature": NaN}', "key 'temperature': nan is not at least 0"),
-        ("generation_config", "[1]", "holds a JSON list instead of an object"),
+        (
+            "generation_config",
+            '{"temperature": -1}',
+            "key 'temperature': the value -1.0 is not at least 0",
+        ),
+        (
+            "generation_config",
+            '{"top_p": 1.5}',
+            "key 'top_p': the value 1.5 is not above 0 and at most 1",
+        ),
+        (
+            "generation_config",
+            '{"temperature": NaN}',
+            "key 'temperature': the value nan is not at least 0",
+        ),
+        ("generation_config", "[1]", "the content is a JSON list instead of an object"),
         ("generation_config", "{", "cannot be read as JSON"),
         ("generation_config", '{"eos_token_id": ["x"]}', "key 'eos_token_id[0]': expected `int`"),
         ("config", '{"eos_token_id": 1.5}', "key 'eos_token_id': expected"),
         ("tokenizer_config", '{"eos_token": 3}', "key 'eos_token': expected"),
-        ("tokenizer", '{"version": "1.0"}', "the tokenizers library refuses it"),
+        ("tokenizer", '{"version": "1.0"}', "the tokenizers library cannot read"),
     ],
 )
 def test_broken_files_name_file_and_key(
@@ -174,5 +186,5 @@ def test_broken_files_name_file_and_key(
 
 
 def test_a_missing_tokenizer_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=r"no tokenizer\.json.*Save its tokenizer"):
+    with pytest.raises(FleetError, match=r"no tokenizer\.json.*Load its tokenizer"):
         Tokenizer.load(tmp_path)
