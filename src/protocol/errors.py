@@ -1,4 +1,4 @@
-"""Errors that travel: one code for machines, three sentences for people.
+"""Errors that cross process boundaries: one code for machines, three sentences for people.
 
 Every failure that a client or operator can see is a :class:`WireError`: what happened, why (with
 the numbers), what to do. The gateway maps codes to HTTP statuses in one table
@@ -12,34 +12,35 @@ import msgspec
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, as programs see it."""
+    """What went wrong, as programs read it."""
 
     INVALID_REQUEST = "invalid_request"
     """The request itself is wrong: syntax, type, range, template."""
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
-    """The prompt does not fit into the model's context."""
+    """The prompt does not fit in the model's context."""
     REQUEST_TOO_LARGE = "request_too_large"
-    """The body or job is larger than what the gateway or the bus takes."""
+    """The body or the job is larger than the gateway or the bus accepts."""
     MODEL_NOT_FOUND = "model_not_found"
-    """No host of the fleet knows this model."""
+    """No node of the fleet knows this model."""
     MODEL_UNAVAILABLE = "model_unavailable"
-    """The model is known but no host can serve it now."""
+    """The model is known, but no node can serve it now."""
     OVERLOADED = "overloaded"
     """A bounded queue is full."""
     TIMEOUT = "timeout"
-    """A deadline passed before the work began or while it made no progress."""
+    """A deadline passed before work began, or while it made no progress."""
     STREAM_LOST = "stream_lost"
     """The neuron that ran the request is gone, or its frames have a gap."""
     STREAM_GONE = "stream_gone"
-    """Nobody has the stream that a client wants to take up: it never was, or is over for long."""
+    """No neuron has the stream that a client wants to claim: it never existed, or ended long
+    ago."""
     BUS_UNAVAILABLE = "bus_unavailable"
     """The gateway has no connection to NATS."""
     POISON = "poison"
-    """The request was delivered several times and nobody survived or accepted it."""
+    """The request was delivered several times, and no neuron survived or accepted it."""
     ENGINE_FAILED = "engine_failed"
-    """The engine process died or cannot go on."""
+    """The engine process died or cannot continue."""
     INTERNAL = "internal"
-    """A bug; the details are in the log under the request's id."""
+    """A bug; the log has the details under the request's id."""
 
 
 class WireError(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,9 +49,9 @@ class WireError(msgspec.Struct, frozen=True, omit_defaults=True):
     code: ErrorCode
     message: str
     retry_after_seconds: int = 0
-    """0 = do not promise that a retry helps."""
+    """Seconds after which a retry may help; 0 makes no such promise."""
     param: str = ""
-    """The request field at fault, for INVALID_REQUEST."""
+    """The request field at fault, for ``INVALID_REQUEST``."""
 
 
 class FleetError(Exception):
@@ -64,7 +65,7 @@ class FleetError(Exception):
 
     @classmethod
     def of(cls, error: WireError) -> Self:
-        """The exception for an error that arrived from elsewhere."""
+        """Wraps an error that arrived from another process."""
         return cls(
             error.code,
             error.message,
@@ -74,7 +75,8 @@ class FleetError(Exception):
 
 
 def first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The error itself, or the first in an exception group, that is one of *kinds*."""
+    """Returns *error* itself, or the first one inside an exception group, that is one of
+    *kinds*."""
     if isinstance(error, kinds):
         return error
     if isinstance(error, BaseExceptionGroup):

@@ -20,9 +20,9 @@ from tests.docs.pages import ROOT, code_spans, lines
 PROGRAMS: dict[str, click.Group] = {"cortex": cortex.cli.main.cli, "neuron": neuron.cli.cli}
 SCRIPTS = {"check": "bin/check", "setup": "bin/setup", "train-demo": "training/train.py"}
 """Where the options of a script stand."""
-PYTEST = {"-k", "-m", "-q", "-s", "-x"}
+PYTEST = {"-k", "-m", "-n0", "-q", "-s", "-x"}
 """The options of pytest that pages use with ``bin/test``."""
-_DATA = ("json", "python", "text", "toml")
+_DATA = ("json", "mermaid", "python", "text", "toml")
 """Languages of blocks without commands."""
 _COMMAND = re.compile(
     r"(?:(?:\.venv/)?bin/)?(?:cortex|neuron) +[^\s─►◄]|bin/[\w-]+(?:\s|$)|[^\s`]*python3? -m "

@@ -1,4 +1,4 @@
-"""Who calls: what the presented key or the peer's address says."""
+"""Identifies the caller of a request, from the key it presents or the peer's address."""
 
 import contextlib
 import hashlib
@@ -18,13 +18,15 @@ class Caller(NamedTuple):
     """The sender of a request."""
 
     tenant: str
-    """Requests of one tenant wait for one another, not for those of others."""
+    """Whose queue the request joins: a tenant's requests wait for each other, not for other
+    tenants'."""
     owner: str
-    """Hash of the presented key, empty without one: whose streams these are."""
+    """Hash of the presented key, which owns the stream; empty when there was no key."""
 
 
 def caller_of(scope: Scope) -> Caller:
-    """By ``Authorization: Bearer`` or ``x-api-key``, else by address. The key is not kept."""
+    """Identifies a caller by ``Authorization: Bearer`` or ``x-api-key``, else by address. The key
+    itself is not kept."""
     headers = dict(scope["headers"])
     key = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
     if key:
@@ -35,13 +37,16 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def refused_unless_from_here(request: Request) -> Response | None:
-    """Operators speak from this machine only, as long as there are no keys that could tell one from
-    a guest. What a proxy forwards is not from here."""
+    """Refuses operators' requests from other machines, until there are keys that tell an operator
+    from a guest. A request that a proxy forwarded counts as coming from elsewhere."""
     host = request.client.host if request.client else ""
     is_forwarded = any(name in request.headers for name in _FORWARDED)
     with contextlib.suppress(ValueError):
         if not is_forwarded and ipaddress.ip_address(host).is_loopback:
             return None
-    message = "The fleet is operated from the gateway's own machine only."
+    message = (
+        "Operators' requests are accepted from the gateway's own machine only; this one came from "
+        "elsewhere or through a proxy. Run the command on that machine."
+    )
     body = plain_envelope(message, "forbidden", "permission_error")
     return Response(body, 403, media_type="application/json")

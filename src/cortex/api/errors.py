@@ -11,15 +11,15 @@ from protocol.errors import ErrorCode, WireError
 
 
 class Style(Enum):
-    """Whose clients an error is written for."""
+    """The client library that an error is written for."""
 
     OPENAI = auto()
     ANTHROPIC = auto()
 
 
 def style_of(scope: Scope) -> Style:
-    """For whose clients the answer to a request is written: its path says, and where both kinds
-    come, the header that only one of them sends."""
+    """Decides which clients a response is written for: by the path, and on paths that both kinds
+    use, by the header that only one of them sends."""
     path = scope["path"].removeprefix("/anthropic")
     if path.startswith(("/v1/messages", "/messages")) or path != scope["path"]:
         return Style.ANTHROPIC
@@ -32,15 +32,15 @@ def style_of(scope: Scope) -> Style:
 
 
 class Http(NamedTuple):
-    """How a code looks."""
+    """How one error code looks over HTTP."""
 
     status: int
     type: str
     code: str
     anthropic_type: str = ""
-    """Empty = ``type``."""
+    """Anthropic's error type; empty means the same as ``type``."""
     anthropic_status: int = 0
-    """0 = ``status``."""
+    """Anthropic's status; 0 means the same as ``status``."""
 
 
 _INVALID = "invalid_request_error"
@@ -77,7 +77,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class ErrorEnvelope(msgspec.Struct, frozen=True):
-    """OpenAI's error envelope."""
+    """OpenAI's envelope around an error."""
 
     error: ErrorBody
 
@@ -90,7 +90,7 @@ class AnthropicErrorBody(msgspec.Struct, frozen=True):
 
 
 class AnthropicErrorEnvelope(msgspec.Struct, frozen=True):
-    """Anthropic's error envelope."""
+    """Anthropic's envelope around an error."""
 
     error: AnthropicErrorBody
     request_id: str | None = None
@@ -98,18 +98,18 @@ class AnthropicErrorEnvelope(msgspec.Struct, frozen=True):
 
 
 def http_of(error: WireError) -> Http:
-    """Status, type and code of an error."""
+    """Returns the status, type and code of an error."""
     return _TABLE[error.code]
 
 
 def status_of(error: WireError, style: Style = Style.OPENAI) -> int:
-    """The HTTP status."""
+    """Returns the HTTP status of an error."""
     http = _TABLE[error.code]
     return http.anthropic_status or http.status if style is Style.ANTHROPIC else http.status
 
 
 def envelope(error: WireError, style: Style = Style.OPENAI, request_id: str = "") -> bytes:
-    """An error as the JSON that the dialect's clients read."""
+    """Encodes an error as the JSON that the dialect's clients read."""
     http = _TABLE[error.code]
     if style is Style.ANTHROPIC:
         body = AnthropicErrorBody(http.anthropic_type or http.type, _anthropic_words(error))
@@ -120,7 +120,7 @@ def envelope(error: WireError, style: Style = Style.OPENAI, request_id: str = ""
 
 
 def _anthropic_words(error: WireError) -> str:
-    """Claude Code compacts a conversation when it reads these words, and no others."""
+    """Words an error so that Claude Code compacts the conversation: it reacts to this text only."""
     if error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED:
         return error.message
     found = _OVERFLOW.search(error.message)
@@ -130,7 +130,7 @@ def _anthropic_words(error: WireError) -> str:
 def plain_envelope(
     message: str, code: str, type_: str = _INVALID, style: Style = Style.OPENAI
 ) -> bytes:
-    """An error that only HTTP knows, such as an unknown path."""
+    """Encodes an error that exists only in HTTP, such as an unknown path."""
     if style is Style.ANTHROPIC:
         anthropic_type = _ANTHROPIC_TYPES.get(code, type_)
         return msgspec.json.encode(
@@ -140,7 +140,7 @@ def plain_envelope(
 
 
 def retry_headers(error: WireError) -> list[tuple[bytes, bytes]]:
-    """``Retry-After`` where a retry can help."""
+    """Returns a ``Retry-After`` header where a retry can help."""
     if not error.retry_after_seconds:
         return []
     return [(b"retry-after", str(error.retry_after_seconds).encode())]

@@ -1,8 +1,8 @@
-"""Raw ASGI pieces for the endpoints that stream.
+"""ASGI helpers for the endpoints that stream.
 
-Starlette's ``StreamingResponse`` neither joins what arrives in one tick nor ends a non-streaming
-handler when its client leaves; and Hypercorn's ``send()`` does not raise after a disconnect. So
-the streaming endpoints speak ASGI themselves and watch ``receive()``.
+Starlette's ``StreamingResponse`` neither joins what arrives in one tick nor stops a non-streaming
+handler when its client leaves, and Hypercorn's ``send()`` does not raise after a disconnect. So the
+streaming endpoints speak ASGI themselves and watch ``receive()``.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 32 << 20
 SILENT_SECONDS = 30.0
 """How long a client may pause in the middle of its body."""
 UNREAD_SECONDS = 30.0
-"""How long a client may read nothing of its stream."""
+"""How long a client may leave its stream unread."""
 _JSON = (b"content-type", b"application/json")
 _SSE = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -29,12 +29,12 @@ _SSE = (
 
 
 class ClientGone(Exception):
-    """Raised when the client disconnected before it had sent its whole body, or reads nothing."""
+    """Raised when a client disconnects before it has sent its whole body, or stops reading."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` as soon as it is certain that it
-    is longer than *limit* bytes."""
+    """Reads the request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` as soon as the body is
+    known to exceed *limit* bytes."""
     size = announced_bytes(scope)
     chunks: list[bytes] = []
     received = 0
@@ -53,28 +53,30 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
 
 
 def announced_bytes(scope: Scope) -> int:
-    """The body's length, as far as the client has said it."""
+    """Returns the body's length as the client announced it; 0 when it did not."""
     announced = dict(scope["headers"]).get(b"content-length", b"")
     return int(announced) if announced.isdigit() else 0
 
 
 async def _receive(receive: Receive) -> Message:
-    """The next piece of a body; who sends none does not keep the connection."""
+    """Receives the next part of a body; a client that sends nothing does not keep its
+    connection."""
     try:
         async with asyncio.timeout(SILENT_SECONDS):
             return await receive()
     except TimeoutError:
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
-            f"The body is not complete, and nothing of it has come for {SILENT_SECONDS:.0f} s.",
+            f"The body is incomplete: nothing has arrived for {SILENT_SECONDS:.0f} s. Send the "
+            "request again.",
         ) from None
 
 
 def _too_large(size: int, limit: int) -> FleetError:
     return FleetError(
         ErrorCode.REQUEST_TOO_LARGE,
-        f"The body has at least {size:,} bytes; this gateway takes at most {limit:,} "
-        f"({size_text(limit)}). Send less.",
+        f"The body has at least {size:,} bytes; this gateway accepts at most {limit:,} "
+        f"({size_text(limit)}). Send a shorter request.",
     )
 
 
@@ -101,7 +103,7 @@ async def watching_disconnect(
 async def send_json(
     send: Send, body: bytes, *, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """A whole JSON answer."""
+    """Sends a whole JSON response."""
     length = (b"content-length", str(len(body)).encode())
     await send(
         {
@@ -116,23 +118,23 @@ async def send_json(
 async def send_error(
     send: Send, error: WireError, style: Style = Style.OPENAI, request_id: str = ""
 ) -> None:
-    """A failure before any header went out."""
+    """Sends a failure as the whole response; no header may have gone out yet."""
     headers = retry_headers(error) + request_id_headers(request_id)
     body = envelope(error, style, request_id)
     await send_json(send, body, status=status_of(error, style), headers=headers)
 
 
 async def open_sse(send: Send, request_id: str) -> None:
-    """The headers of an event stream."""
+    """Sends the headers of an event stream."""
     headers = [*_SSE, *request_id_headers(request_id)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
 async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
-    """A piece of the stream; the last one has ``more=False``.
+    """Sends one chunk of the stream; the last one has ``more=False``.
 
-    Raises :class:`ClientGone` when the client does not read: what it leaves unread would otherwise
-    pile up here for as long as its model answers.
+    Raises :class:`ClientGone` when the client does not read: unread data would otherwise pile up
+    here for as long as the model generates.
     """
     try:
         async with asyncio.timeout(UNREAD_SECONDS):
@@ -142,6 +144,7 @@ async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
 
 
 def request_id_headers(request_id: str) -> list[tuple[bytes, bytes]]:
-    """By which logs and clients name the same request: OpenAI's name for it and Anthropic's."""
+    """Returns the headers that carry the request's id, as in the logs: OpenAI's and Anthropic's
+    name for it."""
     value = request_id.encode()
     return [(b"x-request-id", value), (b"request-id", value)] if request_id else []

@@ -1,4 +1,4 @@
-"""What every request goes through, whatever it asks for."""
+"""Middleware that every request passes through, whatever it asks for."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cortex.api.http import announced_bytes
 
 MAX_FORGOTTEN_BYTES = 256 << 20
-"""So much of a body is still taken after the answer to it."""
+"""How much of a body is still read after its response was sent."""
 FORGETTING_SECONDS = 30.0
 FORGETTING_SILENT_SECONDS = 2.0
 _SHARED = ("/v1/", "/anthropic/v1/")
@@ -18,11 +18,11 @@ _EXPOSED = ("x-request-id", "request-id", "retry-after")
 
 
 class ForgetsRest:
-    """ASGI middleware for answers that come before their request has been read to its end.
+    """ASGI middleware for responses that are sent before their request has been read to its end.
 
-    Such an answer goes out at once, but the connection stays until the client has sent the rest,
-    within bounds: most clients read nothing before they have sent everything, and would see a
-    broken connection in place of the answer.
+    Such a response goes out at once, but the connection stays open until the client has sent the
+    rest, within bounds: most clients read nothing before they have sent everything, and would see a
+    broken connection in place of the response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -61,8 +61,8 @@ class ForgetsRest:
 
 
 class NoTrailingSlash:
-    """ASGI middleware: clients that end a path with a slash mean the same path; a redirect would
-    cost a POST its body."""
+    """ASGI middleware that ignores a trailing slash: such clients mean the same path, and a
+    redirect would cost a POST its body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,11 +74,11 @@ class NoTrailingSlash:
 
 
 class SharedWithPages:
-    """ASGI middleware: web pages of the named origins may use the API, and never the endpoints of
-    operators. All others are kept out by the browsers."""
+    """ASGI middleware that lets web pages of the named origins use the API, but never the
+    operators' endpoints. Browsers keep all other pages out."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        """*origins* as browsers name them, or ``*`` for all."""
+        """Takes *origins* as browsers write them, or ``*`` for all."""
         self._app = app
         self._shared = CORSMiddleware(
             app,

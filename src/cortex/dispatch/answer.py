@@ -1,4 +1,4 @@
-"""What one client waits for: the streams of all choices of its answer, read as one.
+"""One client's answer: the streams of all its choices, read as one.
 
 Each choice is a job of its own, so each one moves by itself when its neuron dies.
 """
@@ -19,41 +19,41 @@ from protocol.runtime.waiting import wait_at_most
 
 
 class Choice(NamedTuple):
-    """One of the answers that a client wants."""
+    """One of the choices that a client asked for."""
 
     request: GenerateRequest
     number: int = 0
-    """Choices of one request differ in it, and so in their noise."""
+    """The choice's number, which sets its sampling noise apart from the others'."""
 
 
 class AnswerStream:
-    """At least one stream; leaving the block that gave it cancels those that still run."""
+    """One or more streams; leaving the block that yielded it cancels those that still run."""
 
     def __init__(self, streams: Sequence[Stream], arrived: asyncio.Event) -> None:
-        """*arrived* is that of all their inboxes."""
+        """Takes the *arrived* event that all their inboxes share."""
         self.streams = tuple(streams)
         self._arrived = arrived
         self.is_closed = False
-        """The client has left."""
+        """Whether the client has left."""
 
     @property
     def id(self) -> str:
-        """Of the first choice, by which the answer is known."""
+        """The id of the first choice, by which the answer is known."""
         return self.streams[0].job.id
 
     @property
     def waits_for(self) -> str:
-        """What it waits for, for people; empty while something happens."""
+        """What it waits for, for people; empty while something arrives."""
         return next((s.waits_for for s in self.streams if s.waits_for), "")
 
     def close(self) -> None:
-        """The client has left; what is in the inboxes does not matter any more."""
+        """Marks that the client has left, so that the inboxes no longer matter."""
         self.is_closed = True
         self._arrived.set()
 
     async def take(self, timeout: float) -> list[tuple[int, list[Event]]]:
-        """What has arrived, by the choice's number; empty after *timeout* seconds without anything,
-        or when closed."""
+        """Returns what has arrived, by choice number; empty after *timeout* seconds without
+        anything, or when closed."""
         await wait_at_most(self._arrived, timeout)
         if self.is_closed:
             return []
@@ -72,7 +72,7 @@ async def answered(
     client: Client | None,
     priority: Priority,
 ) -> AsyncIterator[AnswerStream]:
-    """Admits all choices, or none: then ``FleetError`` says why. See ``Dispatcher.stream``."""
+    """Admits all choices or none: then ``FleetError`` says why. See ``Dispatcher.stream``."""
     job_id, arrived = new_job_id(), asyncio.Event()
     seed = secrets.randbits(62) if seed is None else seed
     async with contextlib.AsyncExitStack() as stack:
@@ -96,8 +96,8 @@ async def answered(
 
 @contextlib.asynccontextmanager
 async def taken_up(dispatcher: Dispatcher, job_id: str, owner: str) -> AsyncIterator[AnswerStream]:
-    """Goes on with an answer that another gateway, or another connection, has begun. Raises
-    ``FleetError`` when nobody has it, or a part of it."""
+    """Continues an answer that another gateway, or another connection, began. Raises ``FleetError``
+    when no neuron has it, or when a part is missing."""
     arrived = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(dispatcher.claim_stream(job_id, owner, arrived))

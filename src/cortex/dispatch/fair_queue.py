@@ -1,7 +1,7 @@
-"""Whose turn it is: deficit round robin over tenants, one ring for each priority. Pure.
+"""Decides whose turn it is: deficit round robin over tenants, one ring for each priority. Pure.
 
 Deficit round robin (Shreedhar & Varghese, SIGCOMM 1995): each round gives every waiting tenant the
-same allowance of work; a request is served when its tenant has saved up its cost.
+same allowance of work; a request is served once its tenant has saved up the request's cost.
 """
 
 from collections import deque
@@ -11,25 +11,25 @@ from typing import Generic, Protocol, TypeVar
 from protocol.job import Priority
 
 QUANTUM = 256
-"""Tokens of allowance in each round; less than most requests cost, so that tenants alternate."""
+"""Tokens of allowance per round; fewer than most requests cost, so that tenants alternate."""
 
 
 class Queued(Protocol):
-    """What waits for a turn."""
+    """A request that waits for its turn."""
 
     @property
     def tenant(self) -> str:
-        """Whose it is."""
+        """The tenant that sent it."""
         ...
 
     @property
     def priority(self) -> Priority:
-        """Which ring."""
+        """The priority, which selects its ring."""
         ...
 
     @property
     def cost(self) -> int:
-        """Tokens, at least 1."""
+        """Its cost in tokens, at least 1."""
         ...
 
 
@@ -45,7 +45,7 @@ class _Queue(Generic[W]):
 
 
 class FairQueue(Generic[W]):
-    """All that wait."""
+    """All requests that wait, by priority and tenant."""
 
     def __init__(self) -> None:
         self._rings: dict[Priority, dict[str, _Queue[W]]] = {p: {} for p in Priority}
@@ -60,25 +60,26 @@ class FairQueue(Generic[W]):
         )
 
     def of_tenant(self, tenant: str) -> int:
-        """How many of one tenant wait."""
+        """Counts the waiting requests of one tenant."""
         queues = (ring.get(tenant) for ring in self._rings.values())
         return sum(len(queue.waiting) for queue in queues if queue)
 
     def add(self, one: W) -> None:
-        """The last of its tenant and priority."""
+        """Appends a request behind those of its tenant and priority."""
         self._rings[one.priority].setdefault(one.tenant, _Queue()).waiting.append(one)
         self._count += 1
 
     def remove(self, one: W) -> None:
-        """It does not want to wait any longer."""
+        """Removes a request that no longer waits."""
         ring = self._rings[one.priority]
         ring[one.tenant].waiting.remove(one)
         self._count -= 1
         if not ring[one.tenant].waiting:
-            del ring[one.tenant]  # with its deficit: nothing is saved up while nothing waits
+            del ring[one.tenant]  # with its deficit: an idle tenant saves nothing up
 
     def take(self, may: Callable[[str], bool]) -> W | None:
-        """The next one, of a tenant that *may*; None when none of those waits."""
+        """Removes and returns the next request of a tenant that *may* have a turn; None if there is
+        none."""
         for ring in self._rings.values():
             allowed = [tenant for tenant in ring if may(tenant)]
             while allowed:

@@ -1,8 +1,9 @@
-"""Which node has a prompt's beginning in its prefix cache: it computes the rest soonest. Pure.
+"""Remembers which node has a prompt's prefix in its cache, because that node computes the rest
+soonest. Pure.
 
-A conversation comes back with one turn more each time. A hash chain over its turns names every
-beginning; the node that served a request is remembered for all of them, and the next request is
-offered to the node of its longest known beginning.
+A conversation comes back with one more turn each time. A hash chain over its turns names every
+prefix; the node that served a request is remembered for all of them, and the next request is
+offered to the node that has its longest known prefix.
 """
 
 import hashlib
@@ -13,21 +14,21 @@ from protocol import codec
 from protocol.generate import GenerateRequest
 
 MIN_CHARACTERS = 1024
-"""A shorter beginning is computed sooner than it is found."""
+"""Shortest prefix worth finding; a shorter one is computed faster than it is found."""
 MAX_PREFIXES = 65_536
-"""Remembered; the oldest are forgotten first."""
+"""Prefixes to remember; the oldest are forgotten first."""
 
 
 class Prefix(NamedTuple):
     """The first turns of a conversation."""
 
     hash: bytes
-    """Of the model, the tools, the template's options and these turns."""
+    """Hash of the model, the tools, the template's options and these turns."""
     characters: int
 
 
 def prefixes_of(request: GenerateRequest) -> list[Prefix]:
-    """A request's beginnings that are worth finding again, the shortest first."""
+    """Lists a request's prefixes that are worth finding again, the shortest first."""
     head = codec.encode((request.model, request.tools, request.template_options))
     chain, characters = hashlib.blake2b(head, digest_size=16), len(head)
     found = []
@@ -41,14 +42,14 @@ def prefixes_of(request: GenerateRequest) -> list[Prefix]:
 
 
 class PrefixAffinity:
-    """Who served which beginning last."""
+    """The node that last served each prefix."""
 
     def __init__(self, max_prefixes: int = MAX_PREFIXES) -> None:
         self._max = max_prefixes
         self._nodes: OrderedDict[bytes, str] = OrderedDict()
 
     def remember(self, known: list[Prefix], node: str) -> None:
-        """*node* has computed all of these; empty: nobody has."""
+        """Records that *node* has computed all of these; an empty *node* changes nothing."""
         for prefix in known if node else ():
             self._nodes[prefix.hash] = node
             self._nodes.move_to_end(prefix.hash)
@@ -56,7 +57,7 @@ class PrefixAffinity:
             self._nodes.popitem(last=False)
 
     def node_of(self, known: list[Prefix]) -> str:
-        """Who has the longest of these; empty when nobody is known to."""
+        """Returns the node with the longest of these prefixes; empty when none is known."""
         for prefix in reversed(known):
             if node := self._nodes.get(prefix.hash):
                 return node

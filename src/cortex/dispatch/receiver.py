@@ -1,7 +1,7 @@
-"""Receives the frames of all jobs of this gateway on one subscription, and watches over silence.
+"""Receives the frames of all of this gateway's jobs on one subscription, and watches for silence.
 
-It owns the streams that are under way and what is said to neurons about them (cancel, resume). What
-a frame means is decided by ``stream``; who serves a job next is ``attempts``'s business.
+It owns the streams that are under way and the orders sent to neurons about them (cancel, resume).
+``streams.state`` decides what a frame means; ``attempts`` decides who serves a job next.
 """
 
 import asyncio
@@ -21,54 +21,44 @@ from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
 from protocol.job import Cancel, Job, Resend, Steer
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("receiver")
 
-WATCH_EVERY_SECONDS = 0.1
-PROBE_AFTER_SECONDS = 0.9
-LOST_AFTER_SECONDS = 1.3
-"""Silence after which a neuron counts as lost; it is asked before. Neurons send a KeepAlive every
-0.5 s."""
-ECHO_SECONDS = 0.9
-"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
 IDLE_SECONDS = 300.0
-"""Without a token, or a step of the prompt, a stream that has a neuron ends; there is no limit for
-one that makes progress."""
-CUT_OFF_SECONDS = 15.0
-"""Deaf for so long, running streams end with an error."""
-LAG_SECONDS = 0.25
-"""When this process itself was held up for so long, it has not heard what was said meanwhile."""
+"""A stream that has a neuron ends after this long without a token or a step of the prompt; one that
+makes progress has no limit."""
 _REPAIR_EVERY_SECONDS = 0.2
 _STOP_EVERY_SECONDS = 0.5
 
 
 class Stream:
-    """One request's answer as it arrives."""
+    """One request's answer while it arrives."""
 
     def __init__(self, job: Job, arrived: asyncio.Event | None = None) -> None:
-        """*arrived* is set whenever its inbox gets something."""
+        """Sets *arrived* whenever its inbox receives something."""
         self.job = job
-        """The present attempt."""
+        """The job of the present attempt."""
         self.inbox: Inbox[Event] = Inbox(arrived)
         self.state = StreamState(job.attempt)
         self.heard_at = float("inf")
         """Monotonic time of the last frame of this attempt; infinity before the first one."""
         self.progress_at = float("inf")
-        """Of the last token, or piece of the prompt."""
+        """Monotonic time of the last token, or of the last progress on the prompt."""
         self.shown: Event | None = None
-        """What the last KeepAlive said."""
+        """What the last ``KeepAlive`` reported."""
         self.asked_at = float("-inf")
-        """When frames were asked for the last time."""
+        """Monotonic time at which missing frames were last requested."""
         self.asked_for = -1
-        """From which token on."""
+        """The token from which they were requested."""
         self.turn = asyncio.Event()
-        """Something has happened that the carrier wants to know: a neuron has accepted the job,
-        the attempt has ended, or the stream is over."""
+        """Set on what the attempts wait for: a neuron accepted the job, the attempt ended, or the
+        stream is over."""
         self.move: Move | None = None
         """Why the present attempt has ended."""
         self.record = Record(job)
         self.waits_for = ""
-        """While it waits for its model, how far that is; for people."""
+        """What happens to its model while it waits, for people."""
 
     def deliver(self, event: Event) -> None:
         """Hands an event to the reader."""
@@ -78,13 +68,13 @@ class Stream:
             self.turn.set()
 
     def end_attempt(self, move: Move) -> None:
-        """Another one has to go on."""
+        """Ends the present attempt, so that another one must continue."""
         if self.move is None:
             self.move = move
             self.turn.set()
 
     def begin_attempt(self, job: Job) -> None:
-        """From now on only frames of *job* count."""
+        """Begins an attempt; from now on only frames of *job* count."""
         self.job = job
         self.state.next_attempt(job.attempt)
         self.heard_at = self.progress_at = float("inf")
@@ -94,7 +84,7 @@ class Stream:
 
 
 class Receiver:
-    """All streams that are under way."""
+    """All streams under way at this gateway."""
 
     def __init__(
         self,
@@ -103,32 +93,35 @@ class Receiver:
         *,
         acknowledge: Callable[[str], Coroutine[Any, Any, None]],
         node_of_instance: Callable[[str], str | None],
+        timing: Timing = NORMAL,
     ) -> None:
+        self._timing = timing
         self._bus = bus
         self._gateway = gateway
         self._acknowledge = acknowledge
         self._node_of_instance = node_of_instance
         self._streams: dict[str, Stream] = {}
         self._heard_since = time.monotonic()
-        """Since when everything that was said could be heard."""
+        """Monotonic time since which no frame can have been missed."""
         self._echo_at = time.monotonic()
         self._orders: set[asyncio.Task[None]] = set()
         self._stopped: dict[tuple[str, str, int], float] = {}
         self._expected: Counter[str] = Counter()
         self.is_leaving = False
-        """This gateway ends, and its streams go on at others: they are not cancelled."""
+        """Set when this gateway is stopping: its streams continue at other gateways and are not
+        cancelled."""
 
     def __len__(self) -> int:
         return len(self._streams)
 
     @contextlib.asynccontextmanager
     async def receiving(self, stream: Stream) -> AsyncIterator[None]:
-        """Frames of this job reach the stream during the block; a job that is not over at its end
-        is cancelled."""
+        """Delivers the job's frames to the stream during the block; cancels the job at its end
+        unless it is over."""
         earlier = self._streams.get(stream.job.id)
         if earlier is not None:
-            taken_up = WireError(ErrorCode.STREAM_LOST, "The stream was taken up elsewhere.")
-            earlier.state.is_over = True
+            taken_up = WireError(ErrorCode.STREAM_LOST, "Another connection claimed this stream.")
+            earlier.state.give_up()
             earlier.deliver(Broken(taken_up))
         self._streams[stream.job.id] = stream
         try:
@@ -141,7 +134,7 @@ class Receiver:
 
     @contextlib.contextmanager
     def expecting(self, job_id: str) -> Iterator[None]:
-        """During the block frames of this job are nobody's mistake, even without a stream."""
+        """Accepts frames of this job during the block, even while it has no stream here."""
         self._expected[job_id] += 1
         try:
             yield
@@ -151,14 +144,14 @@ class Receiver:
                 del self._expected[job_id]
 
     def give_up(self, stream: Stream, error: FleetError) -> None:
-        """The stream ends here, for a reason that no neuron gave."""
+        """Ends the stream with an error that did not come from a neuron."""
         if not stream.state.is_over:
             self.steer(stream, Cancel(stream.job.attempt))
-            stream.state.is_over = True
+            stream.state.give_up()
             stream.deliver(Broken(error.error))
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Receives frames until it is cancelled."""
 
         async def reconnected() -> None:
             self._echo_at = time.monotonic()
@@ -169,8 +162,9 @@ class Receiver:
         try:
             while True:
                 before = time.monotonic()
-                await asyncio.sleep(WATCH_EVERY_SECONDS)
-                self._watch(lag_seconds=time.monotonic() - before - WATCH_EVERY_SECONDS)
+                await asyncio.sleep(self._timing.watch_seconds)
+                lag_seconds = time.monotonic() - before - self._timing.watch_seconds
+                self._watch(lag_seconds)
         finally:
             forget_reconnect()
             await replies.stop()
@@ -181,12 +175,12 @@ class Receiver:
         try:
             frame = codec.read_frame(message.data)
         except codec.UnreadableMessage as error:
-            log.warning("ignored a frame: %s", error)
+            log.warning("ignored an unreadable frame: %s", error)
             return
         job_id = subjects.last_token(message.subject)
         stream = self._streams.get(job_id)
         outcome = None if stream is None else stream.state.receive(frame)
-        if stream is not None and isinstance(outcome, Parts):  # nearly all of them
+        if stream is not None and isinstance(outcome, Parts):  # nearly all frames are of this type
             stream.heard_at = stream.progress_at = time.monotonic()
             stream.deliver(outcome)
             return
@@ -198,7 +192,7 @@ class Receiver:
             self._follow(stream, frame, outcome)
 
     def _follow(self, stream: Stream, frame: AnyFrame, outcome: Event | Action | None) -> None:
-        """Does what the state machine says of a frame."""
+        """Carries out what the state machine decided about a frame."""
         if frame.attempt == stream.state.attempt and frame.instance == stream.state.instance:
             stream.heard_at = time.monotonic()
             if isinstance(frame, Accepted):
@@ -224,46 +218,47 @@ class Receiver:
 
     @property
     def deaf_seconds(self) -> float:
-        """How long ago the server was heard."""
+        """Seconds since the server was last heard."""
         return time.monotonic() - self._echo_at
 
     def echo(self) -> None:
-        """Our own heartbeat came back: the server lives, and so does our connection."""
+        """Records that our own heartbeat came back: the server and our connection to it are
+        alive."""
         now = time.monotonic()
-        if now - self._echo_at > ECHO_SECONDS:
-            log.warning("heard nothing for %.1f s", now - self._echo_at)
+        if now - self._echo_at > self._timing.echo_seconds:
+            log.warning("NATS was silent for %.1f s", now - self._echo_at)
             self._ask_everyone()
         self._echo_at = now
 
     def _watch(self, lag_seconds: float) -> None:
-        """Silence of a neuron is only silence while we could have heard it."""
-        now = time.monotonic()
-        if lag_seconds > LAG_SECONDS:
-            log.warning("this gateway was held up for %.1f s", lag_seconds)
-            self._echo_at = max(self._echo_at, now - ECHO_SECONDS)
+        """Ends attempts of silent neurons; silence counts only while we could have heard them."""
+        now, times = time.monotonic(), self._timing
+        if lag_seconds > times.lag_seconds:
+            log.warning("this gateway's event loop stalled for %.1f s", lag_seconds)
+            self._echo_at = max(self._echo_at, now - times.echo_seconds)
             self._ask_everyone()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > times.echo_seconds:
             self._heard_since = now
-            if now - self._echo_at > CUT_OFF_SECONDS:
+            if now - self._echo_at > times.cut_off_seconds:
                 self._cut_off()
             return
         for stream in list(self._streams.values()):
             if stream.state.is_over or stream.move is not None:
                 continue
             silence = now - max(stream.heard_at, self._heard_since)
-            if silence > LOST_AFTER_SECONDS:
-                why = f"Node {stream.state.node} gave no sign of life for {silence:.1f} s."
+            if silence > times.lost_after_seconds:
+                why = f"Node {stream.state.node} has been silent for {silence:.1f} s."
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
             elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
                 why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
                 self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
-            elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
+            elif min(silence, now - stream.asked_at) > times.probe_after_seconds:
                 self._ask(stream, stream.state.node, stream.state.next_index)
 
     def _cut_off(self) -> None:
         error = FleetError(
             ErrorCode.BUS_UNAVAILABLE,
-            f"The gateway has heard nothing from NATS for {CUT_OFF_SECONDS:.0f} s.",
+            f"The gateway has heard nothing from NATS for {self._timing.cut_off_seconds:.0f} s.",
             retry_after_seconds=5,
         )
         for stream in list(self._streams.values()):
@@ -272,7 +267,7 @@ class Receiver:
     # -- orders --------------------------------------------------------------------------------
 
     def _ask_everyone(self) -> None:
-        """We were deaf for a while: what has been missed?"""
+        """Asks all neurons for what was missed while nothing could be heard."""
         self._heard_since = time.monotonic()
         for stream in self._streams.values():
             if stream.state.node and not stream.state.is_over:
@@ -280,23 +275,23 @@ class Receiver:
 
     def _ask(self, stream: Stream, node: str, index: int) -> None:
         now = time.monotonic()
-        is_new = index != stream.asked_for  # else every frame behind a hole would ask for it
+        is_new = index != stream.asked_for  # else every frame behind a gap would ask again
         if node and (is_new or now - stream.asked_at > _REPAIR_EVERY_SECONDS):
             stream.asked_at, stream.asked_for = now, index
             order = Resend(stream.job.attempt, index, self._gateway)
             self._order(node, stream.job.id, order)
 
     def resume(self, stream: Stream, node: str) -> None:
-        """Asks a neuron for everything from the stream's next token on."""
+        """Asks a neuron to resend everything from the stream's next token on."""
         self._ask(stream, node, stream.state.next_index)
 
     def _stop_stranger(self, job_id: str, frame: AnyFrame) -> None:
-        """Somebody works on a job that nobody waits for: one that was cancelled before it was
-        accepted, a second delivery, or an attempt that another one has replaced."""
+        """Stops work on a job that nobody waits for: one that was cancelled before it was accepted,
+        a second delivery, or an attempt that another one has replaced."""
         if isinstance(frame, Finished | Failed | Busy) or job_id in self._expected:
             return
         if self.is_leaving:
-            return  # it may be one that another gateway is about to take up
+            return  # another gateway may be about to claim it
         node = frame.node if isinstance(frame, Accepted) else self._node_of_instance(frame.instance)
         key, now = (job_id, frame.instance, frame.attempt), time.monotonic()
         if node and now - self._stopped.get(key, 0.0) > _STOP_EVERY_SECONDS:
@@ -305,7 +300,9 @@ class Receiver:
             self._order(node, job_id, Cancel(frame.attempt))
 
     def steer(self, stream: Stream, order: Steer) -> None:
-        """Before Accepted nobody is known to have the job; that frame will find it unknown."""
+        """Sends an order about the stream's job to its neuron. Before ``Accepted`` no neuron is
+        known to have the job; when that frame comes, the job is unknown here and is stopped
+        then."""
         if stream.state.node:
             self._order(stream.state.node, stream.job.id, order)
 

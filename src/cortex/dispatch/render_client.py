@@ -1,10 +1,10 @@
-"""Asks a node what a prompt looks like in text and tokens; nothing is loaded for it."""
+"""Asks a node what a prompt looks like in text and tokens; no model is loaded for it."""
 
 import time
 from typing import NamedTuple
 
 from cortex.dispatch import router
-from cortex.dispatch.dispatcher import Dispatcher
+from cortex.dispatch.decisions import Decisions
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from protocol import codec, subjects
@@ -16,20 +16,21 @@ from protocol.generate import GenerateRequest
 from protocol.render import Render, Rendered
 
 ANSWER_SECONDS = 10.0
-"""A tokenizer may have to be read first."""
+"""Limit of the wait for an answer; the node may have to read a tokenizer first."""
 NODES_ASKED = 3
 
 
 class RenderClient(NamedTuple):
-    """What the answers are found with."""
+    """Renders prompts on the nodes that have the model's files."""
 
     bus: Bus
     fleet: Fleet
     catalogue: Catalogue
-    dispatcher: Dispatcher
+    decisions: Decisions
 
     async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
-        """The prompt of *request*. Raises ``FleetError`` when it has none, or nobody can tell."""
+        """Renders the prompt of *request*. Raises ``FleetError`` when it has none, or when no node
+        can tell."""
         model = self.catalogue.resolve(request.model, self.fleet.models())
         request = self.catalogue.applied(request, self.fleet.models())
         data = codec.encode(Render(request, time.time(), pieces))
@@ -40,8 +41,8 @@ class RenderClient(NamedTuple):
             except BusOverflow as error:
                 raise FleetError(
                     ErrorCode.REQUEST_TOO_LARGE,
-                    f"The request takes {error.size} bytes on the bus, more than its limit of "
-                    f"{error.limit}. Send less text.",
+                    f"The request takes {error.size:,} bytes on the bus, more than its limit of "
+                    f"{error.limit:,}. Send less text.",
                 ) from None
             if answer is None:
                 continue
@@ -50,17 +51,17 @@ class RenderClient(NamedTuple):
                 return rendered
             if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
                 raise FleetError.of(rendered.error)
-        decision = self.dispatcher.decide(model)
+        decision = self.decisions.decide(model)
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)
         raise FleetError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"No node that has the files of {request.model} answers.",
+            f"No node that has the files of {request.model} answered. Try again shortly.",
             retry_after_seconds=5,
         )
 
     def _nodes(self, model: str) -> list[str]:
-        """Those where it is loaded first."""
+        """Lists the nodes to ask, those that have it loaded first."""
         records = [r for r in self.fleet.records(model) if r.has_files]
         return [
             r.node for r in sorted(records, key=lambda r: (r.state is not ModelState.READY, r.node))

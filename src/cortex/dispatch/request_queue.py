@@ -1,12 +1,12 @@
 """The queue of one model: requests wait in the gateway until a neuron can soon take them.
 
-Publishing everything at once would move the waiting into the bus, where it can be neither
-cancelled nor ordered. So a gateway hands over at most ``max(1, 2 × free slots / live gateways)``
+Publishing everything at once would move the waiting into the bus, where requests can be neither
+cancelled nor reordered. So a gateway hands over at most ``max(1, 2 × free slots / live gateways)``
 jobs that no neuron has accepted yet. Pure: no bus.
 
 Tenants take turns (``fair_queue``) by the tokens that their requests cost, and a higher priority
-goes first. While several tenants are present, none holds more than three quarters of the slots: the
-next one finds a free slot even beside a flood. A tenant alone may have them all.
+goes first. While several tenants are present, none holds more than three quarters of the slots, so
+that the next one finds a free slot even during a flood. A tenant that is alone may have them all.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from protocol.job import Priority
 from protocol.runtime.waiting import wait_at_most
 
 MAX_WAITING = 1024
-"""Requests of one model that may wait in one gateway; more are told to come back."""
+"""Requests of one model that may wait at one gateway; any more are told to come back later."""
 MAX_WAITING_OF_TENANT = 256
 TENANT_SHARE = 0.75
 ABOUT_SECONDS = 600.0
@@ -28,7 +28,7 @@ ABOUT_SECONDS = 600.0
 
 
 class Ticket:
-    """One request's place in a queue: from :meth:`RequestQueue.enqueue` until :meth:`cancel`."""
+    """A request's ticket in the queue, from :meth:`RequestQueue.enqueue` until :meth:`cancel`."""
 
     def __init__(
         self, queue: "RequestQueue", tenant: str, priority: Priority, cost: int, queued_at: float
@@ -49,7 +49,7 @@ class Ticket:
 
     @property
     def is_handed_over(self) -> bool:
-        """Whether it has its turn and no neuron yet."""
+        """Whether it has had its turn and no neuron has accepted it yet."""
         return self.has_turn and not self._accepted
 
     async def wait(self, timeout: float) -> None:
@@ -61,13 +61,13 @@ class Ticket:
         self._turn.set()
 
     def accepted(self) -> None:
-        """Notes that a neuron has the job, so that the next one may be handed over."""
+        """Records that a neuron has the job, so that the next one may be handed over."""
         if self.is_handed_over and not self._cancelled:
             self._accepted = True
             self._queue.accepted()
 
     def cancel(self) -> None:
-        """Gives the place back, in any state: the request is over, or waits no longer."""
+        """Returns the ticket, in any state: the request is over, or no longer waits."""
         if not self._cancelled:
             self._cancelled = True
             self._queue.cancelled(self)
@@ -102,13 +102,13 @@ class RequestQueue:
 
     @property
     def waited_seconds(self) -> float:
-        """How long the oldest of them has waited; 0 when none waits."""
+        """How long the oldest waiting request has waited; 0 when none waits."""
         joined = min((ticket.queued_at for ticket in self._waiting), default=self._clock())
         return self._clock() - joined
 
     @property
     def handed_over(self) -> int:
-        """The number of requests that have had their turn and have no neuron yet."""
+        """The number of requests that have had their turn and that no neuron has accepted yet."""
         return self._handed_over
 
     def open(self, free_slots: int, live_gateways: int, slots: int) -> None:
@@ -118,7 +118,7 @@ class RequestQueue:
         self._advance()
 
     def shut(self) -> None:
-        """Holds all requests back: no node is ready for the model."""
+        """Holds all requests back, as no node is ready for the model."""
         self._bound = 0
 
     def enqueue(
@@ -131,8 +131,8 @@ class RequestQueue:
             raise FleetError(
                 ErrorCode.OVERLOADED,
                 f"{self._model} has {len(self._waiting)} requests waiting at this gateway, "
-                f"{own} of them yours; it keeps at most {self._max_waiting}, and "
-                f"{self._max_waiting_of_tenant} of one caller. Try again shortly.",
+                f"{own} of them yours; its limits are {self._max_waiting} in total and "
+                f"{self._max_waiting_of_tenant} per caller. Try again shortly.",
                 retry_after_seconds=2,
             )
         self._seen[tenant] = self._clock()
@@ -142,7 +142,7 @@ class RequestQueue:
         return ticket
 
     def accepted(self) -> None:
-        """Frees room for the next hand-over; called by :class:`Ticket`."""
+        """Makes room for the next hand-over; called by :class:`Ticket`."""
         self._handed_over -= 1
         self._advance()
 
@@ -168,7 +168,7 @@ class RequestQueue:
             ticket.admit()
 
     def _limit(self) -> float:
-        """How many requests of one tenant may be under way."""
+        """The number of requests that one tenant may have under way."""
         now = self._clock()
         self._seen = {t: at for t, at in self._seen.items() if now - at < ABOUT_SECONDS}
         about = self._seen.keys() | self._holds.keys()

@@ -12,20 +12,13 @@ import logging
 import time
 from collections.abc import Callable
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, keys
-from protocol.bus import Bus, KvBucket, KvView
+from protocol.bus import KvBucket, KvView
 from protocol.leader import Epoch, LeaseRecord
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
-
-MARGIN_SECONDS = 0.25
-"""For what is on its way when the lease ends."""
-RENEW_SECONDS = keys.LEASE_SECONDS / 4
-"""Two renewals may get lost."""
-LOOK_SECONDS = 0.4
-"""How often a gateway looks whether the lease is free, should it have missed its end: less than
-what a takeover may take beyond the TTL."""
 
 
 def seconds_since_boot() -> float:
@@ -38,15 +31,14 @@ class Lease:
 
     def __init__(
         self,
-        bus: Bus,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
-        self._bus = bus
-        self._record = codec.encode(LeaseRecord(instance, gateway))
+        bus = self._bus = identity.bus
+        self._timing = identity.timing
+        self._record = codec.encode(LeaseRecord(identity.instance, identity.gateway))
         self._on_change = on_change
         self._clock = clock
         self._bucket = KvBucket(bus, keys.LEADER)
@@ -104,7 +96,8 @@ class Lease:
                 if self._bus.is_connected and not self._is_leaving:
                     await (self._renew() if self._epoch else self._take())
             # What waited in vain for an answer has waited long enough.
-            again = began + (RENEW_SECONDS if self._epoch else LOOK_SECONDS)
+            times = self._timing
+            again = began + (times.lease_renew_seconds if self._epoch else times.lease_look_seconds)
             await wait_at_most(self._woken, max(0.0, again - now()))
 
     async def _take(self) -> None:
@@ -158,11 +151,11 @@ class Lease:
     async def _put(self, *, after: int) -> int | None:
         began = self._clock()  # the server counts from later
         sequence = await self._bucket.put_if(
-            keys.PLACER, self._record, after=after, ttl_seconds=keys.LEASE_SECONDS
+            keys.PLACER, self._record, after=after, ttl_seconds=self._timing.lease_ttl_seconds
         )
         if sequence:
             self._sequence = sequence
-            self._until = began + keys.LEASE_SECONDS - MARGIN_SECONDS
+            self._until = began + self._timing.lease_held_seconds
             self._tell_at_the_end()
         return sequence
 

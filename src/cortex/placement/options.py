@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-from cortex.placement.demand_writer import PLACE_SECONDS
 from cortex.placement.eviction import Strategy
+
+PLACE_SECONDS = 120.0
+"""How long a request waits until its model's load begins, unless ``load_wait_seconds`` says."""
 
 
 class PlacementOptions(NamedTuple):

@@ -1,6 +1,6 @@
 """What comes out of a stream: events for the client's side, and actions for the bus.
 
-``state`` makes them; ``receiver`` carries the actions out; the dialects render the events.
+``state`` produces them; ``receiver`` carries out the actions; the dialects render the events.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from protocol.generate import FinishReason, Timings, Usage
 
 
 class Started(NamedTuple):
-    """A neuron has the request; once for each request."""
+    """A neuron accepted the request; sent once per request."""
 
     node: str
     prompt_tokens: int
@@ -19,17 +19,17 @@ class Started(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """New pieces of the answer."""
+    """New parts of the answer."""
 
     parts: tuple[AnswerPart, ...]
     tokens: int
-    """How many tokens they took."""
+    """The number of tokens in them."""
     next_index: int
-    """How many tokens the answer has with them."""
+    """The number of tokens that the answer has with them."""
 
 
 class Alive(NamedTuple):
-    """Nothing new, but the neuron is at work."""
+    """Nothing is new, but the neuron is at work."""
 
     phase: Phase
     done: int
@@ -43,7 +43,7 @@ class Ended(NamedTuple):
     usage: Usage
     timings: Timings
     stop_text: str = ""
-    """The stop text that ended it, if one did."""
+    """The stop text that ended it; empty if none did."""
 
 
 class Broken(NamedTuple):
@@ -56,25 +56,25 @@ Event = Started | Parts | Alive | Ended | Broken
 
 
 class Stranger(NamedTuple):
-    """A neuron that is not (or no longer) the one we listen to works on this job."""
+    """A neuron that we do not (or no longer) listen to works on this job."""
 
     instance: str
     attempt: int
 
 
 class Repair(NamedTuple):
-    """Frames are missing: ask for those from this token on."""
+    """Frames are missing: request those from this token on."""
 
     instance: str
     start: int
 
 
 class Move(NamedTuple):
-    """This attempt has ended and the answer has not: another one has to go on."""
+    """The attempt ended before the answer did: another attempt must continue it."""
 
     error: WireError
     is_death: bool = False
-    """Its neuron or engine is gone, rather than unwilling."""
+    """Whether its neuron or engine died, rather than declined."""
 
 
 Action = Stranger | Repair | Move

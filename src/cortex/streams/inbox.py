@@ -1,7 +1,7 @@
 """A queue whose reader takes everything that has arrived at once.
 
-Tokens of many streams arrive in bursts; one wake-up and one write per client and loop tick is
-what keeps a gateway cheap.
+Tokens of many streams arrive in bursts; one wake-up and one write per client and event-loop tick
+keep a gateway cheap to run.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """One reader, any number of writers, one event loop."""
+    """A queue for one reader and any number of writers on one event loop."""
 
     def __init__(self, arrived: asyncio.Event | None = None) -> None:
-        """*arrived* is set whenever something has come; one for several inboxes that one reader
-        empties together."""
+        """Sets *arrived* whenever an item comes; several inboxes may share it if one reader empties
+        them together."""
         self._items: list[T] = []
         self.arrived = arrived or asyncio.Event()
 
@@ -25,6 +25,6 @@ class Inbox(Generic[T]):
         self.arrived.set()
 
     def drain(self) -> list[T]:
-        """All items there are."""
+        """Removes and returns all items."""
         items, self._items = self._items, []
         return items

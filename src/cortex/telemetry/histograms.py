@@ -1,6 +1,6 @@
-"""Histograms that cost little for each observation.
+"""Histograms that cost little per observation.
 
-prometheus-client's own walk their buckets in Python for every value, which is too much for every
+Those of prometheus-client walk their buckets in Python for every value, which is too much for every
 token of every stream; here an observation is one bisection, and the walk happens at the scrape.
 """
 
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 
 class Tally:
-    """How many values fell into each bucket, and their sum."""
+    """The number of values in each bucket, and their sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -21,18 +21,18 @@ class Tally:
         self.sum = 0.0
 
     def add(self, value: float, count: int = 1) -> None:
-        """*count* times *value*."""
+        """Adds *value*, *count* times."""
         self.counts[bisect_left(self.bounds, value)] += count
         self.sum += value * count
 
     def merge(self, other: "Tally") -> None:
-        """Takes in those of a tally with the same bounds."""
+        """Adds the values of another tally that has the same bounds."""
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum
 
 
 class Histogram(Collector):  # type: ignore[misc]
-    """One family, labelled by model."""
+    """One metric family, labelled by model."""
 
     def __init__(self, name: str, help_text: str, bounds: tuple[float, ...]) -> None:
         self._name = name
@@ -41,14 +41,14 @@ class Histogram(Collector):  # type: ignore[misc]
         self._tallies: dict[str, Tally] = {}
 
     def of(self, model: str) -> Tally:
-        """The model's own."""
+        """Returns the tally of one model."""
         tally = self._tallies.get(model)
         if tally is None:
             tally = self._tallies[model] = Tally(self._bounds)
         return tally
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """Collects the family for the registry."""
         family = HistogramMetricFamily(self._name, self._help, labels=["model"])
         names = [*map(str, self._bounds), "+Inf"]
         for model, tally in self._tallies.items():

@@ -1,4 +1,4 @@
-"""The last requests of this gateway, for whoever asks what became of one."""
+"""The latest requests of this gateway, for anybody who asks what became of one."""
 
 from collections import OrderedDict
 
@@ -8,7 +8,7 @@ KEPT = 1000
 
 
 class History:
-    """Finished and running ones, by id."""
+    """Finished and running requests, by id."""
 
     def __init__(self, size: int = KEPT) -> None:
         self.size = size
@@ -16,19 +16,19 @@ class History:
         self._outcomes: dict[str, str] = {}
 
     def began(self, record: Record) -> None:
-        """A request was admitted."""
+        """Records that a request was admitted."""
         self._records[record.id] = record
         while len(self._records) > self.size:
             gone, _ = self._records.popitem(last=False)
             self._outcomes.pop(gone, None)
 
     def ended(self, record: Record, outcome: str) -> None:
-        """How it ended."""
+        """Records how a request ended."""
         if record.id in self._records:
             self._outcomes[record.id] = outcome
 
     def get(self, request_id: str) -> dict[str, object] | None:
-        """What is known of a request; also by an id with what a dialect puts before it."""
+        """Looks up a request; accepts its id with a dialect's prefix, too."""
         bare = request_id.replace("_", "-").rpartition("-")[2]
         record = self._records.get(bare)
         if record is None:

@@ -4,10 +4,11 @@ Names use base units; labels never hold request ids.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
 
 from cortex.telemetry.histograms import Histogram
 from cortex.telemetry.history import History
@@ -20,7 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Outcome(StrEnum):
-    """How a request ended, for counting."""
+    """How a request ended, as the metrics count it."""
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
@@ -34,7 +35,7 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, error: WireError) -> "Outcome":
-        """The outcome of a request that ended with *error*."""
+        """Returns the outcome of a request that ended with *error*."""
         match error.code:
             case (
                 ErrorCode.INVALID_REQUEST
@@ -56,8 +57,24 @@ _OFFERS = {True: "taken", False: "refused"}
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 
 
+class _CountsOf:
+    """Counts that are read when Prometheus asks."""
+
+    def __init__(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._name, self._help, self._label, self._read = name, help_text, label, read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yields the one family."""
+        family = CounterMetricFamily(self._name, self._help, labels=[self._label])
+        for key, count in self._read().items():
+            family.add_metric([key], count)
+        yield family
+
+
 class Metrics:
-    """The gateway's registry."""
+    """The gateway's registry of metrics."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -66,7 +83,7 @@ class Metrics:
             "cortex_requests", "Requests by outcome.", ["outcome"], registry=self._registry
         )
         for outcome in Outcome:
-            self._requests.labels(outcome)  # a counter that appears late looks like a jump
+            self._requests.labels(outcome)  # a counter that first appears late looks like a jump
         self._tokens = Counter(
             "cortex_tokens", "Tokens by kind.", ["model", "kind"], registry=self._registry
         )
@@ -101,12 +118,12 @@ class Metrics:
         )
 
     def began(self, record: Record) -> None:
-        """A request was admitted."""
+        """Records that a request was admitted."""
         self._history.began(record)
 
     def request(self, outcome: Outcome, records: Iterable[Record] = ()) -> None:
-        """A request ended, with the *records* of its choices; without any, it was refused at the
-        door."""
+        """Counts a request that ended, with the *records* of its choices; it has none if it was
+        refused before admission."""
         self._requests.labels(outcome).inc()
         for record in records:
             self._choice(outcome, record)
@@ -142,9 +159,15 @@ class Metrics:
         return histogram
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A value that is read when Prometheus asks."""
+        """Adds a gauge that is read when Prometheus scrapes."""
         Gauge(name, help_text, registry=self._registry).set_function(read)
 
+    def counter(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Exports counts that are kept elsewhere: one series for each key that *read* returns."""
+        self._registry.register(_CountsOf(name, help_text, label, read))
+
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Renders the text that Prometheus scrapes."""
         return bytes(generate_latest(self._registry))

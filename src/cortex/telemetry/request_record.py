@@ -1,5 +1,7 @@
-"""What is remembered of one request: its times, tokens and fate. One record each, from which the
-metrics and the log line are made."""
+"""The record of one request: its times, tokens and fate.
+
+The metrics and the log line are both made from it.
+"""
 
 import time
 from collections.abc import Callable
@@ -17,38 +19,38 @@ _KEPT_WAITS = 20
 
 
 class Continuity(StrEnum):
-    """How an answer came through the failures of those who computed it."""
+    """How an answer survived the failures of the neurons that computed it."""
 
     UNDISTURBED = "undisturbed"
     EXACT = "exact"
-    """It moved, and is the same to the bit as if it had not."""
+    """It moved, and is bit-identical to an answer that did not."""
     CONTINUED = "continued"
-    """It moved to a machine that computes with other roundings: correct, but maybe other words."""
+    """It moved to a machine that rounds differently: correct, but perhaps in other words."""
 
 
 class Record:
-    """Fills up while the request runs."""
+    """The record of one request, filled in while it runs."""
 
     def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic) -> None:
         self.id = job.id
         self.model = job.request.model
         self.node = ""
-        """The last one that accepted it."""
+        """The last node that accepted it."""
         self.was_near: bool | None = None
-        """A node with the prompt's beginning took it; None when none was asked."""
+        """Whether a node that had the prompt's prefix accepted it; None when none was asked."""
         self.waited_for: list[str] = []
-        """What happened to its model while it waited, the latest last."""
+        """What its model's load went through while it waited, the latest last."""
         self.moves = 0
-        """How often a neuron that had accepted it was left."""
+        """How often it left a neuron that had accepted it."""
         self.continuity = Continuity.UNDISTURBED
         self.prompt_tokens = 0
         self.tokens = 0
         self.usage: Usage | None = None
-        """When the answer is complete."""
+        """Token counts, once the answer is complete."""
         self.error = ""
-        """Code of what broke it."""
+        """Code of the error that ended it."""
         self.gaps = Tally(GAP_BOUNDS)
-        """Seconds between two tokens."""
+        """Seconds between consecutive tokens."""
         self._clock = clock
         self._began = self._last = clock()
         self._turn: float | None = None
@@ -57,32 +59,32 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """From admission to the end, or until now."""
+        """Seconds from admission to the end, or until now."""
         return (self._ended if self._ended is not None else self._clock()) - self._began
 
     @property
     def queue_seconds(self) -> float | None:
-        """In the line of this gateway; None when it never left it."""
+        """Seconds spent in this gateway's queue; None when it never left the queue."""
         return None if self._turn is None else self._turn - self._began
 
     @property
     def first_token_seconds(self) -> float | None:
-        """From admission to the first token."""
+        """Seconds from admission to the first token."""
         return None if self._first is None else self._first - self._began
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the answer after its first token."""
+        """Tokens per second after the first token."""
         if self._first is None or self.tokens < 2 or self._last <= self._first:
             return 0.0
         return (self.tokens - 1) / (self._last - self._first)
 
     def had_turn(self) -> None:
-        """It left the line."""
+        """Records that it left the queue."""
         self._turn = self._clock()
 
     def moved(self, *, exact: bool) -> None:
-        """Another neuron has gone on with it."""
+        """Records that another neuron has continued it."""
         self.moves += 1
         if not exact:
             self.continuity = Continuity.CONTINUED
@@ -90,8 +92,8 @@ class Record:
             self.continuity = Continuity.EXACT
 
     def saw(self, event: Event) -> None:
-        """Something reached the client's side."""
-        if isinstance(event, Parts):  # the one of every token
+        """Records an event that reached the client's side."""
+        if isinstance(event, Parts):  # the one that comes with every token
             now = self._clock()
             if self._first is None:
                 self._first = now
@@ -112,7 +114,7 @@ class Record:
                 self._ended = self._clock()
 
     def told(self, outcome: str) -> dict[str, object]:
-        """For whoever asks; times in seconds."""
+        """Renders the record for ``GET /requests``; times in seconds."""
         usage = self.usage
         return {
             "id": self.id,
@@ -133,12 +135,12 @@ class Record:
         }
 
     def waits_for(self, what: str) -> None:
-        """In the line: what its model's load has come to."""
+        """Records how far its model's load is while it waits in the queue."""
         if what and (not self.waited_for or self.waited_for[-1] != what):
             self.waited_for = [*self.waited_for[-_KEPT_WAITS + 1 :], what]
 
     def line(self, outcome: str) -> str:
-        """For the log."""
+        """Renders the record as a log line."""
         first = self.first_token_seconds
         facts: dict[str, object] = {
             "model": self.model,

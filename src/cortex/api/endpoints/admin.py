@@ -1,6 +1,6 @@
-"""The verbs of operators over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``.
+"""Operators' verbs over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``.
 
-They take JSON and nothing else: a web page of somebody else's cannot send that.
+They accept JSON only, because a foreign web page cannot send that without permission.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,31 +23,33 @@ Answer = dict[str, object]
 
 
 class _Model(msgspec.Struct, forbid_unknown_fields=True):
-    """Of load, pull and unpin."""
+    """The body of load, pull and unpin."""
 
     model: str
     node: str = ""
-    """Where; empty = where it fits best, everywhere, or wherever it is pinned."""
+    """Where; empty means the best fit (load), everywhere (pull), or wherever it is pinned
+    (unpin)."""
     source: str = ""
-    """A folder on the node or a Hugging Face id; empty = as the catalogue or the node knows."""
+    """A folder on the node or a Hugging Face id; empty means the one that the catalogue or the node
+    knows."""
     dry_run: bool = False
-    """Only say what a load would do."""
+    """Only reports what a load would do."""
 
 
 class _Unload(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     node: str = ""
-    """Where; empty = wherever it is."""
+    """Where to unload it; empty means on every node that has it."""
     drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """What still runs then goes on elsewhere; 0 = no limit."""
+    """Seconds after which its remaining streams move to another node; 0 sets no limit."""
     force: bool = False
-    """Although it is pinned."""
+    """Unloads the model even if it is pinned."""
 
 
 class _Pin(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     nodes: tuple[str, ...] = ()
-    """Empty = where it is."""
+    """Nodes to pin it on; empty means those that have it."""
 
 
 class _Name(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,14 +61,15 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Admin:
-    """The endpoints; each answers as soon as an order is taken or a wish is stored."""
+    """The operators' endpoints; each responds as soon as its order is accepted or its change is
+    stored."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._control = gateway.placement.operations
 
     async def load(self, request: Request) -> Response:
-        """Has a model loaded, or says what that would do."""
+        """Loads a model, or reports what that would do."""
 
         async def work(asked: _Model) -> Answer:
             if asked.dry_run:
@@ -81,7 +84,7 @@ class Admin:
         return await _answered(request, _Model, work)
 
     async def unload(self, request: Request) -> Response:
-        """Has a model unloaded."""
+        """Unloads a model from its nodes."""
 
         async def work(asked: _Unload) -> Answer:
             model, nodes = await self._control.unload(
@@ -92,7 +95,7 @@ class Admin:
         return await _answered(request, _Unload, work)
 
     async def pull(self, request: Request) -> Response:
-        """Has a model's files fetched."""
+        """Fetches a model's files to nodes."""
 
         async def work(asked: _Model) -> Answer:
             model, nodes = await self._control.pull(asked.model, asked.node, asked.source)
@@ -101,7 +104,7 @@ class Admin:
         return await _answered(request, _Model, work)
 
     async def pin(self, request: Request) -> Response:
-        """Has a model always loaded."""
+        """Pins a model: it is always loaded."""
 
         async def work(asked: _Pin) -> Answer:
             model, nodes = await self._control.pin(asked.model, asked.nodes)
@@ -110,7 +113,7 @@ class Admin:
         return await _answered(request, _Pin, work)
 
     async def unpin(self, request: Request) -> Response:
-        """Takes that back."""
+        """Removes a model's operator pins."""
 
         async def work(asked: _Model) -> Answer:
             model, nodes = await self._control.unpin(asked.model, asked.node)
@@ -119,7 +122,7 @@ class Admin:
         return await _answered(request, _Model, work)
 
     async def add(self, request: Request) -> Response:
-        """Puts a profile into the catalogue: the keys of ``[[models]]`` as JSON."""
+        """Adds a profile to the catalogue: the keys of ``[[models]]`` as JSON."""
 
         async def work(body: msgspec.Raw) -> Answer:
             profile = models_file.read_one(bytes(body))
@@ -129,7 +132,7 @@ class Admin:
         return await _answered(request, msgspec.Raw, work)
 
     async def remove(self, request: Request) -> Response:
-        """Takes one out that was added so."""
+        """Removes a profile that ``add`` put there."""
 
         async def work(asked: _Name) -> Answer:
             await self._control.remove(asked.model)
@@ -147,7 +150,7 @@ class Admin:
         return await _answered(request, _Nothing, work)
 
     async def drain(self, request: Request) -> Response:
-        """Has a node emptied."""
+        """Drains a node: its models are unloaded."""
 
         async def work(_: _Nothing) -> Answer:
             node = request.path_params["node"]
@@ -157,7 +160,7 @@ class Admin:
         return await _answered(request, _Nothing, work)
 
     async def undrain(self, request: Request) -> Response:
-        """Takes that back."""
+        """Lets a drained node take models again."""
 
         async def work(_: _Nothing) -> Answer:
             node = request.path_params["node"]
@@ -168,7 +171,7 @@ class Admin:
 
 
 def _explained(planned: Planned) -> Answer:
-    """A plan with its reasons."""
+    """Renders a plan with its reasons."""
     return {
         "status": "planned" if planned.fit else "impossible",
         "model": planned.model,
@@ -194,7 +197,7 @@ async def _answered(
         return refusal
     try:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            message = "Content-Type: it has to be application/json."
+            message = "Content-Type: it must be application/json."
             raise FleetError(ErrorCode.INVALID_REQUEST, message)
         done = await work(_decoded(await request.body(), kind))
     except SettingsError as wrong:

@@ -1,14 +1,14 @@
-"""A body that is made once for many who ask at about the same time."""
+"""A response body that is rendered once for everybody who asks within a moment."""
 
 import time
 from collections.abc import Callable
 
 KEEP_SECONDS = 0.25
-"""As long as what it is made of says that it is the same."""
+"""How long a body is reused while its *version* stays the same."""
 
 
 class CachedBody:
-    """*version* is another one when *make* would make another body for sure."""
+    """A cached body; a changed *version* says that *make* would surely render another one."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class CachedBody:
         self._until = float("-inf")
 
     def __call__(self) -> bytes:
-        """The body, at most a moment old."""
+        """Returns the body, rendered at most a moment ago."""
         version, now = self._version(), self._clock()
         if now >= self._until or version != self._of:
             self._body = self._make()

@@ -18,7 +18,7 @@ from protocol.fleet import Device, DeviceUsage, ModelLoad, ModelRecord, ModelSta
 from protocol.placement import EvictionCandidate
 
 EVENT_SECONDS = 0.25
-"""Changes are shown at most so often."""
+"""The shortest time between two updates of the event stream."""
 KEEP_ALIVE_SECONDS = 5.0
 
 
@@ -29,16 +29,16 @@ class DeviceShown(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     memory: int
     budget: int
-    """What models may take; 0 = none."""
+    """What models may use; 0 means nothing."""
     reserved: int
-    """By models that are loaded, or are being loaded."""
+    """Reserved by models that are loaded or loading."""
     others: int
-    """Taken by others."""
+    """Taken by other programs."""
     usage: DeviceUsage | None = None
 
 
 class ModelShown(msgspec.Struct, frozen=True):
-    """A model on a node."""
+    """A model as one node has it."""
 
     record: ModelRecord
     load: ModelLoad
@@ -46,7 +46,7 @@ class ModelShown(msgspec.Struct, frozen=True):
 
 
 class NodeShown(msgspec.Struct, frozen=True):
-    """A living node."""
+    """A living node with its devices and models."""
 
     node: str
     host: str
@@ -55,25 +55,25 @@ class NodeShown(msgspec.Struct, frozen=True):
     devices: list[DeviceShown]
     models: list[ModelShown]
     eviction: list[EvictionCandidate]
-    """First to go first."""
+    """The eviction order, first to go first."""
 
 
 class FleetShown(msgspec.Struct, frozen=True):
-    """All of it."""
+    """The whole fleet, as ``/fleet`` shows it."""
 
     gateway: str
     placer: str
-    """The gateway that places; empty = unknown."""
+    """The gateway that is the placer; empty when unknown."""
     epoch: int
-    """0 = another gateway places."""
+    """The placer's epoch; 0 when another gateway is the placer."""
     waiting: dict[str, int]
-    """Requests that wait for a model that is not ready, at all gateways."""
+    """Requests that wait for a model that is not ready, over all gateways."""
     pins: dict[str, list[str]]
     nodes: list[NodeShown]
 
 
 class FleetView:
-    """The endpoints."""
+    """The endpoints that show the fleet."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -95,16 +95,16 @@ class FleetView:
         found = self._gateway.history.get(request.path_params["request_id"])
         if found is None:
             message = (
-                "This gateway has no such request; it remembers the last "
-                f"{self._gateway.history.size}."
+                "This gateway does not know that request; it remembers the last "
+                f"{self._gateway.history.size}. Ask the gateway that served it."
             )
             body = plain_envelope(message, "not_found")
             return Response(body, 404, media_type="application/json")
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """``GET /fleet/events``: every change of a model's state, as server-sent events; first what
-        is now."""
+        """``GET /fleet/events``: the present states, then every change of a model's state, as
+        server-sent events."""
         if refusal := refused_unless_from_here(request):
             return refusal
         return StreamingResponse(self._events(), media_type="text/event-stream")

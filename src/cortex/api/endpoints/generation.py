@@ -1,8 +1,8 @@
 """The endpoints that generate: decode, admit, relay, in any dialect.
 
-A client that leaves cancels its request wherever it is. One that comes back for its stream
-(``GET /v1/streams/{id}``, at any gateway of the fleet) names the last event that it saw
-(``Last-Event-ID``, as browsers do by themselves), and the answer goes on after it.
+A client that leaves cancels its request wherever it is. One that comes back for its stream (``GET
+/v1/streams/{id}``, at any gateway of the fleet) names the last event that it saw
+(``Last-Event-ID``, which browsers send by themselves), and the answer continues after it.
 """
 
 import time
@@ -26,14 +26,14 @@ from protocol.job import Client
 
 
 class Generation:
-    """``POST`` of one dialect, as an ASGI application."""
+    """One dialect's ``POST`` endpoint, as an ASGI application."""
 
     def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
         self._gateway = gateway
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serves one request from decoding to its last byte."""
         metrics = self._gateway.metrics
         records: list[Record] = []
         try:
@@ -71,7 +71,7 @@ class Generation:
         )
 
     def _resolved(self, call: Call) -> list[Choice]:
-        """With the models' own ids and the defaults of their profiles."""
+        """Replaces aliases by model ids, and fills in the defaults of the models' profiles."""
         catalogue, known = self._gateway.catalogue, self._gateway.fleet.models()
         return [c._replace(request=catalogue.applied(c.request, known)) for c in call.choices]
 
@@ -90,12 +90,12 @@ class Streams:
     """``GET /v1/streams/{id}`` as an ASGI application."""
 
     def __init__(self, gateway: Gateway, dialects: Mapping[str, Dialect]) -> None:
-        """*dialects* by name: a stream goes on in the one that it was begun in."""
+        """Takes *dialects* by name: a stream continues in the one it began in."""
         self._gateway = gateway
         self._dialects = dialects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one client that comes back."""
+        """Serves one client that came back for its stream."""
         metrics = self._gateway.metrics
         records: list[Record] = []
         try:
@@ -117,23 +117,23 @@ class Streams:
     ) -> Outcome:
         job = answer.streams[0].job
         client = job.client
-        assert client is not None, "only streams are handed over"
+        assert client is not None, "only streams can be claimed"
         dialect = self._dialects.get(client.dialect)
         if dialect is None:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"The stream speaks {client.dialect!r}, which this gateway does not know: it is of "
-                "another version. Ask the gateway that began it.",
+                f"The stream uses the dialect {client.dialect!r}, which this version of the "
+                "gateway does not know. Ask the gateway that began it.",
             )
         if seen and len(seen) != client.choices:
-            raise _wrong(f"has {len(seen)} places, but the answer has {client.choices} choices.")
+            raise _wrong(f"has {len(seen)} positions, but the answer has {client.choices} choices.")
         head = head_of(answer.id, client)._replace(model=client.model or job.request.model)
         async with watching_disconnect(receive, answer.close):
             return await Relay(answer, dialect.style, send).stream(dialect.writer(head, seen))
 
 
 def head_of(job_id: str, client: Client) -> Head:
-    """What the renderers say of an answer."""
+    """Collects what the renderers say about an answer as a whole."""
     return Head(
         job_id,
         client.model,
@@ -155,7 +155,7 @@ def _seen(scope: Scope, job_id: str) -> Place:
             ErrorCode.INVALID_REQUEST, f"Last-Event-ID: {error}.", param="Last-Event-ID"
         ) from None
     if named != job_id:
-        raise _wrong(f"is of the stream {named!r}, but {job_id!r} was asked for.")
+        raise _wrong(f"belongs to the stream {named!r}, but {job_id!r} was requested.")
     return seen
 
 

@@ -1,6 +1,6 @@
 """``GET /v1/models``: every model of the fleet, loaded or not, from memory.
 
-One object serves OpenAI's clients and, with the same keys, Anthropic's.
+One object serves both OpenAI's and Anthropic's clients: each finds its own keys.
 """
 
 from collections.abc import Mapping
@@ -36,18 +36,18 @@ class ModelObject(msgspec.Struct, frozen=True):
     display_name: str
     state: ModelState
     nodes: list[str]
-    """Where it is, or is on its way."""
+    """Nodes that have it, or are loading it."""
     available_on: list[str]
-    """Where it could be loaded."""
+    """Nodes that could load it."""
     error: str | None
     progress: Progress | None
     root: str
     """The model behind an alias."""
     created_at: str
-    """As ``created``, in Anthropic's form."""
+    """The time of ``created``, in Anthropic's format."""
     max_input_tokens: int | None
     max_tokens: int | None
-    """Of an answer."""
+    """The longest answer, in tokens."""
     object: str = "model"
     owned_by: str = "cortex"
     type: str = "model"
@@ -59,7 +59,7 @@ class ModelObject(msgspec.Struct, frozen=True):
 
 
 class ModelList(msgspec.Struct, frozen=True):
-    """The list object."""
+    """The list of models, as both dialects expect it."""
 
     data: list[ModelObject]
     first_id: str | None
@@ -69,12 +69,12 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 class Models:
-    """The two endpoints."""
+    """The two endpoints about models."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._fleet = gateway.fleet
         self._catalogue = gateway.catalogue
-        self._decide = gateway.dispatcher.decide
+        self._decide = gateway.decisions.decide
         self._created = int(gateway.started_at)
         moment = datetime.fromtimestamp(self._created, UTC)
         self._created_at = moment.isoformat().replace("+00:00", "Z")
@@ -83,8 +83,8 @@ class Models:
         )
 
     async def list_all(self, request: Request) -> Response:
-        """``GET /v1/models``: all that nodes have or the catalogue lists, under each of their
-        names; in pages if a client asks for them."""
+        """``GET /v1/models``: every model that nodes have or the catalogue lists, under each of its
+        names; in pages if the client asks for pages."""
         asked = request.query_params
         if not {"after_id", "before_id", "limit"} & asked.keys():
             return Response(self._list(), media_type="application/json")
@@ -152,15 +152,15 @@ def _json(body: msgspec.Struct) -> Response:
 
 
 def _page(models: list[ModelObject], asked: Mapping[str, str]) -> ModelList:
-    """Anthropic's pages: *limit* models after or before one of them."""
+    """Selects one of Anthropic's pages: *limit* models after or before a given one."""
     ids = [model.id for model in models]
     limit = asked.get("limit", "20")
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= 1000):
-        raise invalid(f"limit: {limit[:40]!r} is no number from 1 to 1000.", "limit")
+        raise invalid(f"limit: {limit[:40]!r} is not a number from 1 to 1000.", "limit")
     start, end = 0, len(models)
     for field in ("after_id", "before_id"):
         if field in asked and asked[field] not in ids:
-            raise invalid(f"{field}: there is no model {asked[field][:80]!r}.", field)
+            raise invalid(f"{field}: the model {asked[field][:80]!r} does not exist.", field)
     if "after_id" in asked:
         start = ids.index(asked["after_id"]) + 1
     if "before_id" in asked:

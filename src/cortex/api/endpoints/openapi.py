@@ -1,4 +1,4 @@
-"""The API as an OpenAPI document, made from the types that read the bodies."""
+"""The API as an OpenAPI document, derived from the types that decode the bodies."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 class _Operation(NamedTuple):
-    """One ``POST``."""
+    """One ``POST`` endpoint of the document."""
 
     path: str
     summary: str
@@ -42,18 +42,18 @@ _OPERATIONS = (
     ),
     _Operation(
         "/v1/messages/count_tokens",
-        "The length of a prompt",
+        "Count the tokens of a prompt",
         CountRequest,
         error=AnthropicErrorEnvelope,
     ),
-    _Operation("/tokenize", "The tokens of a text or a conversation", TokenizeRequest),
-    _Operation("/detokenize", "The text of tokens", DetokenizeRequest),
-    _Operation("/apply-template", "What the model would read", ChatRequest),
+    _Operation("/tokenize", "Tokenize a text or a conversation", TokenizeRequest),
+    _Operation("/detokenize", "Turn tokens back into text", DetokenizeRequest),
+    _Operation("/apply-template", "Render a conversation by the chat template", ChatRequest),
 )
 
 
 def document() -> bytes:
-    """The document as JSON."""
+    """Builds the document as JSON."""
     types: list[type[msgspec.Struct]] = [
         *(operation.request for operation in _OPERATIONS),
         ErrorEnvelope,

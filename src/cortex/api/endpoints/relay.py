@@ -1,8 +1,8 @@
 """Writes one answer to one client.
 
 Headers go out when a neuron has accepted the request (so that errors about the prompt are proper
-HTTP errors) or one second after admission, whichever is first; from then on the client sees bytes
-every two seconds at least.
+HTTP errors) or one second after admission, whichever comes first; from then on the client receives
+bytes at least every two seconds.
 """
 
 import logging
@@ -32,7 +32,7 @@ HEADERS_AFTER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 2.0
 
 Arrived = list[tuple[int, list[Event]]]
-"""Events by the choice's number."""
+"""Events, by the number of their choice."""
 
 
 class Relay:
@@ -54,22 +54,22 @@ class Relay:
         self._headers_sent = False
 
     async def stream(self, writer: Writer) -> Outcome:
-        """Sends the answer as it comes, until it is complete or broken, or the client has left."""
+        """Sends the answer as it arrives, until it is complete or broken or the client has left."""
         return await self._guarded(self._run_streaming(writer), writer)
 
     async def fold(self, folder: Aggregator) -> Outcome:
-        """Sends the whole answer at its end."""
+        """Sends the whole answer once it is complete."""
         return await self._guarded(self._run_folding(folder), None)
 
     async def _guarded(self, answer: Awaitable[Outcome], writer: Writer | None) -> Outcome:
         try:
             return await answer
         except ClientGone:
-            log.warning("request %s: its client has stopped reading", self._answer.id)
+            log.warning("request %s cancelled: its client stopped reading", self._answer.id)
             return Outcome.CANCELLED
         except Exception:
             log.exception("request %s", self._answer.id)
-            error = WireError(ErrorCode.INTERNAL, "The gateway failed; its log has the details.")
+            error = WireError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
             if writer is not None and self._headers_sent:
                 await send_chunk(self._send, writer.failure(error), more=False)
             elif not self._headers_sent:
@@ -121,7 +121,7 @@ class Relay:
         await open_sse(self._send, self._answer.id)
         opening = writer.opening()
         data, outcome = self._render(writer, arrived)
-        if not arrived:  # the first thing to know is what it waits for
+        if not arrived:  # tell the client first what its request waits for
             data = writer.keep_alive(self._answer.waits_for)
         data = opening + data
         while True:
@@ -134,7 +134,8 @@ class Relay:
                 return Outcome.CANCELLED
 
     async def _before_headers(self) -> Arrived:
-        """Events up to the first that decides the status, or none after a second."""
+        """Collects events up to the first one that decides the status; returns none after a
+        second."""
         arrived: Arrived = []
         while not arrived and not self._answer.is_closed:
             left = self._admitted + HEADERS_AFTER_SECONDS - self._clock()
@@ -144,7 +145,7 @@ class Relay:
         return arrived
 
     async def _next_data(self, writer: Writer) -> tuple[bytes, Outcome | None]:
-        """The next bytes worth writing; empty when it is time for a keep-alive."""
+        """Returns the next bytes worth writing; none when it is time for a keep-alive."""
         deadline = self._clock() + KEEP_ALIVE_SECONDS
         while not self._answer.is_closed:
             arrived = await self._answer.take(max(0.0, deadline - self._clock()))
@@ -154,7 +155,8 @@ class Relay:
         return b"", None
 
     def _render(self, writer: Writer, arrived: Arrived) -> tuple[bytes, Outcome | None]:
-        """The bytes of all events of one tick, and the outcome when it ends with them."""
+        """Renders all events of one tick; also returns the outcome when the answer ends with
+        them."""
         out: list[bytes] = []
         for choice, events in arrived:
             pieces: list[Parts] = []

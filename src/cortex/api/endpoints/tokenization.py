@@ -1,4 +1,5 @@
-"""Endpoints about prompts: how many tokens, which ones, and what the model would read."""
+"""Endpoints about prompts: how many tokens they have, which ones, and the text that the model
+reads."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ Work = Callable[[bytes], Awaitable[object]]
 
 
 class Tokenization:
-    """The endpoints."""
+    """The endpoints about prompts."""
 
     def __init__(self, prompts: RenderClient) -> None:
         self._prompts = prompts
@@ -111,9 +112,9 @@ class Tokenization:
 
 
 def prompt_of(asked: TokenizeRequest, body: bytes) -> GenerateRequest:
-    """What shall be counted: a text, or the conversation that the *body* has."""
+    """Decides what to count: a text, or the conversation in *body*."""
     if (asked.prompt is None) == (asked.messages is None):
-        raise invalid("prompt: give either a prompt or messages.", "prompt")
+        raise invalid("prompt: send either a prompt or messages, not both or neither.", "prompt")
     if asked.prompt is None:
         return _chat(body)
     return GenerateRequest(
@@ -128,7 +129,7 @@ def _chat(body: bytes) -> GenerateRequest:
 
 
 class _Endpoint:
-    """One of them; Starlette takes a plain function for one that gets a ``Request``."""
+    """One endpoint; a class, because Starlette would call a plain function with a ``Request``."""
 
     def __init__(self, work: Work, style: Style) -> None:
         self._work = work
