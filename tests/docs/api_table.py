@@ -1,7 +1,7 @@
 """Writes ``docs/api.md``: every parameter of every endpoint, and what becomes of it.
 
-What is honoured is read off the code: the fields of the request types. Each of them names the test
-that sees it at work. ``python -m tests.docs.api_table > docs/api.md`` writes the page.
+What is honoured is read from the code: the fields of the request types. Each of them names the
+test that sees it at work. ``python -m tests.docs.api_table > docs/api.md`` writes the page.
 """
 
 import sys
@@ -69,7 +69,7 @@ _TOOLS = {
         "fleet/test_dialects.py::test_all_dialects_say_the_same",
     ),
     "tool_choice": (
-        "all forms; a call that must come is begun for the model",
+        "all forms; a required call is begun for the model",
         f"{PARAMETERS}::test_a_call_can_be_required",
     ),
     "parallel_tool_calls": (
@@ -92,7 +92,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         ),
         "max_completion_tokens": ("clamped to what fits", f"{PARAMETERS}::test_ends"),
         "max_tokens": ("as `max_completion_tokens`, which wins", f"{PARAMETERS}::test_ends"),
-        "n": ("1 to 128; each one survives by itself", f"{PARAMETERS}::test_chance"),
+        "n": ("1 to 128; each choice survives by itself", f"{PARAMETERS}::test_chance"),
         "logprobs": (
             "of the visible text's tokens",
             f"{PARAMETERS}::test_logprobs_are_those_of_the_content",
@@ -108,7 +108,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
             f"{PARAMETERS}::test_thinking_is_switched",
         ),
         "continue_final_message": (
-            "the last message is the beginning of the answer",
+            "the last message begins the answer",
             f"{PARAMETERS}::test_an_answer_can_be_continued",
         ),
         "reasoning_effort": (
@@ -129,9 +129,9 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         ),
         "max_tokens": ("16 if absent; 0 with `echo`", f"{PARAMETERS}::test_prompts_can_be_scored"),
         "n": ("prompts × n ≤ 128", f"{DECODERS}::test_forms_of_prompts"),
-        "best_of": ("equal to `n` only", f"{DECODERS}::test_what_completions_refuse"),
+        "best_of": ("only equal to `n`", f"{DECODERS}::test_what_completions_refuse"),
         "add_special_tokens": (
-            "of a text: `false` leaves out what the model's texts begin with",
+            "for a text: `false` omits the token that begins the model's texts",
             f"{DECODERS}::test_forms_of_prompts",
         ),
         "echo": ("", f"{PARAMETERS}::test_prompts_can_be_scored"),
@@ -169,7 +169,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         "reasoning": ("`effort`", f"{PARAMETERS}::test_thinking_is_switched"),
         "metadata": ("repeated", "fleet/test_responses.py::test_what_was_asked_is_repeated"),
         "truncation": (
-            "`auto`: what is too long loses its oldest turns",
+            "`auto`: an input that is too long loses its oldest turns",
             "fleet/test_responses.py::test_what_is_too_long_can_lose_its_oldest_turns",
         ),
         "safety_identifier": (
@@ -185,7 +185,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
     MessagesRequest: {
         **_USUAL,
         "messages": (
-            "roles user, assistant and system; an assistant's at the end is continued",
+            "roles user, assistant and system; an assistant's message at the end is continued",
             f"{DECODERS}::test_the_system_says_something_in_the_middle",
         ),
         "system": (
@@ -197,7 +197,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         "tool_choice": ("all forms", f"{DECODERS}::test_tools_of_messages"),
         "thinking": ("absent = off; `display`", f"{MESSAGES}::test_an_answer_in_both_forms"),
         "output_config": (
-            "`effort`; `format` is asked of the model in words",
+            "`effort`; `format` is requested from the model in words",
             f"{DECODERS}::test_thinking",
         ),
         "output_format": (
@@ -217,7 +217,7 @@ _NOTES: dict[type[msgspec.Struct], dict[str, tuple[str, str]]] = {
         "model": _USUAL["model"],
         "prompt": ("or `messages`", f"{PARAMETERS}::test_prompts_as_text_and_as_tokens"),
         "messages": (
-            "with everything that `/v1/chat/completions` takes beside them",
+            "with everything else that `/v1/chat/completions` takes",
             f"{PARAMETERS}::test_prompts_as_text_and_as_tokens",
         ),
         "add_special_tokens": (
@@ -257,15 +257,15 @@ ENDPOINTS = (
             *_VLLM_IGNORED,
         ),
         (
-            ("response_format", f"but for `text`: {_CONSTRAINED}"),
-            ("modalities", "but for `text`"),
+            ("response_format", f"except `text`: {_CONSTRAINED}"),
+            ("modalities", "except `text`"),
             ("bad_words", "use `logit_bias`"),
             *_CONSTRAINTS,
         ),
     ),
     Endpoint(
         "/v1/completions",
-        "OpenAI's first Completions. No template touches the prompt, and the answer is text.",
+        "OpenAI's original Completions. No template touches the prompt; the answer is text.",
         CompletionRequest,
         ("user", "include_reasoning", *_VLLM_IGNORED),
         (
@@ -276,15 +276,15 @@ ENDPOINTS = (
     ),
     Endpoint(
         "/v1/responses",
-        "OpenAI's Responses, without a store: each request brings the whole conversation.",
+        "OpenAI's Responses, without a store: each request carries the whole conversation.",
         ResponsesRequest,
         ("store", "client_metadata", "context_management", "stream_options"),
         (
             ("previous_response_id", _STORED),
             ("conversation", _STORED),
             ("prompt", _STORED),
-            ("background", "answers are computed while somebody waits"),
-            ("text", f"`format` but for `text`: {_CONSTRAINED}"),
+            ("background", "answers are computed only while a client waits"),
+            ("text", f"`format` except `text`: {_CONSTRAINED}"),
         ),
     ),
     Endpoint(
@@ -294,7 +294,7 @@ ENDPOINTS = (
         ("metadata", "container", "context_management", "betas", "mcp_servers", "speed"),
     ),
     Endpoint(
-        "/v1/messages/count_tokens", "How long the prompt of a message would be.", CountRequest
+        "/v1/messages/count_tokens", "How many tokens the prompt of a message has.", CountRequest
     ),
     Endpoint("/tokenize", "The tokens of a text or a conversation.", TokenizeRequest),
     Endpoint("/detokenize", "The text of tokens.", DetokenizeRequest),
@@ -305,18 +305,18 @@ HEAD = """\
 
 <!-- Written by `python -m tests.docs.api_table > docs/api.md`; a test sees that it is current. -->
 
-Base address: `http://127.0.0.1:31313`. Every endpoint is also found without `/v1`, and those of
-Anthropic's dialect under `/anthropic`. Unknown fields are ignored; a known field of a wrong type or
-range is a 400 that names it; null is the same as absent. Errors are written in the dialect of their
-path. What clients have to be told is in [clients.md](clients.md); what they get, byte for byte, in
-[transcripts](../tests/cortex/api/dialects/transcripts). A body has 32 MiB at most, and what the bus
-takes of it (8 MiB as `deploy/nats.conf` has it).
+The base address is `http://127.0.0.1:31313`. Every endpoint also works without `/v1`, and those of
+Anthropic's dialect also under `/anthropic`. Unknown fields are ignored; a known field of a wrong
+type or range is a 400 that names it; null is the same as absent. Errors are written in the dialect
+of their path ([statuses](errors.md)). How to set up clients is in [clients.md](clients.md); what
+they receive, byte for byte, is in [transcripts](../tests/cortex/api/dialects/transcripts). A body
+has at most 32 MiB, and its job must fit through the bus (8 MiB with `deploy/nats.conf`).
 
 `/apply-template`, `/v1/chat/completions/input_tokens` and `/v1/responses/input_tokens` take the
-body of the request that they are asked about. `GET /v1/models` lists all models under all their
-names, in one shape for both dialects; `GET /v1/streams/<id>` with `Last-Event-ID` takes a stream
-up, in the dialect that it was begun in ([reliability.md](reliability.md)). What operators can ask
-is in [operating.md](operating.md).
+body of the request in question. `GET /v1/models` lists all models under all their names, in one
+shape for both dialects. `GET /v1/streams/<id>` with `Last-Event-ID` resumes a stream in the dialect
+in which it was begun ([reliability.md](reliability.md)). What operators can ask is in
+[operating.md](operating.md).
 """
 
 

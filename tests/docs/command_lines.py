@@ -1,14 +1,15 @@
 """Command lines in texts for people, held against the programs that they call.
 
-A line is a command line when it begins with the name of a program: in a block without a language
-or of a shell, after the ``$`` of a recorded session, in backticks, and outside of all these too,
-so a sentence must not begin its line with ``cortex`` or ``neuron``. A verb alone in backticks is
+A line is a command line when it begins with the name of a program: in a block, unless its language
+is one of data; after the ``$`` of a recorded session; in backticks; and outside of all these too.
+So a sentence must not begin its line with ``cortex`` or ``neuron``. A verb alone in backticks is
 its name; everything else must be what the program would take.
 """
 
 import re
 import shlex
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import click
 
@@ -19,16 +20,30 @@ from tests.docs.pages import ROOT, code_spans, lines
 PROGRAMS: dict[str, click.Group] = {"cortex": cortex.cli.main.cli, "neuron": neuron.cli.cli}
 SCRIPTS = {"check": "bin/check", "setup": "bin/setup", "train-demo": "training/train.py"}
 """Where the options of a script stand."""
-PYTEST = {"-k", "-m", "-q", "-s", "-x"}
+PYTEST = {"-k", "-m", "-n0", "-q", "-s", "-x"}
 """The options of pytest that pages use with ``bin/test``."""
-_SHELLS = ("", "bash", "sh")
+_DATA = ("json", "mermaid", "python", "text", "toml")
+"""Languages of blocks without commands."""
 _COMMAND = re.compile(
     r"(?:(?:\.venv/)?bin/)?(?:cortex|neuron) +[^\s─►◄]|bin/[\w-]+(?:\s|$)|[^\s`]*python3? -m "
 )
 _PARTS = re.compile(r" (?:&&|\|\|?|;) ")
 
 
-def in_page(text: str) -> Iterator[str]:
+class CommandLine(NamedTuple):
+    """One of them, as a page has it."""
+
+    text: str
+    is_mention: bool = False
+    """In backticks: a verb alone needs no arguments."""
+
+    @property
+    def fault(self) -> str:
+        """Why it would be refused; empty for one that is fine."""
+        return _fault(self.text, self.is_mention)
+
+
+def in_page(text: str) -> Iterator[CommandLine]:
     """The command lines of a page."""
     whole = ""
     for line, language in lines(text):
@@ -37,21 +52,21 @@ def in_page(text: str) -> Iterator[str]:
         if language == "console":
             if not line.startswith("$ "):
                 continue
-        elif language is not None and language not in _SHELLS:
+        elif language in _DATA:
             continue
         if line.endswith("\\") and language is not None:
             whole = line.removesuffix("\\")
             continue
-        yield from _commands(line.removeprefix("$ "))
+        yield from map(CommandLine, _commands(re.sub(r"^(?:[-*>$] )+", "", line)))
     for span in code_spans(text):
-        yield from _commands(span)
+        yield from (CommandLine(found, is_mention=True) for found in _commands(span))
 
 
-def in_help(group: click.Group) -> Iterator[str]:
+def in_help(group: click.Group) -> Iterator[CommandLine]:
     """The command lines in the help of a program's verbs."""
     for command in group.commands.values():
         for line in (command.help or "").splitlines():
-            yield from _commands(line.strip())
+            yield from map(CommandLine, _commands(line.strip()))
 
 
 def _commands(line: str) -> Iterator[str]:
@@ -63,15 +78,14 @@ def _commands(line: str) -> Iterator[str]:
             yield re.sub(r"\[(-[^\]]*)\]", r"\1", part).replace("…", "").strip()
 
 
-def fault(line: str) -> str:
-    """Why the command line would be refused; empty for one that is fine."""
+def _fault(line: str, is_mention: bool) -> str:
     try:
         program, *words = shlex.split(line)
     except ValueError as error:
         return f"no command line: {error}"
     name = program.rpartition("/")[2]
     if name in PROGRAMS:
-        return _fault_of_verb(PROGRAMS[name], words)
+        return _fault_of_verb(PROGRAMS[name], words, is_mention)
     if name.startswith("python"):
         return _fault_of_module(words[1:])
     if not (ROOT / "bin" / name).exists():
@@ -82,7 +96,7 @@ def fault(line: str) -> str:
     return _unknown(words, options)
 
 
-def _fault_of_verb(group: click.Group, words: list[str]) -> str:
+def _fault_of_verb(group: click.Group, words: list[str], is_mention: bool) -> str:
     if not words:
         return ""
     if words[0].startswith("-"):
@@ -90,7 +104,7 @@ def _fault_of_verb(group: click.Group, words: list[str]) -> str:
     command = group.commands.get(words[0])
     if command is None:
         return f"no such verb: {words[0]}"
-    return _parsed(command, words[1:]) if words[1:] else ""
+    return "" if is_mention and not words[1:] else _parsed(command, words[1:])
 
 
 def _parsed(command: click.Command, words: list[str]) -> str:

@@ -13,7 +13,9 @@ PAGES = [
     *sorted((ROOT / "bench").rglob("*.md")),
     ROOT / "src/neuron/demo_model/README.md",
 ]
-_FENCE = re.compile(r"^\s*```(\w*)\s*$")
+EXAMPLES = sorted(p for p in (ROOT / "deploy").iterdir() if p.is_file())
+"""Their comments are written for people too."""
+_FENCE = re.compile(r"^\s*(?:```+|~~~+)\s*([\w-]*)[^`]*$")
 _CODE = re.compile(r"`([^`\n]+)`")
 
 

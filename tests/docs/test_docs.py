@@ -13,7 +13,7 @@ import cortex.fleet.models_file
 import neuron.config
 from protocol.runtime import settings
 from tests.docs import command_lines
-from tests.docs.pages import PAGES, ROOT, name_of
+from tests.docs.pages import EXAMPLES, PAGES, ROOT, name_of
 from tests.support.nats import server_binary
 
 
@@ -59,12 +59,12 @@ def test_links_resolve(page: Path) -> None:
         assert (ROOT / target).exists(), f"{page.name} → {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=name_of)
 def test_commands_and_options_exist(page: Path) -> None:
     faults = [
-        f"{line}: {found}"
+        f"{line.text}: {fault}"
         for line in command_lines.in_page(page.read_text(encoding="utf-8"))
-        if (found := command_lines.fault(line))
+        if (fault := line.fault)
     ]
     assert not faults, f"{name_of(page)}:\n" + "\n".join(faults)
 
@@ -73,7 +73,7 @@ def test_commands_and_options_exist(page: Path) -> None:
 def test_examples_in_the_help_are_taken(program: str) -> None:
     examples = list(command_lines.in_help(command_lines.PROGRAMS[program]))
     assert examples
-    assert not [found for line in examples if (found := command_lines.fault(line))]
+    assert not [line for line in examples if line.fault]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,10 @@ def test_examples_in_the_help_are_taken(program: str) -> None:
         "```bash\ncortex ps --frob\n```",
         "```\nbin/cortex ps --frob   # what is loaded\n```",
         "```bash\ncortex load a \\\n    --frob\n```",
+        "```\ncortex load\n```",
+        "- cortex ps --frob",
+        "```sh title=x\ncortex ps --frob\n```",
+        "~~~\ncortex ps --frob\n~~~",
         "```console\n$ neuron serve --frob\n```",
         "```bash\ncd there && cortex show a b\n```",
         "```bash\nNATS_TOKEN=x cortex unload a --drain-seconds soon\n```",
@@ -96,7 +100,7 @@ def test_examples_in_the_help_are_taken(program: str) -> None:
 def test_a_mistaken_command_is_found(mistake: str) -> None:
     found = list(command_lines.in_page(f"# A page\n\nSome words.\n\n{mistake}\n"))
     assert found
-    assert any(command_lines.fault(line) for line in found)
+    assert any(line.fault for line in found)
 
 
 def test_releases_carry_dates() -> None:

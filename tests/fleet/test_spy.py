@@ -11,7 +11,7 @@ from cortex.cli.main import cli
 from cortex.cli.spy import spy
 from protocol import codec, frames, job
 from tests.support.fleet import scripted_fleet
-from tests.support.nats import NatsServer, connected
+from tests.support.nats import NatsServer, connected, running_nats
 from tests.support.scripted import Script
 from tests.support.waiting import until
 
@@ -63,8 +63,9 @@ async def test_the_verb_shows_it_until_it_is_stopped(nats: NatsServer, tmp_path:
         await shown.communicate()
 
 
-def test_without_a_server_it_says_so() -> None:
-    result = CliRunner().invoke(cli, ["spy", "--nats", "nats://127.0.0.1:9"])
+def test_a_server_that_refuses_it_is_one_line(tmp_path: Path) -> None:
+    with running_nats(tmp_path, extra='authorization { token: "right" }\n') as server:
+        result = CliRunner().invoke(cli, ["spy", "--nats", server.url])
     assert result.exit_code == 1
     assert result.output.startswith("cortex: ")
     assert result.output.count("\n") == 1
