@@ -32,6 +32,8 @@ class Proxy:
         self._pumps.update(pumps)
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # the server ends; asyncio before 3.12 logs a handler that says so as a failure
         finally:
             for pump in pumps:
                 pump.cancel()
