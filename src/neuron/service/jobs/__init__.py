@@ -8,6 +8,6 @@ by the engine.
 ``neuron.service.residents.resident`` starts a ``Worker`` for each engine, ``neuron.service.node``
 passes on what gateways ask about jobs. Read ``worker`` first, then ``prompt`` (request to tokens),
 ``running_job`` (tokens to frames; ``answer_parts`` and ``transcript`` are its parts) and
-``registry`` (jobs by id, across models). ``suspects``, ``step_time`` and ``gateway_liveness`` answer
-one question each.
+``registry`` (jobs by id, across models). ``suspects``, ``step_time`` and ``gateway_liveness``
+answer one question each.
 """
