@@ -55,7 +55,7 @@ NAME_SECONDS = 0.5
 
 
 class Node:
-    """One running neuron."""
+    """One running neuron on its host."""
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ class Resident:
         self._worker: Worker | None = None
         self._engine: Engine | None = None
         self._revision = ""
-        self.record = self._made(ModelState.LOADING)
+        self.record = self._new_record(ModelState.LOADING)
 
     @property
     def worker(self) -> Worker | None:
@@ -153,7 +153,7 @@ class Resident:
         """Takes no more jobs, and lets running answers finish for at most *seconds* (None: for as
         long as they take)."""
         if self._worker:
-            self._set(self._made(ModelState.DRAINING))
+            self._show(self._new_record(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
     def recycle(self, loads: int) -> None:
@@ -170,12 +170,16 @@ class Resident:
         log.info("%s: its engine is started anew", self.id)
         self._recycling = True
         self._loads = loads or self._loads
-        self._set(self._made(ModelState.LOADING, progress=Progress("recycling", 0, 1, "steps")))
+        self._show(
+            self._new_record(ModelState.LOADING, progress=Progress("recycling", 0, 1, "steps"))
+        )
         worker.end()
 
     async def _serve(self) -> NoReturn:
         """Gets the files, the memory, and an engine; another engine whenever one has died."""
-        self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
+        self._show(
+            self._new_record(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps"))
+        )
         folder = await sources.resolve(self.offer.source, self._on_fetch)
         prompter = await asyncio.to_thread(Prompter.load, folder, self.offer.profile.tool_calls)
         self._revision = await asyncio.to_thread(sources.revision_digest, folder)
@@ -244,7 +248,7 @@ class Resident:
     async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
         model = ServedModel(self.id, prompter, self._revision)
         self._worker = Worker(model, engine, self._context.workers)
-        self._set(self._ready_record(engine.ready))
+        self._show(self._ready_record(engine.ready))
         self._context.workers.beat()
         try:
             await self._worker.run()
@@ -255,14 +259,16 @@ class Resident:
 
     def _on_eviction(self, done: int, total: int) -> None:
         progress = Progress("making room", done, total, "models")
-        self._set(self._made(ModelState.LOADING, progress=progress))
+        self._show(self._new_record(ModelState.LOADING, progress=progress))
 
     def _on_fetch(self, done: int, total: int) -> None:
-        self._set(self._made(ModelState.FETCHING, progress=Progress("downloading", done, total)))
+        self._show(
+            self._new_record(ModelState.FETCHING, progress=Progress("downloading", done, total))
+        )
 
     def _on_load(self, progress: Loading) -> None:
-        self._set(
-            self._made(
+        self._show(
+            self._new_record(
                 ModelState.LOADING,
                 progress=Progress(str(progress.stage), progress.done_bytes, progress.total_bytes),
             )
@@ -282,7 +288,7 @@ class Resident:
         for note in ready.notes:
             log.warning("%s: %s", self.id, note)
         return msgspec.structs.replace(
-            self._made(ModelState.READY),
+            self._new_record(ModelState.READY),
             context_limit=ready.context_limit,
             slots=ready.max_running,
             memory_bytes=ready.weight_bytes + ready.kv_cache_bytes,
@@ -294,14 +300,14 @@ class Resident:
         log.error("the engine of %s ended: %s", self.id, reason)
         error = WireError(ErrorCode.ENGINE_FAILED, f"Its engine ended: {reason}")
         progress = Progress("restarting", 0, 1, "steps")
-        self._set(self._made(ModelState.LOADING, progress=progress, error=error))
+        self._show(self._new_record(ModelState.LOADING, progress=progress, error=error))
 
     def _fail(self, why: str, retry_seconds: float) -> None:
         log.error("%s: %s", self.id, why)
         error = WireError(ErrorCode.MODEL_UNAVAILABLE, why)
-        self._set(self._made(ModelState.FAILED, error=error, retry_seconds=retry_seconds))
+        self._show(self._new_record(ModelState.FAILED, error=error, retry_seconds=retry_seconds))
 
-    def _made(
+    def _new_record(
         self,
         state: ModelState,
         *,
@@ -328,6 +334,6 @@ class Resident:
             loads=self._loads,
         )
 
-    def _set(self, record: ModelRecord) -> None:
+    def _show(self, record: ModelRecord) -> None:
         self.record = record
         self._context.records.show(record)
