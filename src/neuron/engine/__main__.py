@@ -1,6 +1,6 @@
 """``python -m neuron.engine --fd N``: an engine process, started by the neuron service.
 
-*N* is its end of the channel's socketpair. A model that is spread over several devices has one such
+*N* is its end of the channel's socketpair. A model that is split over several devices has one such
 process per device, its ranks. The process always ends together with its parent.
 """
 

@@ -22,9 +22,9 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     model_dir: str
     """A folder with config.json, *.safetensors (single or with an index) and tokenizer.json."""
     device: str = "cpu"
-    """``cpu`` or ``cuda:N``."""
+    """This rank's device, ``cpu`` or ``cuda:N``."""
     devices: tuple[str, ...] = ()
-    """The devices of all ranks, where several share the model; *device* is this rank's own."""
+    """The devices of all ranks, where several share the model; else empty."""
     dtype: str = "auto"
     """``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the checkpoint's own dtype,
     except on a CPU without bfloat16 instructions, where it is float32."""

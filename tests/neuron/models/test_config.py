@@ -203,9 +203,9 @@ def test_the_unsupported_is_refused_with_what_is_supported(
         ({"family": "gemma3", "final_logit_softcapping": 0}, "final_logit_softcapping is 0"),
         (
             {"family": "gemma3", "rope_parameters": {"rope_type": "default"}},
-            "object per full_attention",
+            "one object each",
         ),
-        ({"family": "gemma3", "rope_parameters": {"full_attention": 3}}, "object per full"),
+        ({"family": "gemma3", "rope_parameters": {"full_attention": 3}}, "one object each"),
         ({"family": "gemma3-vision", "hidden_size": "64"}, "text_config.hidden_size"),
         ({"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 0}, "sliding_win"),
     ],

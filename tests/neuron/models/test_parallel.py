@@ -207,7 +207,7 @@ def test_the_refusal_names_the_numbers_that_work(
             continue
         with pytest.raises(LoadError) as caught:
             check_ranks(config, count)
-        assert f"spread over {count} devices" in caught.value.message
+        assert f"split over {count} devices" in caught.value.message
         assert f"one of {', '.join(map(str, works))}." in caught.value.message
 
 

@@ -115,18 +115,26 @@ NORM, KEY = "model.norm.weight", "model.layers.1.self_attn.k_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "code", "words"),
     [
-        (lambda f: (f / SINGLE).write_bytes((f / SINGLE).read_bytes()[:-5]), "corrupt", "cut off"),
+        (
+            lambda f: (f / SINGLE).write_bytes((f / SINGLE).read_bytes()[:-5]),
+            "corrupt",
+            "truncated",
+        ),
         (lambda f: (f / SINGLE).write_bytes(b""), "corrupt", "0 bytes"),
         (lambda f: (f / SINGLE).write_bytes((f / SINGLE).read_bytes() + b"x"), "corrupt", "descri"),
         (overwrite(0, b"\xff" * 8), "corrupt", "header claims"),
         (overwrite(8, b"nonsense"), "corrupt", "header cannot be read"),
-        (replace_header(lambda h: h[NORM].update(shape=[9])), "corrupt", "takes 256 bytes"),
+        (replace_header(lambda h: h[NORM].update(shape=[9])), "corrupt", "cannot take 256 bytes"),
         (replace_header(lambda h: h[NORM].update(shape=[-64])), "corrupt", NORM),
         (replace_header(lambda h: h[NORM].update(dtype="F8_E4M3")), "unsupported", "F8_E4M3"),
         (replace_header(lambda h: h[NORM].pop("shape")), "corrupt", "shape"),
         (edit(lambda t: t.pop(NORM)), "corrupt", "lacks 1 tensor (norm.weight)"),
         (edit(lambda t: t.update(extra=torch.ones(1))), "corrupt", "unexpected 1 tensor (extra)"),
-        (edit(lambda t: t.update({KEY: torch.ones(2, 2)})), "corrupt", "[2, 2], expected [64, 64]"),
+        (
+            edit(lambda t: t.update({KEY: torch.ones(2, 2)})),
+            "corrupt",
+            "[2, 2] instead of [64, 64]",
+        ),
         (lambda f: (f / SINGLE).unlink(), "not_found", "no *.safetensors"),
         (lambda f: (f / SINGLE).rename(f / "pytorch_model.bin"), "unsupported", "pytorch_model"),
         (lambda f: (f / SINGLE).rename(f / "m.gguf"), "unsupported", "m.gguf"),
@@ -139,7 +147,7 @@ NORM, KEY = "model.norm.weight", "model.layers.1.self_attn.k_proj.weight"
         (
             lambda f: (f / INDEX).write_text('{"weight_map": {"a": "b.safetensors"}}'),
             "not_found",
-            "1 shards, 0 are there",
+            "1 shards, but only 0 exist",
         ),
         (
             lambda f: (f / INDEX).write_text(f'{{"weight_map": {{"a": "{SINGLE}"}}}}'),
@@ -180,7 +188,7 @@ def edit_config(**changes: Any) -> Damage:
         ("qwen3", edit_config(architectures=["LlamaForCausalLM"]), "self_attn.k_norm.weight"),
         ("llama", edit_config(architectures=["Qwen2ForCausalLM"]), "lacks 9 tensors"),
         ("mistral", edit_config(architectures=["Qwen3ForCausalLM"]), "lacks 6 tensors"),
-        ("mistral", edit_config(vocab_size=300), "[320, 64], expected [300, 64]"),
+        ("mistral", edit_config(vocab_size=300), "[320, 64] instead of [300, 64]"),
         ("gemma3", edit_config(architectures=["Qwen3ForCausalLM"]), "pre_feedforward_layernorm"),
         ("gemma3", edit_config(tie_word_embeddings=False), "lacks 1 tensor (lm_head.weight)"),
         ("gemma3", edit(lambda t: t.update({"vision_tower.x": torch.ones(1)})), "(vision_tower.x)"),
@@ -204,7 +212,7 @@ def test_a_config_of_other_weights_is_named(
         parameters(tmp_path)
     assert caught.value.code is LoadCode.CORRUPT
     assert words in caught.value.message
-    assert "etch the model again" in caught.value.message
+    assert "ownload the model again" in caught.value.message
 
 
 def test_a_single_file_may_have_any_name(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class Prompter:
         return rendering
 
     async def render(self, request: GenerateRequest, rendered_at: float) -> Rendering:
-        """Renders a request's prompt as text and tokens. Raises ``FleetError`` if it cannot."""
+        """Renders a request's prompt as text and tokens; raises ``FleetError`` if impossible."""
         match request.prompt:
             case None:
                 text = self._template.render(

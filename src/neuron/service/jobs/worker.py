@@ -150,7 +150,7 @@ class Worker:
         return True
 
     def end(self) -> None:
-        """Makes :meth:`run` return."""
+        """Makes :meth:`run` end all jobs and return."""
         self._ended.set()
 
     def go_on(self, entry: JobEntry) -> bool:

@@ -67,5 +67,5 @@ def test_cards_that_are_not_equal_are_reported() -> None:
 
 def test_weights_are_checked_before_they_are_read() -> None:
     check_weights_fit(GIB, 2 * GIB, "cpu")
-    with pytest.raises(LoadError, match=r"weights 2 GiB.* but 2 GiB are free"):
+    with pytest.raises(LoadError, match=r"weights 2 GiB.* but only 2 GiB are free"):
         check_weights_fit(2 * GIB, 2 * GIB, "cpu")

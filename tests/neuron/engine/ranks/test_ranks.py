@@ -160,7 +160,7 @@ async def test_nobody_is_blamed_for_being_killed(folder: Path) -> None:
     ("ranks", "damage", "code", "words"),
     [
         (3, "", LoadCode.UNSUPPORTED, "one of 1, 2, 4"),
-        (2, "shard", LoadCode.NOT_FOUND, "the index names 3 shards, 2 are there"),
+        (2, "shard", LoadCode.NOT_FOUND, "the index lists 3 shards, but only 2 exist"),
         (2, "end", LoadCode.CORRUPT, "damaged"),
     ],
 )
