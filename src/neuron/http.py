@@ -46,7 +46,7 @@ def make_app(node: Node) -> Starlette:
         Gauge(name, help_text, registry=registry).set_function(read)
 
     async def health(request: Request) -> Response:
-        models = {model.id: str(model.record.state) for model in node.models}
+        models = {resident.id: str(resident.record.state) for resident in node.residents}
         body = {"status": "ok", "node": node.name, "models": models}
         return Response(msgspec.json.encode(body), media_type="application/json")
 
@@ -62,11 +62,13 @@ def make_app(node: Node) -> Starlette:
 
 
 def _total(node: Node, field: str) -> float:
-    return float(sum(getattr(model.load, field) for model in node.models if model.load))
+    return float(
+        sum(getattr(load, field) for resident in node.residents if (load := resident.load))
+    )
 
 
 def _stats(node: Node) -> list[EngineStats]:
-    return [model.worker.engine_stats for model in node.models if model.worker]
+    return [resident.worker.engine_stats for resident in node.residents if resident.worker]
 
 
 def _engine(node: Node, field: str) -> float:
@@ -78,4 +80,4 @@ def _step_age(node: Node) -> float:
 
 
 def _ready(node: Node) -> float:
-    return float(sum(model.record.state is ModelState.READY for model in node.models))
+    return float(sum(resident.record.state is ModelState.READY for resident in node.residents))

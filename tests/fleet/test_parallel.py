@@ -126,7 +126,7 @@ async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsSe
             gone = "b" if name == "a" else "a"
             if warm and len(groups) > 1:
                 await until(lambda m=gone: is_warm(fleet, m))  # type: ignore[misc]
-        node.models.recycle(RecycleOrder("a"))
+        node.residents.recycle(RecycleOrder("a"))
         answers.append(await fleet.chat(QUESTION, model="a", **PLAIN))
         groups.append(set(rank_processes("neuron.engine")))
     assert all(len(group) == 2 for group in groups), "of one model at a time"

@@ -20,6 +20,7 @@ from neuron.layers.linear import LinearPlan
 from neuron.models.checkpoint import TensorEntry, read_checkpoint
 from neuron.models.config import load_config
 from neuron.models.decoder import Decoder
+from neuron.models.parameters import linear_shapes
 
 Entries = dict[str, TensorEntry]
 CPU = torch.device("cpu")
@@ -51,7 +52,12 @@ class Rig:
         self.config = config = load_config(folder)
         self.model = Decoder(config, dtype, dtype, device, group)
         self.path = choose_path(
-            config, self.model.linears, dtype, device, exact=exact, reference=reference
+            config,
+            linear_shapes(config, group.rank, group.size),
+            dtype,
+            device,
+            exact=exact,
+            reference=reference,
         )
         fill_model(self.model, read_checkpoint(folder).values(), self.path.linear)
         cache = KVCache(

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from neuron.layers.group import AllReduce, Group, Share, gather_columns
+from neuron.layers.group import AllReduce, Group, gather_columns
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
+from neuron.layers.share import Share
 
 _SLICE_BYTES = 64 << 20
 """Of a packed head's slices: no second copy of the head is ever in memory as a whole."""

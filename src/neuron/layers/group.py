@@ -5,23 +5,15 @@ and partial sums are added up over the group. A group of one is the usual case a
 Must not know models; how a group comes to be is ``engine/rendezvous.py``'s business.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import distributed
 from torch.distributed.distributed_c10d import Store
 
+from neuron.layers.share import Share, even_share, kv_share
+
 SUMMED = (torch.float32, torch.bfloat16, torch.float16)
 _ORDERLESS = 2
 """Up to so many ranks a sum is the same whatever its order."""
-
-
-class Share(NamedTuple):
-    """The part of something that a rank has: so many of a *whole*, from *begin* on."""
-
-    begin: int
-    size: int
-    whole: int
 
 
 class Group:
@@ -43,16 +35,12 @@ class Group:
     def share(self, whole: int) -> Share:
         """This rank's part of *whole* equal things. Of a vocabulary the last ranks may have fewer,
         or none; everything else is divided evenly (``models/sharding.py``)."""
-        most = -(-whole // self.size)
-        begin = min(self.rank * most, whole)
-        return Share(begin, min(most, whole - begin), whole)
+        return even_share(whole, self.rank, self.size)
 
     def heads(self, kv_heads: int) -> Share:
         """This rank's part of the key/value heads; several ranks have the same one where there are
         fewer heads than ranks."""
-        if self.size <= kv_heads:
-            return self.share(kv_heads)
-        return Share(self.rank * kv_heads // self.size, 1, kv_heads)
+        return kv_share(kv_heads, self.rank, self.size)
 
     def least(self, value: int) -> int:
         """The smallest of what all ranks say."""

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from neuron.layers.group import AllReduce, Group, Share
+from neuron.layers.group import AllReduce, Group
+from neuron.layers.share import Share
 from neuron.layers.weight_target import WeightTarget
 
 _BATCH_HINT = 8

@@ -11,10 +11,11 @@ from torch import nn
 
 from neuron.layers.attention import AttentionStep, attend
 from neuron.layers.cache import KVCache
-from neuron.layers.group import Group, Share
+from neuron.layers.group import Group
 from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
 from neuron.layers.norm import HeadNorm
 from neuron.layers.rotary import rotate
+from neuron.layers.share import Share
 from neuron.layers.weight_target import WeightTarget
 from neuron.models.config import ModelConfig
 

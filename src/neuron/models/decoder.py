@@ -18,7 +18,7 @@ from neuron.layers.attention import AttentionStep
 from neuron.layers.cache import KVCache
 from neuron.layers.embedding import Embedding, Head
 from neuron.layers.group import ALONE, Group
-from neuron.layers.linear import Kernel, Linear, LinearPlan
+from neuron.layers.linear import Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
@@ -190,11 +190,6 @@ class Decoder(nn.Module):
         cap = self.config.traits.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    @property
-    def linears(self) -> list[tuple[int, int]]:
-        """The shapes (rows, inputs) of all linear maps but the head, each once."""
-        return sorted({(m.weight.shape[0], m.weight.shape[1]) for m in self.linear_maps()})
-
     def linear_maps(self) -> Iterator[Linear]:
         """All but the head, in the order in which they are computed."""
         return (module for module in self.modules() if isinstance(module, Linear))
@@ -204,19 +199,6 @@ class Decoder(nn.Module):
         for linear in self.linear_maps():
             linear.pad_to(rows)
         self.head.pad_to(rows)
-
-    def resident_bytes(self, plan: LinearPlan) -> int:
-        """What the finished model is going to take."""
-        weights = sum(tensor.nbytes for tensor in self.parameters())
-        head = self.head.share.size * self.config.hidden_size
-        if plan.kernel is Kernel.PACKED:
-            stored = 0 if self.config.tied else head * self.head.weight.itemsize
-            return weights - stored + head * self.norm.weight.itemsize
-        return weights
-
-    def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of KV cache that one token needs on this rank, *itemsize* bytes a number."""
-        return 2 * self.config.layers * self.kv_heads * self.config.head_dim * itemsize
 
     def slots(self) -> dict[str, WeightTarget]:
         """Checkpoint name, in ``canonical`` form → the (slice of a) parameter that it fills."""

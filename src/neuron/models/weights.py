@@ -1,6 +1,6 @@
 """Filling a model's parameters from a checkpoint: each tensor straight into its final place.
 
-Owns the match of names, shapes and dtypes, and the reading. There is never a second copy of the
+Owns the pairing of tensors with their places, and the reading. There is never a second copy of the
 model in memory: a tensor whose dtype stays is read into the parameter itself, any other passes
 through a small buffer, piece by piece. Must not know architectures: a model hands over its
 *slots*, checkpoint name → destination (a slice of a fused parameter, say).
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from neuron.layers.weight_target import WeightTarget
-from neuron.models.checkpoint import TensorEntry, canonical
+from neuron.models.checkpoint import TensorEntry
 from neuron.models.errors import LoadCode, LoadError
+from neuron.models.matching import match_tensors
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
@@ -31,49 +32,12 @@ def match_slots(
     slots: Mapping[str, WeightTarget],
     ignored: Callable[[str], bool],
 ) -> list[tuple[TensorEntry, WeightTarget]]:
-    """Pairs every slot with its tensor in the checkpoint, in file order.
-
-    Names are compared in ``canonical`` form; *ignored* tells which tensors of a checkpoint
-    may be left alone. Raises :class:`LoadError` CORRUPT for missing, doubled or unexpected tensors
-    and for wrong shapes.
-    """
-    found = _by_name(entries)
-    missing = sorted(slots.keys() - found.keys())
-    unexpected = sorted(name for name in found.keys() - slots.keys() if not ignored(name))
-    if missing or unexpected:
-        faults = [
-            f"{word} {len(names)} tensor{'s' * (len(names) > 1)} ({_some(names)})"
-            for word, names in (("lacks", missing), ("has unexpected", unexpected))
-            if names
-        ]
-        raise LoadError(
-            LoadCode.CORRUPT,
-            f"The weights do not fit config.json: the checkpoint {' and '.join(faults)}. "
-            "Check that config.json belongs to these weights, or fetch the model again.",
-        )
+    """Pairs every slot with its tensor in the checkpoint, in file order; raises as
+    :func:`~neuron.models.matching.match_tensors`."""
+    shapes = {name: slot.shape for name, slot in slots.items()}
+    found = match_tensors(entries, shapes, ignored)
     pairs = [(found[name], slot) for name, slot in slots.items()]
-    for entry, slot in pairs:
-        if entry.shape != slot.shape:
-            raise LoadError(
-                LoadCode.CORRUPT,
-                f"The weights do not fit config.json: tensor {entry.name!r} has shape "
-                f"{list(entry.shape)}, expected {list(slot.shape)}. Check that config.json "
-                "belongs to these weights, or fetch the model again.",
-            )
     return sorted(pairs, key=lambda pair: (pair[0].file, pair[0].begin))
-
-
-def _by_name(entries: Iterable[TensorEntry]) -> dict[str, TensorEntry]:
-    found: dict[str, TensorEntry] = {}
-    for entry in entries:
-        other = found.setdefault(canonical(entry.name), entry)
-        if other is not entry:
-            raise LoadError(
-                LoadCode.CORRUPT,
-                f"The checkpoint holds one tensor twice, as {other.name!r} and {entry.name!r}. "
-                "Fetch the model again into an empty folder.",
-            )
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +133,3 @@ def _fill(descriptor: int, entry: TensorEntry, target: torch.Tensor, offset: int
                 "truncated. Fetch the model again.",
             )
         view, offset = view[count:], offset + count
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,4 +1,8 @@
-"""The neuron service: wires connection, records, heartbeats and models; the table of contents."""
+"""The neuron service: wires connection, records, heartbeats and residents; the table of contents.
+
+Owns what the node says of itself and hears from others. What becomes of an order is decided by
+``ResidentManager``. Must not know engines.
+"""
 
 import asyncio
 import contextlib
@@ -8,39 +12,30 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
 from neuron import __version__
 from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.engine_process.client import EngineProcess
 from neuron.files import sources
 from neuron.files.warm_tier import WarmTier
 from neuron.hardware.discovery import Hardware
-from neuron.hardware.host import private_bytes
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.registry import Jobs
+from neuron.service.jobs.worker import WorkerContext
 from neuron.service.rendering import RenderService
 from neuron.service.residents.announcer import Announcer
 from neuron.service.residents.manager import ResidentManager
+from neuron.service.residents.memory_meter import MemoryMeter
 from neuron.service.residents.offers import Offers
 from neuron.service.residents.records import RecordWriter
-from neuron.service.residents.resident import EngineSettings, Resident
-from neuron.sizing.estimate import beside_kv
-from neuron.sizing.ledger import Held, Ledger, with_budgets
+from neuron.service.residents.resident import ResidentContext
+from neuron.sizing.ledger import with_budgets
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
 from protocol.bus.micro import serve_verbs
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.fleet import (
-    Describe,
-    DeviceKind,
-    DeviceUsage,
-    NodeHeartbeat,
-    NodeInfo,
-    NodeLive,
-)
+from protocol.fleet import Describe, NodeHeartbeat, NodeInfo, NodeLive
 from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
@@ -54,9 +49,9 @@ T = TypeVar("T")
 LEAST_SECONDS = 0.05
 """Between two heartbeats, when a model has become ready or idle."""
 MEMORY_SHARE = 0.9
-"""Of a device, for models, unless ``memory_mb`` says."""
+"""Share of a device's memory that models may take, unless ``memory_mb`` says."""
 NAME_SECONDS = 0.5
-"""For the answer of a namesake; that there is none, NATS says at once."""
+"""How long a namesake may take to answer; NATS says at once when there is none."""
 
 
 class Node:
@@ -88,41 +83,31 @@ class Node:
             config.host_cache_mb << 20,
         )
         self._warm = WarmTier(config.host_cache_mb << 20)
-        self._ledger = Ledger(self._devices)
-        self._live = NodeLive(self.name, self.instance)
-        if start_engine is None:
-            environment = engine_environment()
-            start_engine = functools.partial(EngineProcess.start, environment=environment)
         self._beat_wanted = asyncio.Event()
-        self._shown = RecordWriter(
+        self._records = RecordWriter(
             self._identity, self._announcer, lambda model: model in self._warm.held
         )
         self._offers = Offers(config, self._devices)
         self._default_models = _told_apart(config.default_models)
-        self.models = ResidentManager(
-            self.name,
-            ledger=self._ledger,
-            offers=self._offers,
-            shown=self._shown,
-            make_model=functools.partial(
-                Resident,
-                identity=self._identity,
-                gateways=self._gateways,
-                jobs=self._jobs,
-                settings=_engine_settings(config),
-                start_engine=start_engine,
-                publish=self._shown.show,
-                beat=self._beat_wanted.set,
-            ),
-            measure=self._measure,
-            warm=self._warm,
+        self.residents = ResidentManager(
+            self._resident_context(start_engine),
+            self._offers,
+            MemoryMeter(self._hardware, self._devices, self._warm),
+            self._warm,
         )
         self._texts = RenderService(self.name, bus, self._offers.get, self._context_of)
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
+    def _resident_context(self, start_engine: StartEngine | None) -> ResidentContext:
+        if start_engine is None:
+            environment = engine_environment()
+            start_engine = functools.partial(EngineProcess.start, environment=environment)
+        workers = WorkerContext(self._identity, self._gateways, self._jobs, self._beat_wanted.set)
+        return ResidentContext(self._config, workers, self._records, start_engine)
+
     async def run(self) -> None:
-        """Until cancelled. Raises ``SettingsError`` when another neuron has its name, and
-        ``ConnectionError`` when NATS is gone for good."""
+        """Serves the fleet until cancelled. Raises ``SettingsError`` when another neuron has its
+        name, and ``ConnectionError`` when NATS is gone for good."""
         try:
             await self._check_name()
             await self._serve()
@@ -145,12 +130,13 @@ class Node:
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
-            models = self.models.run(self._default_models, self._catalogue_view.filled)
-            tasks.create_task(models, name="models")
+            residents = self.residents.run(self._default_models, self._catalogue_view.filled)
+            tasks.create_task(residents, name="residents")
             await self._serve_verbs()
 
     async def _check_name(self) -> None:
-        """Two neurons with one name would overwrite each other's records."""
+        """Raises ``SettingsError`` for a name that is taken: two neurons with one name would
+        overwrite each other's records."""
         subject = subjects.node_verb(self.name, "describe")
         answer = await self._bus.request(subject, timeout=NAME_SECONDS)
         if answer is None:
@@ -163,13 +149,14 @@ class Node:
 
     async def drain(self) -> None:
         """Takes no more jobs, lets the running ones finish, and says good-bye."""
-        self.models.is_draining = True
+        self.residents.is_draining = True
         await self._beat()
-        await self.models.drain(self._config.drain_seconds)
+        await self.residents.drain(self._config.drain_seconds)
 
     async def leave(self) -> None:
-        """After :meth:`run` ended: the fleet shall not remember a node that left in order."""
-        self._shown.keep_only(())
+        """Removes its records after :meth:`run` ended: the fleet must not remember a node that left
+        in order."""
+        self._records.keep_only(())
         self._announcer.remove(keys.node_live(self.name))
         self._announcer.remove(keys.node_info(self.name))
         with contextlib.suppress(TimeoutError):
@@ -198,77 +185,45 @@ class Node:
             self._beat_wanted.clear()
 
     async def _beat(self) -> None:
-        loads = {model.id: load for model in self.models if (load := model.load)}
+        loads = {resident.id: load for resident in self.residents if (load := resident.load)}
         beat = NodeHeartbeat(
             self.name,
             self.instance,
             loads,
-            draining=self.models.is_draining,
-            loads=self.models.loads,
+            draining=self.residents.is_draining,
+            loads=self.residents.reservations.loads,
         )
         await self._bus.publish(subjects.node_heartbeat(self.name), codec.encode(beat))
 
     async def _refresh_live(self) -> None:
         while True:
-            await self._measure()
+            await self.residents.reservations.measure()
             self._announcer.set(
                 keys.node_live(self.name),
-                codec.encode(self._live),
+                codec.encode(self._live()),
                 ttl_seconds=self._timing.live_ttl_seconds,
             )
             await asyncio.sleep(self._timing.live_every_seconds)
 
-    async def _measure(self) -> None:
-        """What others take of the devices, for the books and for the fleet; and what engines really
-        take, for the next estimate."""
-        held = self._ledger.all_held()
-        pids = {m.id: m.pids for m in self.models if m.id in held and self._is_cpu(held[m.id])}
-        usage, sizes = await asyncio.to_thread(self._look_at_memory, pids)
-        draining = self.models.is_draining
-        self._live = NodeLive(self.name, self.instance, usage, draining=draining)
-        self._ledger.others_take([device.others_bytes for device in usage])
-        for model, size in sizes.items():
-            offer = self._offers.get(model)
-            if size and offer is not None and offer.estimate is not None:
-                self._offers.takes(model, beside_kv(size, offer.estimate.kv_bytes))
-
-    def _look_at_memory(
-        self, pids: dict[str, tuple[int, ...]]
-    ) -> tuple[tuple[DeviceUsage, ...], dict[str, int]]:
-        """*pids*: of the engines on a CPU. On a GPU an engine is taken at its word. In a thread:
-        NVML can hang for seconds."""
-        sizes = {model: sum(map(private_bytes, some)) for model, some in pids.items()}
-        own = [0] * len(self._devices)
-        for model, held in self._ledger.all_held().items():
-            for device in held.devices:
-                own[device] += sizes.get(model, 0) if self._is_cpu(held) else held.bytes_each
-        usage = []
-        now = self._hardware.usage(self._devices)
-        for device, (found, there) in enumerate(zip(self._devices, now, strict=True)):
-            if found.kind is DeviceKind.CPU:
-                own[device] += sum(self._warm.held.values())
-            others = found.memory_bytes - there.memory_free_bytes - own[device]
-            usage.append(msgspec.structs.replace(there, others_bytes=max(0, others)))
-        return tuple(usage), sizes
-
-    def _is_cpu(self, held: Held) -> bool:
-        return self._devices[held.devices[0]].kind is DeviceKind.CPU
+    def _live(self) -> NodeLive:
+        usage = self.residents.reservations.usage
+        return NodeLive(self.name, self.instance, usage, draining=self.residents.is_draining)
 
     async def _serve_verbs(self) -> None:
         async def describe(_: bytes) -> bytes:
-            return codec.encode(Describe(self._info(), self._live, self._shown.records))
+            return codec.encode(Describe(self._info(), self._live(), self._records.records))
 
         async def load(data: bytes) -> bytes:
-            return _replied(codec.read_load_order, data, self.models.load)
+            return _replied(codec.read_load_order, data, self.residents.load)
 
         async def unload(data: bytes) -> bytes:
-            return _replied(codec.read_unload_order, data, self.models.unload)
+            return _replied(codec.read_unload_order, data, self.residents.unload)
 
         async def pull(data: bytes) -> bytes:
-            return _replied(codec.read_pull_order, data, self.models.pull)
+            return _replied(codec.read_pull_order, data, self.residents.pull)
 
         async def recycle(data: bytes) -> bytes:
-            return _replied(codec.read_recycle_order, data, self.models.recycle)
+            return _replied(codec.read_recycle_order, data, self.residents.recycle)
 
         await serve_verbs(
             self._bus,
@@ -292,7 +247,7 @@ class Node:
             beat = codec.read_gateway_heartbeat(message.data)
             self._gateways.heard(beat.gateway)
             if beat.epoch is not None:
-                self.models.heard_of(beat.epoch)
+                self.residents.note_epoch(beat.epoch)
 
     def _own_heartbeat(self, message: BusMessage) -> None:
         self._gateways.echo()
@@ -301,10 +256,10 @@ class Node:
         with contextlib.suppress(codec.UnreadableMessage, InvalidName):
             record = codec.read_catalogue_record(value) if value else None
             self._offers.list_profile(untoken(key), record.profile if record else None)
-            self.models.look_again()
+            self.residents.refresh_offers()
 
     def _context_of(self, model: str) -> int:
-        records = (model_.record for model_ in self.models if model_.id == model)
+        records = (resident.record for resident in self.residents if resident.id == model)
         return max((record.context_limit for record in records), default=0)
 
     async def _reconnected(self) -> None:
@@ -316,10 +271,10 @@ class Node:
         raise ConnectionError("NATS closed the connection for good")
 
 
-def _replied(read: codec.Reader[T], data: bytes, obey: Callable[[T], None]) -> bytes:
-    """Obeys an order; what is wrong with it goes into the answer."""
+def _replied(read: codec.Reader[T], data: bytes, carry_out: Callable[[T], None]) -> bytes:
+    """Carries an order out; what is wrong with it goes into the answer."""
     try:
-        obey(read(data))
+        carry_out(read(data))
     except codec.UnreadableMessage as error:
         wrong = WireError(ErrorCode.INVALID_REQUEST, f"The order cannot be read: {error}.")
         return codec.encode(OrderReply(wrong))
@@ -336,13 +291,3 @@ def _told_apart(references: tuple[str, ...]) -> tuple[str, ...]:
                 f"two models are called {name}. Give one of them another name: --model NAME=FOLDER."
             )
     return references
-
-
-def _engine_settings(config: NeuronConfig) -> EngineSettings:
-    return EngineSettings(
-        dtype=config.dtype,
-        exact=config.exact.asked,
-        slots=config.slots,
-        max_context=config.max_context or None,
-        threads=config.threads or None,
-    )

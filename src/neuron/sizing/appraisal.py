@@ -14,6 +14,7 @@ from neuron.models.config import load_config
 from neuron.models.errors import LoadCode, LoadError
 from neuron.models.sharding import check_ranks
 from neuron.sizing.estimate import EstimateSettings, estimate
+from neuron.sizing.model_settings import ModelSettings
 from protocol.catalogue import Profile
 from protocol.fleet import Device, DeviceKind, Estimate
 from protocol.runtime.sizes import size_text
@@ -35,15 +36,7 @@ def appraise(
     each = ranks // spread
     if folder is None:
         return _as_said(said, spread) if said else None
-    kv_mb = profile.kv_cache_mb or config.kv_cache_mb
-    settings = EstimateSettings(
-        kind=kind,
-        slots=profile.slots or config.slots,
-        dtype=config.dtype if profile.dtype == "auto" else profile.dtype,
-        max_context=profile.limit.context or config.max_context or None,
-        kv_bytes=(kv_mb << 20) // ranks if kv_mb else None,
-        ranks=ranks,
-    )
+    settings = _estimate_settings(ModelSettings.resolve(profile, config), kind)
     available = said // ranks if said else budget // each
     model, entries = load_config(folder), list(read_checkpoint(folder).values())
     check_ranks(model, ranks)
@@ -65,6 +58,17 @@ def appraise(
         lines=lines,
     )
     return _as_said(said, spread, shown) if said else shown
+
+
+def _estimate_settings(settings: ModelSettings, kind: DeviceKind) -> EstimateSettings:
+    return EstimateSettings(
+        kind=kind,
+        slots=settings.slots,
+        dtype=settings.dtype,
+        max_context=settings.max_context,
+        kv_bytes=settings.kv_cache_bytes_each,
+        ranks=settings.ranks,
+    )
 
 
 def _place(devices: Sequence[Device], ranks: int) -> tuple[DeviceKind, int]:

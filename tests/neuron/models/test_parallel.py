@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import distributed
 
+from neuron.engine.load_plan import plan_load
 from neuron.engine.loader import _make_cache, fill_model
 from neuron.ipc.messages import Start
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group, gather_columns
@@ -271,9 +272,11 @@ def test_a_rank_takes_and_reads_its_slice_only(tmp_path: Path, group: Ranks) -> 
 
 def cache_with(group: Group, folder: Path, free: list[int]) -> tuple[int, int, str]:
     """Blocks, the longest context and why, where each rank has so much *free*."""
-    model = Decoder(load_config(folder), torch.float32, torch.float32, CPU, group)
+    start = Start(str(folder), dtype="float32", devices=("cpu",) * group.size)
+    entries = read_checkpoint(folder).values()
+    plan = plan_load(start, load_config(folder), entries, group.rank)
     own = free[group.rank] * group.size  # on a CPU ranks share what is free
-    cache, budget = _make_cache(Start(str(folder)), model, torch.float32, group, own)
+    cache, budget = _make_cache(plan, group, CPU, own)
     return cache.blocks, budget.context_limit, budget.why
 
 

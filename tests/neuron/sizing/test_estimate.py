@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from bench.memory import SHAPES, empty_engine, measure, write
+from neuron.engine.load_plan import plan_load
 from neuron.engine.machine import kernel_probe
-from neuron.engine.machine.device import choose_dtype
 from neuron.engine.machine.memory import kv_budget
 from neuron.hardware import dtypes
 from neuron.hardware.host import private_bytes
-from neuron.layers.linear import Kernel, LinearPlan
-from neuron.models.checkpoint import TensorEntry, most_common_dtype
+from neuron.ipc.messages import Start
+from neuron.layers.linear import Kernel
+from neuron.models.checkpoint import TensorEntry
 from neuron.models.config import ModelConfig, parse_config
-from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadError
-from neuron.models.weights import DTYPES
+from neuron.models.parameters import linear_shapes
 from neuron.sizing.estimate import (
     KERNEL_BYTES,
     LIBRARY_BYTES,
@@ -114,22 +114,19 @@ def test_weights_are_what_the_engine_says(
 ) -> None:
     monkeypatch.setattr("neuron.hardware.dtypes.packs", lambda _: kernel is Kernel.PACKED)
     config, entries = model(family, stored, tie_word_embeddings=tied, attention_bias=True)
-    computed = getattr(torch, dtype)
-    kept = DTYPES[most_common_dtype(entries)] if kernel is Kernel.PACKED else computed
-    decoder = Decoder(config, computed, kept, torch.device("cpu"))
+    plan = plan_load(Start("x", dtype=dtype), config, entries)
     mine = estimate(config, entries, EstimateSettings(CPU, 8, dtype=dtype))
-    assert mine.weight_bytes == decoder.resident_bytes(LinearPlan(kernel))
+    assert mine.weight_bytes == plan.weights.resident(packed=kernel is Kernel.PACKED)
 
 
 @pytest.mark.parametrize("dtype", dtypes.ITEM_BYTES)
 def test_kernels_are_those_that_the_engine_finds_here(dtype: str) -> None:
     config, _ = model()
     computed = getattr(torch, dtype)
-    decoder = Decoder(config, computed, computed, torch.device("cpu"))
     path = kernel_probe.choose_path(
-        config, decoder.linears, computed, torch.device("cpu"), exact=None, reference=False
+        config, linear_shapes(config), computed, torch.device("cpu"), exact=None, reference=False
     )
-    assert dtypes.packs(dtype) == (path.linear.kernel is Kernel.PACKED)
+    assert dtypes.packs(dtype) == path.is_packed
 
 
 @pytest.mark.parametrize("kind", DeviceKind)
@@ -138,8 +135,8 @@ def test_kernels_are_those_that_the_engine_finds_here(dtype: str) -> None:
 def test_dtypes_are_those_that_the_engine_chooses_here(
     asked: str, stored: str, kind: DeviceKind
 ) -> None:
-    mine = dtypes.chosen(asked, stored, cpu=kind is CPU)
-    assert getattr(torch, mine) == choose_dtype(asked, stored, torch.device(kind))
+    start = Start("x", device=kind, dtype=asked)
+    mine = plan_load(start, *model(stored=stored)).dtypes.computed
     line = found(EstimateSettings(kind, 8, dtype=asked), stored=stored).lines()[0]
     assert f"parameters in {mine}" in line
 

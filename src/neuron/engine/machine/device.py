@@ -1,4 +1,4 @@
-"""The device of an engine: which dtype suits it, how many threads, and its numerics class.
+"""The device of an engine: opening it, how many threads suit it, and its numerics class.
 
 Owns what is asked of the machine (``/proc/cpuinfo``, torch's capabilities); decides nothing else.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from neuron.hardware import dtypes
 from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -42,9 +41,9 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(asked: str, checkpoint: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in, as :func:`neuron.hardware.dtypes.chosen` says; raises as it does."""
-    return _DTYPES[dtypes.chosen(asked, checkpoint, cpu=device.type == "cpu")]
+def torch_dtype(name: str) -> torch.dtype:
+    """Maps ``float32``, ``bfloat16`` or ``float16`` to torch's dtype."""
+    return _DTYPES[name]
 
 
 def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 1) -> int:

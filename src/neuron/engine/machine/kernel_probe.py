@@ -44,6 +44,11 @@ class KernelPath:
     """What could not be had here, for the operator."""
 
     @property
+    def is_packed(self) -> bool:
+        """Whether matrices are kept in oneDNN's own layout."""
+        return self.linear.kernel is Kernel.PACKED
+
+    @property
     def name(self) -> str:
         """For the numerics class."""
         attention = "reference" if self.reference else "tiles"

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from neuron.engine_process.sequence_stream import EngineDied
 from neuron.ipc.messages import Add, EngineStats
@@ -31,29 +31,37 @@ IDLE_SECONDS = 0.05
 """Between two jobs of a busy model there may be a gap."""
 
 
+class WorkerContext(NamedTuple):
+    """What all workers of a node share."""
+
+    identity: Identity
+    gateways: GatewayLiveness
+    jobs: Jobs
+    beat: Callable[[], None]
+    """Lets the fleet know at once how busy the node is."""
+
+
+class ServedModel(NamedTuple):
+    """What a worker must know of its model beside the engine."""
+
+    id: str
+    prompter: Prompter
+    revision: str
+    """A digest of the model's files."""
+
+
 class Worker:
     """Serves one model from READY until its engine is gone."""
 
-    def __init__(
-        self,
-        model: str,
-        identity: Identity,
-        engine: Engine,
-        prompter: Prompter,
-        gateways: GatewayLiveness,
-        jobs: Jobs,
-        revision: str,
-        on_idle: Callable[[], None] = lambda: None,
-    ) -> None:
-        """*on_idle* is called when the last job has ended and none has come."""
-        self._on_idle = on_idle
-        self._model = model
-        self._identity = identity
+    def __init__(self, model: ServedModel, engine: Engine, context: WorkerContext) -> None:
+        self._model = model.id
+        self._prompter = model.prompter
+        self._revision = model.revision
         self._engine = engine
-        self._prompter = prompter
-        self._gateways = gateways
-        self._jobs = jobs
-        self._revision = revision
+        self._identity = context.identity
+        self._gateways = context.gateways
+        self._jobs = context.jobs
+        self._on_idle = context.beat
         self._slots = engine.ready.max_running
         self._numerics = engine.ready.numerics if engine.ready.exact else ""
         self._sequence_ids = itertools.count(1)
@@ -65,8 +73,8 @@ class Worker:
         self._draining = False
         self._ended = asyncio.Event()
         self._puller = JobPuller(
-            identity.bus,
-            model,
+            self._identity.bus,
+            self._model,
             has_room=lambda: self._free_slots > 0,
             pull_priority=lambda: self._step_time.priority(len(self._active) + 1),
             deliver=self._delivered,

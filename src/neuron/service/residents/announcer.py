@@ -1,7 +1,8 @@
 """Keeps this node's KV records equal to what they should be.
 
-The service says what is true; the announcer writes it, again after every reconnect, and goes on
-trying while nobody has made the bucket yet (a neuron may start before the first gateway).
+The service says what is true; the announcer writes it, writes it again after every reconnect, and
+goes on trying until somebody has made the bucket (a neuron may start before the first gateway).
+Must not know what the records mean.
 """
 
 import asyncio
@@ -32,11 +33,11 @@ class Announcer:
         self._wake = asyncio.Event()
 
     def set(self, key: str, value: bytes, *, ttl_seconds: int = 0) -> None:
-        """This is now the value of *key*."""
+        """Makes *value* the value of *key*; it expires after *ttl_seconds*, 0 = never."""
         self._put(key, _Value(value, ttl_seconds))
 
     def remove(self, key: str) -> None:
-        """The key shall not exist."""
+        """Makes sure that *key* does not exist."""
         self._put(key, _Value(None, 0))
 
     def _put(self, key: str, value: _Value) -> None:
@@ -45,7 +46,7 @@ class Announcer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Writes until cancelled."""
+        """Writes what has changed, until cancelled."""
 
         async def reconnected() -> None:
             # The server may have lost everything, or be another one.
@@ -64,7 +65,7 @@ class Announcer:
             forget_reconnect()
 
     async def flush(self) -> bool:
-        """Writes what differs; False when something could not be written."""
+        """Writes what has changed; False when something could not be written."""
         while self._dirty:
             key = next(iter(self._dirty))
             del self._dirty[key]

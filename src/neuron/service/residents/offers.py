@@ -1,13 +1,15 @@
 """What this node could load: every model that it knows of, loaded or not.
 
-Known are the models of ``default_models``, the folders in ``model_dirs``, what lies complete in the
-Hub's cache, whatever an order has named, and what the catalogue lists; the demo when there is
+A node knows the models of ``default_models``, the folders in ``model_dirs``, what lies complete in
+the Hub's cache, whatever an order has named, and what the catalogue lists; the demo when there is
 nothing else. For each of them the node says whether it has the files and what it would take here,
-so that the placer can decide without asking. Must not know engines, jobs or the bus.
+so that the placer can decide without asking; what earlier loads took and how many failed is kept
+for the next one. Must not know engines, jobs or the bus.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +36,11 @@ class Offer(NamedTuple):
     error: WireError | None = None
     """Why it cannot be loaded here."""
     load_seconds: float = 0.0
-    """What its last load took."""
+    """How long its last load took; 0 = it has not been loaded."""
 
 
 class Offers:
-    """All of them, by model."""
+    """Every model that the node knows of, by its id."""
 
     def __init__(self, config: NeuronConfig, devices: tuple[Device, ...]) -> None:
         """Raises ``FleetError`` for a source in *config* without a usable name."""
@@ -48,16 +50,17 @@ class Offers:
         self._sources = {sources.model_id(source): source for source in config.default_models}
         self._catalogue: dict[str, Profile] = {}
         self._seen: dict[tuple[str, Profile], int] = {}  # bytes beside the KV cache
+        self._failures: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Offer]:
         return iter(list(self._offers.values()))
 
     def get(self, model: str) -> Offer | None:
-        """What is known of a model."""
+        """Returns what is known of a model; None for an unknown one."""
         return self._offers.get(model)
 
     def add(self, model: str, source: str, profile: Profile | None) -> None:
-        """An order names a model: from now on it is known. Raises ``FleetError`` for a source
+        """Makes a model known, because an order names it. Raises ``FleetError`` for a source
         without a usable name."""
         if not source and profile is not None:
             source = _listed_source(profile)
@@ -69,13 +72,13 @@ class Offers:
         self._set(model, source, profile or self._catalogue.get(model) or Profile(model))
 
     def list_profile(self, model: str, profile: Profile | None) -> None:
-        """The catalogue has a profile, or has it no more."""
+        """Notes the catalogue's profile of a model; None = the catalogue does not have one."""
         if profile is None:
             self._catalogue.pop(model, None)
         else:
             self._catalogue[model] = profile
 
-    async def look(self, loaded: Collection[str]) -> None:
+    async def refresh(self, loaded: Collection[str]) -> None:
         """Reads again what is there: folders come and go, the catalogue changes. The *loaded* ones
         stay as they are."""
         cached, found = await asyncio.to_thread(self._found)
@@ -99,7 +102,7 @@ class Offers:
                 self._offers.pop(model, None)  # a cache holds all kinds of things
 
     async def appraise(self, model: str) -> Offer:
-        """Looks at a model's files, and at what it would take."""
+        """Looks at a model's files, and estimates what it would take."""
         offer = self._offers[model]
         folder: Path | None = None
         estimate, error = None, None
@@ -126,12 +129,22 @@ class Offers:
             self._offers[model] = new
         return new
 
-    def took(self, model: str, seconds: float) -> None:
-        """A load of it took so long."""
+    def failures(self, model: str) -> int:
+        """How many loads of a model have failed since the last one that succeeded."""
+        return self._failures[model]
+
+    def record_failure(self, model: str) -> None:
+        """Counts a load that failed."""
+        self._failures[model] += 1
+
+    def record_load(self, model: str, seconds: float) -> None:
+        """Notes that a load succeeded, and how long it took."""
+        del self._failures[model]
         self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
 
-    def takes(self, model: str, nbytes: int) -> None:
-        """Its process has been seen to take so much beside its KV cache: the most counts."""
+    def record_bytes(self, model: str, nbytes: int) -> None:
+        """Notes that a model's engine was measured to take *nbytes* beside its KV cache; the
+        largest measurement counts."""
         if offer := self._offers.get(model):
             key = (offer.source, offer.profile)
             self._seen[key] = max(nbytes, self._seen.get(key, 0))
@@ -143,7 +156,7 @@ class Offers:
             self._offers[model] = Offer(model, source, profile, load_seconds=seconds)
 
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Sources by model: of the Hub's cache, and of the folders with models."""
+        """Finds the sources by model: those in the Hub's cache, and the folders with models."""
         folders = [
             str(folder)
             for place in self._config.model_dirs
@@ -154,14 +167,15 @@ class Offers:
 
 
 def _listed_source(profile: Profile) -> str:
-    """Where a profile says the files are; empty when it does not."""
+    """Returns where a profile says the files are; empty when it does not."""
     if not profile.revision:
         return profile.source
     return f"{profile.source or profile.id}@{profile.revision}"
 
 
 def _named_so(model: str, source: str) -> str:
-    """*source* such that the model has this name. Raises ``FleetError`` for an unusable one."""
+    """Returns *source* such that its model is called *model*. Raises ``FleetError`` for a name
+    that cannot be used."""
     if sources.model_id(source) == model:
         return source
     sources.model_id(f"{model}={source}")
@@ -169,7 +183,7 @@ def _named_so(model: str, source: str) -> str:
 
 
 def _named(references: Iterable[str]) -> dict[str, str]:
-    """What has no usable name cannot be offered."""
+    """Maps models to their sources, without those that have no usable name."""
     named = {}
     for source in references:
         try:

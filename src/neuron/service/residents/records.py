@@ -1,4 +1,7 @@
-"""What this node shows of its models: one record each, written when it has changed."""
+"""What this node shows of its models: one record each, written when it has changed.
+
+Owns the latest record of each model, loaded or not. Must not know who decides a model's state.
+"""
 
 from collections.abc import Callable, Collection
 
@@ -11,12 +14,12 @@ from protocol.fleet import ModelRecord, ModelState, Progress
 
 
 class RecordWriter:
-    """The records of models."""
+    """Keeps the records of this node's models and has them announced."""
 
     def __init__(
         self, identity: Identity, announcer: Announcer, is_warm: Callable[[str], bool]
     ) -> None:
-        """*is_warm*: whether a model's weights are kept in host memory."""
+        """*is_warm* says whether a model's weights are kept in host memory."""
         self._is_warm = is_warm
         self._identity = identity
         self._announcer = announcer
@@ -24,11 +27,11 @@ class RecordWriter:
 
     @property
     def records(self) -> tuple[ModelRecord, ...]:
-        """All of them."""
+        """Every model's latest record."""
         return tuple(self._records.values())
 
     def show(self, record: ModelRecord) -> None:
-        """This is now a model's state."""
+        """Makes *record* the state of its model; writes it if it differs."""
         if self._records.get(record.model) != record:
             self._records[record.model] = record
             self._announcer.set(self._key(record.model), codec.encode(record))
@@ -42,7 +45,7 @@ class RecordWriter:
         error: WireError | None = None,
         retry_seconds: float = 0.0,
     ) -> None:
-        """A model that is not loaded."""
+        """Shows a model that is not loaded."""
         self.show(
             ModelRecord(
                 node=self._identity.node,
@@ -60,7 +63,7 @@ class RecordWriter:
         )
 
     def keep_only(self, models: Collection[str]) -> None:
-        """The others are gone."""
+        """Removes the records of all other models, because they are gone."""
         for model in set(self._records) - set(models):
             del self._records[model]
             self._announcer.remove(self._key(model))

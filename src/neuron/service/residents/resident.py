@@ -1,34 +1,41 @@
-"""One model's stay on this node: fetching → loading → ready → draining, or failed.
+"""One model's residence on this node: fetching → loading → ready → draining, or failed.
 
-Every state is left by itself. A failed load gives everything back, and is tried again after a
-pause that grows if the node shall always have the model; an engine that died is replaced. Each
+Every state ends by itself. A load that failed gives everything back, and is tried again after a
+pause that grows if the node must always have the model; an engine that died is replaced. Each
 change is one KV record that everybody sees.
+
+Takes its memory from ``Reservations`` and writes its records itself; must not know the manager.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import msgspec
 
+from neuron.config import NeuronConfig
 from neuron.engine_process.client import EngineLoadError
 from neuron.files import sources
 from neuron.ipc.messages import Loading, Ready, Start
 from neuron.models.errors import LoadCode
 from neuron.service.engine_protocol import Engine, StartEngine
 from neuron.service.identity import Identity
-from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.prompt import Prompter
-from neuron.service.jobs.registry import Jobs
-from neuron.service.jobs.worker import Worker
+from neuron.service.jobs.worker import ServedModel, Worker, WorkerContext
 from neuron.service.residents.offers import Offer
-from protocol.catalogue import Profile
+from neuron.service.residents.records import RecordWriter
+from neuron.service.residents.reservations import (
+    NO_ROOM_SECONDS,
+    NoRoom,
+    Reservation,
+    Reservations,
+)
+from neuron.sizing.model_settings import ModelSettings
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.fleet import Estimate, ModelLoad, ModelRecord, ModelState, Progress
+from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
+from protocol.orders import LoadOrder
 
 log = logging.getLogger("model")
 
@@ -36,7 +43,6 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS_PAUSE_SECONDS = 60.0
 """For a folder that is damaged or unsupported: somebody has to change it first."""
-NO_ROOM_SECONDS = 3.0
 _LOAD_TRIES = 3
 """A process that dies in its load says little about the model: before requests that wait for it
 fail, there is another one."""
@@ -44,73 +50,33 @@ _DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
 _TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
 
 
-class EngineSettings(NamedTuple):
-    """How engines are started on this node, where a model's profile does not say."""
+class ResidentContext(NamedTuple):
+    """What all residents of a node share."""
 
-    dtype: str
-    exact: bool | None
-    slots: int
-    max_context: int | None
-    threads: int | None
-
-    def start(self, folder: Path, profile: Profile, hold: "Hold") -> Start:
-        """The engine's first message."""
-        return Start(
-            model_dir=str(folder),
-            device=hold.ranks[0],
-            devices=hold.ranks if len(hold.ranks) > 1 else (),
-            dtype=self.dtype if profile.dtype == "auto" else profile.dtype,
-            exact=self.exact,
-            max_running=profile.slots or self.slots,
-            max_context=profile.limit.context or self.max_context,
-            kv_cache_bytes=hold.kv_bytes,
-            threads=self.threads,
-        )
-
-
-class Hold(NamedTuple):
-    """Memory that is reserved for a model."""
-
-    devices: tuple[int, ...]
-    """Positions in the node's list."""
-    ranks: tuple[str, ...]
-    """The device of each of the engine's processes, as engines name it; several can share a
-    CPU."""
-    estimate: Estimate
+    config: NeuronConfig
+    workers: WorkerContext
+    records: RecordWriter
+    start_engine: StartEngine
 
     @property
-    def kv_bytes(self) -> int | None:
-        """For each rank; None = the engine chooses."""
-        return self.estimate.kv_bytes * len(self.devices) // len(self.ranks) or None
-
-
-Reserve = Callable[["Resident"], AbstractAsyncContextManager[Hold]]
-"""Makes room; raises ``FleetError`` when there is none."""
-
-
-class NoRoom(FleetError):
-    """Raised when the memory that was to be had is not. *is_shown*: an operator wants to know; the
-    placer tries something else."""
-
-    def __init__(self, message: str, *, is_shown: bool) -> None:
-        super().__init__(
-            ErrorCode.MODEL_UNAVAILABLE, message, retry_after_seconds=round(NO_ROOM_SECONDS)
-        )
-        self.is_shown = is_shown
+    def identity(self) -> Identity:
+        """Who the node is on the bus."""
+        return self.workers.identity
 
 
 class _Pauses:
-    """Between tries: from one second on, doubling; so many *failures* have gone before."""
+    """Pauses between tries: from one second on, doubling, up to a minute."""
 
     def __init__(self, failures: int = 0) -> None:
+        """*failures*: how many loads have failed before; each doubles the first pause."""
         self._seconds = min(_FIRST_PAUSE_SECONDS * 2.0**failures, _LONGEST_PAUSE_SECONDS)
 
     def reset(self) -> None:
-        """It has worked for a while."""
+        """Begins with the shortest again, because it has worked for a while."""
         self._seconds = _FIRST_PAUSE_SECONDS
 
     def next(self) -> float:
-        """The pause before the next try."""
+        """Returns the pause before the next try."""
         seconds = self._seconds
         self._seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
         return seconds
@@ -122,45 +88,28 @@ class Resident:
     def __init__(
         self,
         offer: Offer,
-        identity: Identity,
-        gateways: GatewayLiveness,
-        jobs: Jobs,
-        settings: EngineSettings,
-        start_engine: StartEngine,
-        publish: Callable[[ModelRecord], None],
-        beat: Callable[[], None],
-        reserve: Reserve,
+        order: LoadOrder,
+        context: ResidentContext,
+        reservations: Reservations,
         *,
-        why: str,
         is_kept: bool,
         failures: int,
-        begins: Callable[[], int],
-        took: Callable[[float], None],
     ) -> None:
-        """*is_kept*: a load that failed is tried again. *failures*: so many have gone before.
-        *beat* lets the fleet know at once how busy the node is; *begins* says how many loads this
-        node has done; *took* is told the seconds of one."""
+        """*is_kept*: a load that failed is tried again. *failures*: how many loads of this model
+        have failed one after the other before this one."""
         self.id = offer.model
         self.offer = offer
-        self._identity = identity
-        self._gateways = gateways
-        self._jobs = jobs
-        self._settings = settings
-        self._start_engine = start_engine
-        self._publish = publish
-        self._beat = beat
-        self._reserve = reserve
-        self._why = why
+        self._order = order
+        self._context = context
+        self._reservations = reservations
         self._is_kept = is_kept
         self._pauses = _Pauses(failures)
-        self._begins = begins
-        self._took = took
-        self._seconds = offer.load_seconds
+        self._load_seconds = offer.load_seconds
         self._loads = 0
         self._recycling = False
         self.was_loaded = False
-        """Its weights have been read."""
-        self._hold: Hold | None = None
+        """Whether its weights have been read."""
+        self._reservation: Reservation | None = None
         self._worker: Worker | None = None
         self._engine: Engine | None = None
         self._revision = ""
@@ -172,13 +121,8 @@ class Resident:
         return self._worker
 
     @property
-    def pids(self) -> tuple[int, ...]:
-        """Of its engine; none while it has none."""
-        return self._engine.pids if self._engine else ()
-
-    @property
     def load(self) -> ModelLoad | None:
-        """For the heartbeat; None while it is not ready."""
+        """How busy it is, for the heartbeat; None while it is not ready."""
         return self._worker.load if self._worker else None
 
     async def run(self) -> None:
@@ -186,7 +130,7 @@ class Resident:
         in which nobody needs to try."""
         while True:
             try:
-                await self._stay()
+                await self._serve()
             except NoRoom as full:
                 if not self._is_kept and not full.is_shown:
                     log.warning("%s: %s", self.id, full)
@@ -206,15 +150,16 @@ class Resident:
                 return
 
     async def drain(self, seconds: float | None) -> None:
-        """Lets running answers finish, for so long (None: as long as they take), and takes no
-        more."""
+        """Takes no more jobs, and lets running answers finish for at most *seconds* (None: for as
+        long as they take)."""
         if self._worker:
             self._set(self._made(ModelState.DRAINING))
             await self._worker.drain(seconds)
 
     def recycle(self, loads: int) -> None:
-        """Another engine takes the place of this one, unless somebody uses it; that is due every so
-        many of the node's *loads*. Raises ``FleetError`` when it is in use or not ready."""
+        """Replaces the engine by another one, unless somebody uses it. *loads*: the number of the
+        node's loads for which this is due; the next time is counted from it. Raises ``FleetError``
+        when the engine is in use or not ready."""
         worker, engine = self._worker, self._engine
         if worker is None or engine is None or not worker.stop_taking():
             raise FleetError(
@@ -228,19 +173,19 @@ class Resident:
         self._set(self._made(ModelState.LOADING, progress=Progress("recycling", 0, 1, "steps")))
         worker.end()
 
-    async def _stay(self) -> NoReturn:
-        """Has the files, the memory, and an engine; another engine when one has died."""
+    async def _serve(self) -> NoReturn:
+        """Gets the files, the memory, and an engine; another engine whenever one has died."""
         self._set(self._made(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps")))
         folder = await sources.resolve(self.offer.source, self._on_fetch)
         prompter = await asyncio.to_thread(Prompter.load, folder, self.offer.profile.tool_calls)
         self._revision = await asyncio.to_thread(sources.revision_digest, folder)
-        async with self._reserve(self) as hold:
-            self._hold = hold
+        async with self._reservations.reserve(self._order, self._on_eviction) as reservation:
+            self._reservation = reservation
             try:
-                self._loads = self._begins()
+                self._loads = reservation.load_number
                 while True:
                     began = time.monotonic()
-                    reason = await self._serve_once(folder, prompter, hold)
+                    reason = await self._serve_once(folder, prompter, reservation)
                     if self._recycling:
                         self._recycling = False
                         continue
@@ -249,28 +194,46 @@ class Resident:
                     self._restarting(reason)
                     await asyncio.sleep(self._pauses.next())
             finally:
-                self._hold = None
+                self._reservation = None
 
-    async def _serve_once(self, folder: Path, prompter: Prompter, hold: Hold) -> str:
+    async def _serve_once(self, folder: Path, prompter: Prompter, reservation: Reservation) -> str:
         """Loads and serves until the engine has died; returns why it did."""
         began = time.monotonic()
-        start = self._settings.start(folder, self.offer.profile, hold)
-        engine = self._engine = await self._load(start)
+        engine = await self._load(self._start_message(folder, reservation))
+        self._engine = engine
+        reservation.pids = engine.pids
         self.was_loaded = True
-        self._seconds = round(time.monotonic() - began, 2)
-        self._took(self._seconds)
+        self._load_seconds = round(time.monotonic() - began, 2)
+        self._reservations.loaded(self.id, self._load_seconds)
         try:
             await self._serve_with(engine, prompter)
         finally:
             self._engine = None
+            reservation.pids = ()
             await engine.stop()
         return engine.died.result()
+
+    def _start_message(self, folder: Path, reservation: Reservation) -> Start:
+        """The engine's first message."""
+        settings = ModelSettings.resolve(self.offer.profile, self._context.config)
+        ranks = reservation.ranks
+        return Start(
+            model_dir=str(folder),
+            device=ranks[0],
+            devices=ranks if len(ranks) > 1 else (),
+            dtype=settings.dtype,
+            exact=settings.exact,
+            max_running=settings.slots,
+            max_context=settings.max_context,
+            kv_cache_bytes=reservation.kv_bytes,
+            threads=settings.threads,
+        )
 
     async def _load(self, start: Start) -> Engine:
         """Raises ``EngineLoadError`` when it cannot be loaded, or has died in every try."""
         for left in reversed(range(_LOAD_TRIES)):
             try:
-                return await self._start_engine(start, on_progress=self._on_load)
+                return await self._context.start_engine(start, on_progress=self._on_load)
             except EngineLoadError as failure:
                 if failure.code not in _DIED or not left:
                     raise
@@ -279,18 +242,10 @@ class Resident:
         raise AssertionError("the last try ends it")
 
     async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
-        self._worker = Worker(
-            self.id,
-            self._identity,
-            engine,
-            prompter,
-            self._gateways,
-            self._jobs,
-            self._revision,
-            self._beat,
-        )
+        model = ServedModel(self.id, prompter, self._revision)
+        self._worker = Worker(model, engine, self._context.workers)
         self._set(self._ready_record(engine.ready))
-        self._beat()
+        self._context.workers.beat()
         try:
             await self._worker.run()
         finally:
@@ -298,8 +253,7 @@ class Resident:
 
     # -- records -------------------------------------------------------------------------------
 
-    def makes_room(self, done: int, total: int) -> None:
-        """Others go for it; so many of them have."""
+    def _on_eviction(self, done: int, total: int) -> None:
         progress = Progress("making room", done, total, "models")
         self._set(self._made(ModelState.LOADING, progress=progress))
 
@@ -336,7 +290,7 @@ class Resident:
         )
 
     def _restarting(self, reason: str) -> None:
-        """Requests may wait: it comes back."""
+        """Shows that requests may wait, because the engine comes back."""
         log.error("the engine of %s ended: %s", self.id, reason)
         error = WireError(ErrorCode.ENGINE_FAILED, f"Its engine ended: {reason}")
         progress = Progress("restarting", 0, 1, "steps")
@@ -355,9 +309,10 @@ class Resident:
         error: WireError | None = None,
         retry_seconds: float = 0.0,
     ) -> ModelRecord:
+        reservation = self._reservation
         return ModelRecord(
-            node=self._identity.node,
-            instance=self._identity.instance,
+            node=self._context.identity.node,
+            instance=self._context.identity.instance,
             model=self.id,
             state=state,
             progress=progress,
@@ -365,14 +320,14 @@ class Resident:
             retry_seconds=retry_seconds,
             revision=self._revision,
             has_files=self.offer.has_files or self._revision != "",
-            estimate=self._hold.estimate if self._hold else self.offer.estimate,
-            devices=self._hold.devices if self._hold else (),
-            reserved_bytes=self._hold.estimate.bytes_each if self._hold else 0,
-            load_seconds=self._seconds,
-            why=self._why,
+            estimate=reservation.estimate if reservation else self.offer.estimate,
+            devices=reservation.devices if reservation else (),
+            reserved_bytes=reservation.estimate.bytes_each if reservation else 0,
+            load_seconds=self._load_seconds,
+            why=self._order.why,
             loads=self._loads,
         )
 
     def _set(self, record: ModelRecord) -> None:
         self.record = record
-        self._publish(record)
+        self._context.records.show(record)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron.engine.machine.device import choose_dtype, default_threads
+from neuron.engine.machine.device import default_threads, torch_dtype
+from neuron.hardware import dtypes
 from neuron.hardware.host import cpu_flags
 from neuron.models.errors import LoadError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CPU, CUDA = "cpu", "cuda"
 
 
 @pytest.mark.parametrize(
@@ -28,18 +29,18 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 def test_dtype(
     asked: str,
     stored: str,
-    on: torch.device,
+    on: str,
     flags: list[str],
     expected: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("neuron.hardware.host.cpu_flags", lambda: flags)
-    assert choose_dtype(asked, stored, on) == expected
+    assert torch_dtype(dtypes.chosen(asked, stored, cpu=on == CPU)) == expected
 
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(LoadError, match="'int4' is not supported"):
-        choose_dtype("int4", "float32", CPU)
+        dtypes.chosen("int4", "float32", cpu=True)
 
 
 def cpuinfo(tmp_path: Path) -> Path:

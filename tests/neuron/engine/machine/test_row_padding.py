@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuron.engine.machine.row_padding import quickest_rows
-from neuron.layers.group import Share
+from neuron.layers.share import Share
 from tests.support.rigs import Rig
 from tests.support.tiny_models import write_checkpoint
 
