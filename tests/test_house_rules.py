@@ -25,10 +25,6 @@ MAX_MODULES = 16
 """In one folder, beside its ``__init__``."""
 MAX_CONSTRUCTOR_ARGUMENTS = 8
 """Besides self."""
-KNOWN_LONG_CONSTRUCTORS = {
-    "neuron.service.residents.resident.Resident": 14,
-}
-"""Those that take more today, with how many. What is mended must leave this list."""
 MAY_READ_ENVIRONMENT = {"config.py", "__main__.py"}
 
 
@@ -120,21 +116,14 @@ def test_no_folder_is_a_hall() -> None:
 
 
 def test_constructors_take_few_arguments() -> None:
-    offenders = {
-        f"{_module_name(path)}.{owner.name}": count
+    _none(
+        f"{_module_name(path)}.{owner.name} takes {count} arguments: give it an object"
         for path in SOURCES
         for owner in ast.walk(_tree(path))
         if isinstance(owner, ast.ClassDef)
         for function in owner.body
         if isinstance(function, ast.FunctionDef) and function.name == "__init__"
         if (count := _arguments(function)) > MAX_CONSTRUCTOR_ARGUMENTS
-    }
-    known = KNOWN_LONG_CONSTRUCTORS
-    _none(
-        f"{name} takes {offenders.get(name, 'few')} arguments, not {known.get(name, 'few')}: "
-        "give it an object, or correct the exception"
-        for name in sorted(offenders.keys() | known.keys())
-        if offenders.get(name) != known.get(name)
     )
 
 

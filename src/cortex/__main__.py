@@ -1,10 +1,10 @@
-"""``python -m cortex``"""
+"""Entry point of ``python -m cortex``."""
 
 from cortex.cli.main import cli
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the console script."""
     cli(prog_name="cortex")
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger("api")
 
 
 def make_app(gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = ()) -> Starlette:
-    """The API of one gateway, which web pages of *cors_origins* may use."""
+    """Builds the API of one gateway, which web pages of *cors_origins* may use."""
     models = Models(gateway)
     admin = Admin(gateway)
     fleet = FleetView(gateway)
@@ -80,14 +80,15 @@ def make_app(gateway: Gateway, metrics_url: str, cors_origins: Sequence[str] = (
 
 
 def _everywhere(path: str, endpoint: ASGIApp) -> list[Route]:
-    """Where clients look for it: some put ``/v1`` into the base address, some do not."""
+    """Routes an endpoint with and without ``/v1``, as some clients put that into the base
+    address."""
     bare = path.removeprefix("/v1")
     paths = [path, bare, *([f"/anthropic{path}"] if "/messages" in path else [])]
     return [Route(one, endpoint, methods=["POST"]) for one in paths]
 
 
 def make_metrics_app(gateway: Gateway) -> Starlette:
-    """What Prometheus scrapes, on its own port."""
+    """Builds what Prometheus scrapes, on its own port."""
 
     async def metrics(request: Request) -> Response:
         return Response(gateway.metrics.exposition(), media_type=CONTENT_TYPE)
@@ -96,25 +97,25 @@ def make_metrics_app(gateway: Gateway) -> Starlette:
 
 
 class _Status:
-    """Cheap questions that never wait for a neuron."""
+    """Status endpoints that are cheap and never wait for a neuron."""
 
     def __init__(self, gateway: Gateway, metrics_url: str) -> None:
         self._gateway = gateway
         self._metrics_url = metrics_url
 
     async def health(self, request: Request) -> Response:
-        """200 while the process answers."""
+        """Returns 200 while the process responds."""
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """200 when a request could be served now, else 503 and why."""
+        """Returns 200 when a request could be served now, otherwise 503 and the reason."""
         reason = self._gateway.why_not_ready
         if reason:
             return _json({"status": "not ready", "reason": reason}, 503)
         return _json({"status": "ready"})
 
     async def version(self, request: Request) -> Response:
-        """What runs here and where its metrics are."""
+        """Returns the version, and where the metrics are."""
         return _json(
             {
                 "name": "cortex",
@@ -126,11 +127,11 @@ class _Status:
         )
 
     async def openapi(self, request: Request) -> Response:
-        """The API for programs."""
+        """Returns the API's description for programs."""
         return Response(openapi.document(), media_type="application/json")
 
     async def root(self, request: Request) -> Response:
-        """For people and for clients that look whether somebody is there."""
+        """Responds to people, and to clients that check whether a server is there."""
         return _json({"name": "cortex", "version": __version__, "models": "/v1/models"})
 
 
@@ -143,7 +144,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = f"{request.method} {request.url.path}"
     allowed = (error.headers or {}).get("Allow", "another method")
     message, code = {
-        404: (f"{path} does not exist. See GET /v1/models.", "unknown_url"),
+        404: (f"{path} does not exist. See GET /openapi.json.", "unknown_url"),
         405: (f"{path} is not served; use {allowed}.", "method_not_allowed"),
     }.get(error.status_code, (str(error.detail), "http_error"))
     body = plain_envelope(message, code, style=style_of(request.scope))
@@ -152,7 +153,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
-    message = "The gateway failed; its log has the details."
+    message = "The gateway failed; see its log."
     style = style_of(request.scope)
     body = plain_envelope(message, "internal_error", "server_error", style)
     return Response(body, 500, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The gateway without HTTP: connection, picture of the fleet, dispatcher, heartbeats.
+"""The gateway without HTTP: connection, snapshot of the fleet, dispatcher, heartbeats.
 
 This is the one place that wires them; ``app`` puts the API on top, ``serve`` runs it.
 """
@@ -29,7 +29,7 @@ from protocol.runtime.waiting import wait_at_most
 from protocol.timing import NORMAL, Timing
 
 IDLE_SECONDS = 0.02
-"""Changes of the fleet are looked at together while nobody waits for one."""
+"""How often changes of the fleet are processed, in batches, while no request waits for one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
@@ -37,7 +37,7 @@ USUAL = PlacementOptions()
 
 
 class Gateway:
-    """One running gateway."""
+    """One running gateway, without its API."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class Gateway:
         options: PlacementOptions = USUAL,
         timing: Timing = NORMAL,
     ) -> None:
-        """*profiles*: of this gateway's ``models.toml``; None when it has none. *timing*: the
-        fleet's."""
+        """Takes the *profiles* of this gateway's ``models.toml``, None when it has none, and the
+        fleet's *timing*."""
         self._timing = timing
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
@@ -88,7 +88,7 @@ class Gateway:
         self._export_gauges()
 
     def _lease_changed(self) -> None:
-        """Neurons learn of a new epoch before any order of the old one comes."""
+        """Announces a new epoch to the neurons before any order of the old one can arrive."""
         self._pulse_wanted.set()
 
     def _wanted(self) -> None:
@@ -96,18 +96,18 @@ class Gateway:
 
     @property
     def why_not_ready(self) -> str:
-        """Empty when a request could be served now."""
+        """Why no request could be served now; empty when one could."""
         if not self.bus.is_connected:
             return "no connection to NATS"
         if not self._view.filled.is_set():
             return "still reading the fleet's state"
         records = (r for node in self.fleet.alive() for r in self.fleet.records_of(node))
         if not any(r.state in _SERVABLE and not r.error for r in records):
-            return "no model is ready yet, or could be loaded when it is wanted"
+            return "no model is ready yet, and none could be loaded on request"
         return ""
 
     async def run(self) -> None:
-        """Until cancelled; raises when NATS is gone for good."""
+        """Runs until cancelled; raises when NATS is gone for good."""
         await self.bus.subscribe(subjects.NODE_HEARTBEATS, self._node_heartbeat)
         await self.bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
         async with asyncio.TaskGroup() as tasks:
@@ -142,13 +142,13 @@ class Gateway:
                     break
 
     def reload(self, profiles: tuple[Profile, ...] | None) -> None:
-        """``models.toml`` was read again."""
+        """Takes the profiles of a ``models.toml`` that was read again."""
         self._profiles = profiles
         self._catalogue_wanted.set()
 
     async def _write_catalogue(self) -> None:
-        """What the file says is written where it differs; of several gateways with other files,
-        the one that read its own last."""
+        """Writes what the file says, where the catalogue differs; of several gateways with
+        different files, the one that read its own last wins."""
         bucket = KvBucket(self.bus, keys.CATALOGUE)
         await self._catalogue_view.filled.wait()
         while True:
@@ -164,8 +164,8 @@ class Gateway:
                 await asyncio.sleep(1.0)
 
     async def _follow_fleet(self) -> None:
-        """Lets the waiting lines advance, and gives models that come their lanes, before their
-        neurons look into them."""
+        """Advances the queues, and creates the lanes of new models before their neurons pull from
+        them."""
         provisioned = -1
         while True:
             now = time.monotonic()
@@ -180,7 +180,9 @@ class Gateway:
                         provisioned = -1
             await self.fleet.wait_for_change(1.0)
             if not self.dispatcher.waiting:
-                await asyncio.sleep(IDLE_SECONDS)  # heartbeats of a large fleet come in hundreds
+                await asyncio.sleep(
+                    IDLE_SECONDS
+                )  # heartbeats of a large fleet arrive by the hundreds
 
     async def _pulse(self) -> None:
         while True:
@@ -207,9 +209,17 @@ class Gateway:
 
     def _export_gauges(self) -> None:
         gauge = self.metrics.gauge
-        gauge("cortex_requests_in_flight", "Handed over, unfinished.", self._in_flight)
-        gauge("cortex_requests_waiting", "Waiting for a turn.", lambda: self.dispatcher.waiting)
-        gauge("cortex_nodes_alive", "Nodes heard.", lambda: len(list(self.fleet.alive())))
+        gauge(
+            "cortex_requests_in_flight",
+            "Requests that were handed over and are not finished.",
+            self._in_flight,
+        )
+        gauge(
+            "cortex_requests_waiting",
+            "Requests that wait for their turn.",
+            lambda: self.dispatcher.waiting,
+        )
+        gauge("cortex_nodes_alive", "Living nodes.", lambda: len(list(self.fleet.alive())))
         gauge("cortex_bus_connected", "1 while connected to NATS.", lambda: self.bus.is_connected)
         self.metrics.counter(
             "cortex_placer_orders",
@@ -217,14 +227,14 @@ class Gateway:
             "order",
             lambda: self.placement.placer.ordered,
         )
-        gauge("cortex_bus_reconnects", "Since the start.", lambda: self.bus.reconnects)
+        gauge("cortex_bus_reconnects", "Reconnects since the start.", lambda: self.bus.reconnects)
 
     def _in_flight(self) -> float:
         return self.dispatcher.in_flight
 
 
 def _nothing_to_read() -> None:
-    raise SettingsError("This gateway reads no models.toml.")
+    raise SettingsError("This gateway has no models.toml. Start it with --models FILE.")
 
 
 @contextlib.asynccontextmanager
@@ -234,7 +244,7 @@ async def running_gateway(
     options: PlacementOptions = USUAL,
     timing: Timing = NORMAL,
 ) -> AsyncIterator[Gateway]:
-    """A gateway for the length of the block; its failure cancels the block."""
+    """Runs a gateway for the length of the block; its failure cancels the block."""
     gateway = Gateway(bus, profiles, options, timing)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")

@@ -1,4 +1,4 @@
-"""A running gateway as the command line asks it: the same HTTP that everybody uses."""
+"""A client of a running gateway for the command line, over the HTTP that everybody uses."""
 
 import json
 import urllib.error
@@ -21,31 +21,32 @@ class GatewayClient:
         self._url = url.rstrip("/")
 
     def models(self) -> list[dict[str, Any]]:
-        """The entries of ``/v1/models``."""
+        """Returns the entries of ``/v1/models``."""
         entries: list[dict[str, Any]] = self._call("/v1/models")["data"]
         return entries
 
     def fleet(self) -> dict[str, Any]:
-        """``/fleet``: nodes with their devices and models, and what is wanted of them."""
+        """Returns ``/fleet``: nodes with their devices and models, and the demand for them."""
         return self._call("/fleet")
 
     def request(self, request_id: str) -> dict[str, Any]:
-        """What became of a request."""
+        """Returns what became of a request."""
         return self._call(f"/requests/{urllib.parse.quote(request_id, safe='')}")
 
     def tell(self, path: str, **body: Any) -> dict[str, Any]:
-        """An order to the fleet, without what is empty."""
+        """Sends an order to the fleet; empty fields are left out."""
         return self._call(path, {k: v for k, v in body.items() if v})
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Changes of models' states, until the gateway ends; first what is now."""
+        """Yields the present states, then every change of a model's state, until the gateway
+        ends."""
         try:
             with urllib.request.urlopen(f"{self._url}/fleet/events", timeout=30) as answer:
                 for line in answer:
                     if line.startswith(b"data: "):
                         yield json.loads(line.removeprefix(b"data: "))
         except (OSError, ValueError) as error:
-            raise GatewayClientError(f"the gateway at {self._url} is gone ({error}).") from None
+            raise GatewayClientError(f"lost the gateway at {self._url} ({error}).") from None
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
@@ -69,30 +70,30 @@ def _message(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the gateway answers {error.code} {error.reason}"
+        return f"the gateway answered {error.code} {error.reason}"
 
 
 def model_line(model: dict[str, Any]) -> str:
-    """One model of ``/v1/models`` for a person."""
+    """Renders one model of ``/v1/models`` for a person."""
     where = ", ".join(model["nodes"]) or "no node"
     line = f"{model['id']} on {where}: {state_text(model)}"
     return f"{line}: {model['error']}" if model["error"] else line
 
 
 def state_text(model: dict[str, Any]) -> str:
-    """Its state, and how far it is."""
+    """Renders its state and progress."""
     progress = model["progress"]
     text = str(model["state"])
     if progress:
         text += f", {progress['stage']}"
         if progress.get("unit", "bytes") == "bytes" and progress["total"]:
-            # Not another text for every percent.
+            # Not a new line for every percent.
             text += f" {20 * (5 * progress['done'] // progress['total'])} %"
     return text
 
 
 def table(models: list[dict[str, Any]]) -> list[str]:
-    """Lines for people, with a heading."""
+    """Renders lines for people, with a heading."""
     rows = [("MODEL", "STATE", "NODES", "")]
     for model in models:
         notes = [f"alias of {model['root']}"] if model["root"] != model["id"] else []
@@ -105,7 +106,7 @@ def table(models: list[dict[str, Any]]) -> list[str]:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns for people; the first row is the heading."""
+    """Aligns columns for people; the first row is the heading."""
     columns = len(rows[0])
     widths = [max(len(row[column]) for row in rows) for column in range(columns)]
     return ["  ".join(row[c].ljust(widths[c]) for c in range(columns)).rstrip() for row in rows]

@@ -21,11 +21,12 @@ from protocol.runtime.stop_signals import stop_on_signals
 log = logging.getLogger("serve")
 
 LEAVE_BEFORE_SECONDS = 0.25
-"""So long before the end of draining a stream that is cut off is not one whose client left."""
+"""How long before the end of draining a stream that is cut off stops counting as abandoned by its
+client."""
 
 
 def allow_many_connections() -> None:
-    """Lifts the soft limit of open files, 1,024 on most systems, to the hard one."""
+    """Raises the soft limit of open files, 1,024 on most systems, to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -50,7 +51,7 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
             app = make_app(gateway, metrics_url, config.gateway.cors_origins)
             if not is_loopback(listener):
-                log.warning("the API asks for no keys: everyone who reaches it can use it")
+                log.warning("the API does not check keys: everyone who can reach it can use it")
             log.info("API at %s/v1, metrics at %s", url_of(listener), metrics_url)
             async with (
                 http_server(make_metrics_app(gateway), metrics_listener, drain_seconds=0),
@@ -59,7 +60,7 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
                 if on_ready:
                     on_ready.set()
                 await stop.wait()
-                log.info("stopping; %d answers are running", gateway.dispatcher.in_flight)
+                log.info("stopping; answers still running: %d", gateway.dispatcher.in_flight)
                 seconds = max(0.0, config.gateway.drain_seconds - LEAVE_BEFORE_SECONDS)
                 loop.call_later(seconds, gateway.dispatcher.leave)
     finally:
@@ -67,10 +68,10 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
 
 
 def options_of(config: GatewayConfig) -> PlacementOptions:
-    """What of the configuration is the gateway's."""
+    """Extracts the placement options from the configuration."""
     if ignored := [neuron.name for neuron in config.neurons if neuron.endpoint]:
         log.info(
-            "neurons: the endpoints of %s are not used, neurons are found through NATS",
+            "neurons: the endpoints of %s are ignored, because neurons are found through NATS",
             ", ".join(ignored),
         )
     return PlacementOptions(
@@ -83,11 +84,11 @@ def options_of(config: GatewayConfig) -> PlacementOptions:
 
 def _read_models(gateway: Gateway, path: Path | None) -> None:
     gateway.reload(models_file.load(path))
-    log.info("read the catalogue again")
+    log.info("reloaded models.toml")
 
 
 def _read_if_usable(gateway: Gateway) -> None:
     try:
         gateway.read_again()
     except SettingsError as error:
-        log.error("kept the catalogue as it was: %s", error)
+        log.error("models.toml was not reloaded; the catalogue stays as it was: %s", error)

@@ -1,4 +1,5 @@
-"""JSON in and out: readable on the wire with ``nats sub``, as cheap as msgpack with msgspec."""
+"""Encodes and decodes messages as JSON: readable on the wire with ``nats sub``, and as cheap as
+msgpack thanks to msgspec."""
 
 from typing import Generic, TypeVar
 
@@ -10,7 +11,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 _ENCODER = msgspec.json.Encoder()
 encode = _ENCODER.encode
-"""Any protocol message as JSON bytes."""
+"""Encodes any protocol message as JSON bytes."""
 
 
 class UnreadableMessage(ValueError):
@@ -19,13 +20,13 @@ class UnreadableMessage(ValueError):
 
 
 class Reader(Generic[T_co]):
-    """Decodes one kind of message; made once, used for ever."""
+    """Decodes one kind of message; made once and reused."""
 
     def __init__(self, kind: object) -> None:
         self._decoder: msgspec.json.Decoder[T_co] = msgspec.json.Decoder(kind)
 
     def __call__(self, data: bytes) -> T_co:
-        """Raises :class:`UnreadableMessage`."""
+        """Decodes *data*; raises :class:`UnreadableMessage`."""
         try:
             return self._decoder.decode(data)
         except msgspec.MsgspecError as error:

@@ -10,7 +10,7 @@ from protocol.leader import Epoch
 
 
 class DeviceKind(StrEnum):
-    """What computes."""
+    """The kind of a compute device."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -23,17 +23,17 @@ class Device(msgspec.Struct, frozen=True, omit_defaults=True):
     index: int
     name: str
     memory_bytes: int
-    """VRAM of a GPU; for the CPU the memory that this process may use."""
+    """VRAM of a GPU; on a CPU, the memory that this process may use."""
     uuid: str = ""
     compute_capability: str = ""
-    """For example ``9.0``."""
+    """Such as ``9.0``; empty for a CPU."""
     driver: str = ""
     budget_bytes: int = 0
-    """What models may take of it; 0 = no models are loaded on it."""
+    """Memory that models may use; 0 = no models are loaded on it."""
 
 
 class DeviceUsage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A device at this moment; None = the device does not tell."""
+    """A device at this moment; None = the device does not report it."""
 
     kind: DeviceKind
     index: int
@@ -42,11 +42,11 @@ class DeviceUsage(msgspec.Struct, frozen=True, omit_defaults=True):
     temperature_celsius: int | None = None
     power_watts: float | None = None
     others_bytes: int = 0
-    """Taken by others than this neuron's models."""
+    """Memory used by anything but this neuron's models."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cortex_nodes/<node>.info``: what does not change while the neuron runs."""
+    """``cortex_nodes/<node>.info``: what stays the same while the neuron runs."""
 
     node: str
     instance: str
@@ -67,7 +67,7 @@ class NodeLive(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelState(StrEnum):
-    """The life of a model on a node; every state is left by itself."""
+    """The states of a model on a node; the neuron leaves every state without outside help."""
 
     ABSENT = "absent"
     FETCHING = "fetching"
@@ -78,7 +78,7 @@ class ModelState(StrEnum):
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a fetch or load is."""
+    """The progress of a fetch or a load."""
 
     stage: str
     done: int
@@ -87,19 +87,19 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a model takes on a node."""
+    """What a model takes on a node, as estimated or measured."""
 
     bytes_each: int
-    """On each of its devices, all in all."""
+    """Total memory on each of its devices."""
     devices: int = 1
     weight_bytes: int = 0
     kv_bytes: int = 0
     kv_tokens: int = 0
     overhead_bytes: int = 0
     is_measured: bool = False
-    """A load here has shown it."""
+    """Whether a load on this node has confirmed it."""
     lines: tuple[str, ...] = ()
-    """The arithmetic, for people."""
+    """The breakdown, for people."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,36 +111,37 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     state: ModelState
     progress: Progress | None = None
     error: WireError | None = None
-    """Why it failed; when absent, why it cannot be loaded here."""
+    """Why it failed; for an absent model, why it cannot be loaded here."""
     retry_seconds: float = 0.0
-    """When failed: how long until the neuron tries again, from the writing of this record."""
+    """For a failed model: time until the neuron tries again, counted from the writing of this
+    record."""
     revision: str = ""
     """A digest of the model's files."""
     context_limit: int = 0
     """Tokens of prompt plus answer."""
     slots: int = 0
-    """Sequences that run at once."""
+    """The number of sequences that run at once."""
     memory_bytes: int = 0
-    """Weights and KV cache."""
+    """The memory of weights and KV cache."""
     numerics: str = ""
     """Nodes with equal values compute bit-identical answers."""
     has_files: bool = False
-    """It can be loaded without a download."""
+    """Whether it can be loaded without a download."""
     estimate: Estimate | None = None
-    """None = not known before its files are here."""
+    """None while it cannot be estimated, because its files are not here."""
     devices: tuple[int, ...] = ()
-    """Positions in the node's list on which it holds memory: from the beginning of its load until
-    its process is gone."""
+    """Positions in the node's list of devices on which it holds memory, from the start of its load
+    until its process is gone."""
     reserved_bytes: int = 0
-    """On each of them."""
+    """Memory reserved on each of them."""
     load_seconds: float = 0.0
-    """What its last load took here."""
+    """How long its last load took here."""
     why: str = ""
-    """Who wanted it here."""
+    """Why it was loaded here."""
     is_warm: bool = False
-    """Its weights are kept in host memory."""
+    """Whether its weights are kept in host memory."""
     loads: int = 0
-    """The node's, when its engine was started."""
+    """The node's count of loads when this engine was started."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -150,36 +151,36 @@ class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
     queued: int = 0
     free_slots: int = 0
     step_seconds: float = 0.0
-    """What an engine step would take with one more sequence than now; 0 = not known yet."""
+    """The predicted time of an engine step with one more sequence than now; 0 = not known yet."""
     idle_seconds: float = 0.0
-    """Since its last job ended; 0 while one runs."""
+    """Time since its last job ended; 0 while one runs."""
     prefixes: tuple[str, ...] = ()
-    """Names of the beginnings of prompts in its prefix cache, hexadecimal, the latest first."""
+    """Names of the prompt prefixes in its cache, in hexadecimal, the latest first."""
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A neuron's pulse, twice a second."""
+    """A neuron's heartbeat, sent twice a second."""
 
     node: str
     instance: str
     models: dict[str, ModelLoad] = {}
-    """By model id; ready models only."""
+    """Load by model id; ready models only."""
     draining: bool = False
     loads: int = 0
-    """How many models were loaded since the neuron started."""
+    """The number of models loaded since the neuron started."""
 
 
 class GatewayHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A gateway's pulse, twice a second: neurons stop the jobs of a silent gateway."""
+    """A gateway's heartbeat, sent twice a second: neurons stop the jobs of a silent gateway."""
 
     gateway: str
     instance: str
     epoch: Epoch | None = None
-    """It places. Neurons refuse the orders of earlier epochs."""
+    """The epoch, if this gateway is the placer. Neurons refuse orders of earlier epochs."""
 
 
 class Describe(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer of ``cortex.node.<node>.describe``: everything the node knows of itself."""
+    """The reply of ``cortex.node.<node>.describe``: everything the node knows of itself."""
 
     info: NodeInfo
     live: NodeLive

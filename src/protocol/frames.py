@@ -1,12 +1,12 @@
 """Frames: what a neuron tells a gateway about a job, on ``cortex.reply.<gateway>.<job>``.
 
 NATS core delivers at most once. Frames therefore carry the attempt and the sender's process
-instance (frames of another attempt or life are fenced off) and the index of their first token (a
-hole is noticed, never papered over).
+instance (frames of another attempt or another life are fenced off) and the index of their first
+token (a gap is noticed, never papered over).
 
 A job's frames, in order: ``Accepted``, then ``Delta`` and ``KeepAlive`` in any mixture, then
-``Finished`` or ``Failed``. A job that is refused has only ``Failed``. After a ``Resume`` some of
-them come again.
+``Finished`` or ``Failed``. A refused job has only ``Failed``. After a ``Resend`` some of them come
+again.
 """
 
 from enum import StrEnum
@@ -20,7 +20,8 @@ from protocol.generate import FinishReason, Timings, TokenLogprobs, Usage
 class Frame(
     msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True, kw_only=True, gc=False
 ):
-    """What every frame carries. Plain values, so the garbage collector need not look at them."""
+    """What every frame carries. It holds plain values, so that the garbage collector need not look
+    at it."""
 
     attempt: int
     instance: str
@@ -28,19 +29,20 @@ class Frame(
 
 
 class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
-    """The neuron has the job; what the gateway needs to answer the client's headers."""
+    """The neuron has the job; holds what the gateway needs to send the client's headers."""
 
     node: str
     prompt_tokens: int
     prompt_hash: str
-    """Of the prompt's token ids: every later attempt must render the same prompt."""
+    """Hash of the prompt's token ids: every later attempt must render the same prompt."""
     revision: str = ""
     numerics: str = ""
-    """Attempts with equal values give bit-identical answers; empty = of none."""
+    """Attempts with equal values give bit-identical answers; empty = equal to none."""
     max_tokens: int
-    """What the answer was clamped to."""
+    """The value to which ``max_tokens`` was clamped."""
     ack: str = ""
-    """The gateway acknowledges the delivery here, so a job whose Accepted got lost comes back."""
+    """Where the gateway acknowledges the delivery, so that a job whose ``Accepted`` got lost is
+    delivered again."""
 
 
 class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text", omit_defaults=True, gc=False):
@@ -48,11 +50,11 @@ class Text(msgspec.Struct, frozen=True, tag_field="kind", tag="text", omit_defau
 
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """Of the tokens that end within it, if asked for."""
+    """Log-probabilities of the tokens that end within it, if requested."""
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag_field="kind", tag="reasoning", gc=False):
-    """A piece of the thinking before the answer."""
+    """A piece of the reasoning before the answer."""
 
     text: str
 
@@ -60,10 +62,10 @@ class Reasoning(msgspec.Struct, frozen=True, tag_field="kind", tag="reasoning", 
 class ToolCallPart(
     msgspec.Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defaults=True
 ):
-    """A piece of a tool call: the first of a call has its id and name."""
+    """A piece of a tool call; the first piece has the call's id and name."""
 
     index: int
-    """Counts the calls of one answer from 0."""
+    """The position of the call in the answer, from 0."""
     id: str = ""
     name: str = ""
     arguments: str = ""
@@ -74,22 +76,22 @@ AnswerPart = Text | Reasoning | ToolCallPart
 
 
 class Delta(Frame, frozen=True, kw_only=True, tag="delta"):
-    """New tokens, and the parts of the answer that became certain with them."""
+    """New tokens, and the parts of the answer that became final with them."""
 
     index: int
-    """How many answer tokens came before these."""
+    """The number of answer tokens before these."""
     tokens: tuple[int, ...] = ()
     choice: int = 0
     parts: tuple[AnswerPart, ...] = ()
     cached_tokens: int = 0
-    """With index 0: prompt tokens that the prefix cache held."""
+    """Prompt tokens found in the prefix cache; only with index 0."""
 
 
 class Phase(StrEnum):
-    """What a job is doing when it has no token to show."""
+    """What a job is doing while it has no token to show."""
 
     HELD = "held"
-    """It waits for its turn beside a suspect, and the engine has not seen it."""
+    """It waits for its turn because of a suspect, and the engine has not seen it yet."""
     QUEUED = "queued"
     PREFILL = "prefill"
     DECODE = "decode"
@@ -101,17 +103,17 @@ class KeepAlive(Frame, frozen=True, kw_only=True, tag="keep_alive"):
     next_index: int
     phase: Phase
     done: int = 0
-    """Prompt tokens computed, of *total*."""
+    """Prompt tokens computed so far, of *total*."""
     total: int = 0
     step_age_seconds: float = 0.0
-    """Time since the engine last finished a step; a frozen engine shows here."""
+    """Time since the engine last finished a step; it exposes a frozen engine."""
 
 
 class Finished(Frame, frozen=True, kw_only=True, tag="finished"):
     """The answer is complete."""
 
     next_index: int
-    """Total answer tokens; a gateway that has fewer lost some."""
+    """The number of tokens in the answer; a gateway that has fewer has lost some."""
     reason: FinishReason
     usage: Usage
     timings: Timings = Timings()
@@ -119,18 +121,18 @@ class Finished(Frame, frozen=True, kw_only=True, tag="finished"):
 
 
 class Failed(Frame, frozen=True, kw_only=True, tag="failed"):
-    """The job ends without a complete answer."""
+    """The job ended without a complete answer."""
 
     node: str
     error: WireError
     retryable: bool = False
-    """Another neuron could still serve it."""
+    """Whether another neuron could still serve it."""
     ack: str = ""
     """Set when the job was refused before Accepted; the gateway acknowledges it."""
 
 
 class Busy(Frame, frozen=True, kw_only=True, tag="busy"):
-    """The neuron has no room on the direct lane; the gateway uses the stream."""
+    """The neuron has no room on the direct lane, so the gateway uses the stream."""
 
     node: str
 

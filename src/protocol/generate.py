@@ -1,4 +1,4 @@
-"""The neutral generation request: what every API dialect is decoded to and every neuron renders.
+"""The neutral generation request: every API dialect is decoded to it, and every neuron renders it.
 
 It holds messages, not token ids: the neuron has the model's chat template and tokenizer, so a
 gateway needs neither. Absent numbers mean "the model's own default".
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Role(StrEnum):
-    """Who speaks in a message."""
+    """The speaker of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -35,7 +35,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
-    """For a tool's answer: the call that it answers."""
+    """In a tool's result: the call that it answers."""
 
 
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,34 +51,36 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is chosen and when generation ends; None = the model's default."""
 
     temperature: float | None = None
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     top_k: int | None = None
-    """0 keeps every token."""
+    """How many of the likeliest tokens are kept; 0 keeps all."""
     top_p: float | None = None
     min_p: float | None = None
     max_tokens: int | None = None
-    """An upper bound; the neuron clamps it to what is left of the context."""
+    """Upper bound of the answer; the neuron clamps it to what is left of the context."""
     min_tokens: int = 0
-    """End tokens cannot be chosen before this many tokens."""
+    """Number of tokens before which no end token can be chosen."""
     stop: tuple[str, ...] = ()
-    """Generation ends before the first of these texts; none of it is returned."""
+    """Generation ends before the first of these texts; none of that text is returned."""
     include_stop: bool = False
-    """It is returned."""
+    """Returns the stop text, too."""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    """Never end at the model's own end tokens (for benchmarks)."""
+    """Never ends at the model's own end tokens (for benchmarks)."""
     presence_penalty: float | None = None
-    """Subtracted from the logit of every token that the answer holds already."""
+    """Subtracted from the logit of every token that the answer already contains."""
     frequency_penalty: float | None = None
-    """Subtracted once for each time that the answer holds the token."""
+    """Subtracted once for each occurrence of the token in the answer."""
     repetition_penalty: float | None = None
-    """Divides a positive logit, multiplies another one, of every token of prompt and answer."""
+    """Divides the positive logits and multiplies the negative logits of every token in prompt and
+    answer."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of a token id and what is added to its logit."""
+    """Pairs of a token id and the value added to its logit."""
     allowed_token_ids: tuple[int, ...] = ()
-    """Only these can be chosen; empty = all."""
+    """The only tokens that can be chosen; empty = all."""
     logprobs: int | None = None
-    """Log-probabilities of the answer's tokens, and of so many best ones each; None = off."""
+    """Returns log-probabilities of the answer's tokens, and of this many best alternatives each;
+    None = off."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -91,37 +93,37 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     template_options: dict[str, bool | int | float | str | None] = {}
     """Extra variables of the chat template, such as ``enable_thinking``."""
     prompt: str | tuple[int, ...] | None = None
-    """Instead of messages: the prompt itself, which no template touches."""
+    """The prompt itself instead of messages; no template is applied."""
     add_special: bool = True
-    """A text prompt gets the tokens with which the model's texts begin."""
+    """Adds the tokens with which the model's texts begin to a text prompt."""
     truncates: bool = False
-    """A conversation that is too long loses its oldest turns."""
+    """Drops the oldest turns of a conversation that is too long."""
     echo: bool = False
-    """The answer begins with the prompt's text."""
+    """Begins the answer with the prompt's text."""
     continues_last: bool = False
-    """The last message is the beginning of the answer."""
+    """Takes the last message as the beginning of the answer."""
     one_call: bool = False
-    """The answer ends with its first tool call."""
+    """Ends the answer with its first tool call."""
     call: str | None = None
-    """The tool that the answer must begin with a call of; empty = of any, None = it need not."""
+    """The tool that the answer must call first; empty = any tool, None = no call is required."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A token and the natural logarithm of its probability."""
 
     token: bytes
-    """Its text; a part of a character where the vocabulary cuts one."""
+    """The token's text; part of a character where the vocabulary splits one."""
     logprob: float | None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """A token of the answer, and those that were likeliest in its place."""
+    """A token of the answer, and the likeliest tokens in its place."""
 
     token: bytes
     logprob: float | None
-    """None for a prompt's first token, before which there is nothing."""
+    """None for a prompt's first token, which has no predecessor."""
     top: tuple[TokenLogprob, ...] = ()
-    """Descending."""
+    """The likeliest tokens, in descending order."""
 
 
 class FinishReason(StrEnum):
@@ -130,11 +132,11 @@ class FinishReason(StrEnum):
     STOP = "stop"
     """An end token or a stop text was reached."""
     LENGTH = "length"
-    """max_tokens or the context limit was reached."""
+    """``max_tokens`` or the context limit was reached."""
     TOOL_CALLS = "tool_calls"
-    """As STOP, and the answer holds at least one complete tool call."""
+    """Like STOP, and the answer contains at least one complete tool call."""
     CANCELLED = "cancelled"
-    """Its gateway asked for the end."""
+    """Its gateway cancelled it."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):

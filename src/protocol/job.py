@@ -1,4 +1,4 @@
-"""The job: one request on its way to a neuron, and the orders about it afterwards."""
+"""The job: one request on its way to a neuron, and the later orders about it."""
 
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ PROTOCOL = 1
 
 
 class Priority(StrEnum):
-    """Lanes of the hand-over; a neuron empties them in this order."""
+    """The lanes of the hand-over, in the order in which a neuron empties them."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -19,18 +19,18 @@ class Priority(StrEnum):
 
 
 class Client(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a gateway needs to go on with an answer that another one began."""
+    """What a gateway needs to continue an answer that another one began."""
 
     dialect: str = "openai_chat"
     owner: str = ""
-    """Hash of the key that the client presented: nobody else may take the stream up."""
+    """Hash of the key that the client presented: only its holder may claim the stream."""
     created: int = 0
-    """Unix seconds, as every chunk of the answer says."""
+    """Creation time in Unix seconds, which every chunk of the answer repeats."""
     include_usage: bool = False
     model: str = ""
     """The name that the client asked for; empty = the model's id."""
     choices: int = 1
-    """How many jobs the answer is made of; this one's id tells the others'."""
+    """Number of jobs that make up the answer; this one's id determines the others'."""
     echo: msgspec.Raw = msgspec.Raw(b"null")
     """What else the dialect needs to write its events, as JSON."""
 
@@ -40,69 +40,71 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: str
     gateway: str
-    """Where the frames go: ``cortex.reply.<gateway>.<id>``."""
+    """The gateway that gets the frames: ``cortex.reply.<gateway>.<id>``."""
     request: GenerateRequest
     seed: int
     """Fixed by the gateway even when the client gave none, so that an attempt can be repeated."""
     rendered_at: float
-    """Unix seconds at the first attempt: a template that prints the date renders the same again."""
+    """Unix seconds of the first attempt, so that a template that prints the date renders the same
+    text again."""
     attempt: int = 1
-    """Every frame repeats it; a higher attempt fences the lower ones off."""
+    """The attempt's number, which every frame repeats; a higher one fences off the lower ones."""
     choice: int = 0
-    """Which of the n choices of one request this is; part of the sampling noise."""
+    """The number of this choice among the n of one request; part of the sampling noise."""
     tokens_so_far: tuple[int, ...] = ()
     """Answer tokens of earlier attempts, which this one continues."""
     prompt_hash: str = ""
-    """Of the prompt that the first attempt rendered; a neuron that renders another one refuses."""
+    """Hash of the prompt that the first attempt rendered; a neuron that renders another one refuses
+    the job."""
     suspect: bool = False
-    """An attempt ended with its engine before it had a new token: the neuron lets nothing else
-    without a token run beside this one, so that the next death has one explanation."""
+    """Whether an attempt's engine died before the attempt had a new token: then the neuron runs no
+    other job without a token beside this one, so that the next death has one explanation."""
     priority: Priority = Priority.NORMAL
     deadline_ms: int = 0
-    """How long its gateway waits for a neuron, from the hand-over; 0 = no bound. The stream drops
-    it by itself a little later."""
+    """How long its gateway waits for a neuron, from the hand-over on; 0 = no limit. The stream
+    drops the job a little later."""
     revision: str = ""
     """The model revision that the first attempt ran on; empty = any."""
     client: Client | None = None
-    """None: the client does not stream, so nobody can take its answer up."""
+    """None when the client does not stream, so that nobody can claim the answer."""
     protocol: int = PROTOCOL
 
 
 class Cancel(msgspec.Struct, frozen=True, tag_field="kind", tag="cancel"):
-    """Stop a job: its client left, or another attempt took over."""
+    """Stops a job, because its client left or another attempt took over."""
 
     attempt: int
-    """This attempt and all lower ones."""
+    """The latest attempt to stop; all lower ones stop, too."""
 
 
 class Resend(msgspec.Struct, frozen=True, tag_field="kind", tag="resume"):
-    """Send the frames from a token on again, and then how things stand.
+    """Asks for the frames from a token on, and then for the present state.
 
-    Asked for at a gap, after a reconnect, and as a probe when nothing has been heard: the answer
-    is Delta frames, if there are any, then KeepAlive or Finished; Failed from a neuron that does
-    not know the job.
+    It is sent at a gap, after a reconnect, and as a probe when nothing has been heard. The reply is
+    ``Delta`` frames, if there are any, then ``KeepAlive`` or ``Finished``; or ``Failed`` from a
+    neuron that does not know the job.
     """
 
     attempt: int
     index: int
     gateway: str
-    """Where to answer, should the neuron not know the job."""
+    """Where to reply if the neuron does not know the job."""
 
 
 Steer = Cancel | Resend
 
 
 class Locate(msgspec.Struct, frozen=True):
-    """Asked of all neurons on ``cortex.find.<job>``: who runs or keeps this job?
+    """Asks all neurons on ``cortex.find.<job>`` which of them runs or keeps this job.
 
-    Those that do answer with :class:`Located`, the others not at all.
+    Those that do reply with :class:`Located`; the others do not reply.
     """
 
     gateway: str
 
 
 class Located(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A neuron has the job: running, parked or finished."""
+    """A neuron's reply that it has the job: running, parked or finished."""
 
     node: str
     instance: str
@@ -111,17 +113,18 @@ class Located(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Request to one neuron on ``cortex.take.<node>.<job>``: another gateway owns the job now."""
+    """Tells one neuron on ``cortex.take.<node>.<job>`` that another gateway now owns the job."""
 
     gateway: str
     attempt: int
-    """Higher than the one that was found; the job goes on under this number."""
+    """Higher than the one that was found; the job continues under this number."""
     owner: str
-    """Must be that of the job."""
+    """The job's owner, which must match."""
 
 
 class Claimed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to :class:`Claim`."""
+    """The reply to :class:`Claim`."""
 
     job: Job | None = None
-    """As it goes on; None when the neuron has it no more, or it belongs to somebody else."""
+    """The job as it continues; None when the neuron no longer has it, or it belongs to another
+    owner."""

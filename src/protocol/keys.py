@@ -18,7 +18,7 @@ bucket                key                      value, and who writes it
 ``cortex_placement``  ``drain.<node>``         :class:`protocol.placement.Drain`; operators
 ``cortex_placement``  ``node.<node>.<model>``  :class:`protocol.placement.Placement`; the placer
 ``cortex_eviction``   ``<node>``               :class:`protocol.placement.EvictionOrder`; the placer
-``cortex_leader``     ``placer`` (TTL)         :class:`protocol.leader.Leader`; who holds the lease
+``cortex_leader``     ``placer`` (TTL)         :class:`protocol.leader.LeaseRecord`; the placer
 ====================  =======================  ===================================================
 """
 
@@ -45,47 +45,47 @@ class NodeKey(NamedTuple):
 
 
 def node_info(node: str) -> str:
-    """Hardware and versions of a node."""
+    """Key of a node's hardware and versions."""
     return f"{node}.info"
 
 
 def node_live(node: str) -> str:
-    """What changes by itself on a node: free memory, temperatures."""
+    """Key of a node's changing measurements: free memory, temperatures."""
     return f"{node}.live"
 
 
 def node_model(node: str, model: str) -> str:
-    """The state of one model on one node."""
+    """Key of one model's state on one node."""
     return f"{node}.model.{token(model)}"
 
 
 def catalogue(model: str) -> str:
-    """A model's profile."""
+    """Key of a model's profile."""
     return token(model)
 
 
 def wanted(model: str, gateway: str) -> str:
-    """Demand for a model at one gateway."""
+    """Key of the demand for a model at one gateway."""
     return f"{token(model)}.{gateway}"
 
 
 def pin(model: str) -> str:
-    """An operator's pin."""
+    """Key of an operator's pin."""
     return f"pin.{token(model)}"
 
 
 def drain(node: str) -> str:
-    """An operator's wish to empty a node."""
+    """Key of an operator's order to drain a node."""
     return f"drain.{node}"
 
 
 def placement(node: str, model: str) -> str:
-    """A decision of the placer."""
+    """Key of a placer's decision."""
     return f"node.{node}.{token(model)}"
 
 
 def eviction(node: str) -> str:
-    """The order in which a node's models would go."""
+    """Key of the order in which a node's models would be evicted."""
     return node
 
 
@@ -94,7 +94,7 @@ PLACER = "placer"
 
 
 def parse_node_key(key: str) -> NodeKey:
-    """Reads a key of ``cortex_nodes``; raises :class:`InvalidName` for one that is none."""
+    """Parses a key of ``cortex_nodes``; raises :class:`InvalidName` for any other."""
     match key.split("."):
         case [node, ("info" | "live") as kind]:
             return NodeKey(check_host_id(node), kind)

@@ -10,10 +10,10 @@ import secrets
 from functools import lru_cache
 
 MAX_SIBLINGS = 128
-"""Choices of one answer."""
+"""Upper bound of choices in one answer."""
 MAX_MODEL_ID_BYTES = 200
-"""Longer model ids are refused: consumer names have a limit of 255 bytes with the codec's escapes
-for ordinary names."""
+"""Longer model ids are refused: consumer names are limited to 255 bytes, and ordinary ids grow by
+their escapes."""
 
 _HOST_ID = re.compile(r"[a-z0-9-]{1,48}")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
@@ -37,7 +37,7 @@ def token(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def untoken(text: str) -> str:
-    """Reads a token back; the inverse of :func:`token`.
+    """Reads a token back, the inverse of :func:`token`.
 
     Raises :class:`InvalidName` for anything that :func:`token` would not have written.
     """
@@ -52,45 +52,49 @@ def untoken(text: str) -> str:
 
 
 def check_model_id(model: str) -> str:
-    """Returns *model* when it can be a model id, else raises :class:`InvalidName`."""
+    """Returns *model* if it can be a model id; otherwise raises :class:`InvalidName`."""
     size = len(model.encode())
     if not 0 < size <= MAX_MODEL_ID_BYTES:
-        raise InvalidName(f"a model id has 1 to {MAX_MODEL_ID_BYTES} bytes, this one has {size}")
+        raise InvalidName(
+            f"a model id must have 1 to {MAX_MODEL_ID_BYTES} bytes; this one has {size}"
+        )
     if any(ord(character) < 32 for character in model):
-        raise InvalidName(f"a model id has no control characters: {model!r}")
+        raise InvalidName(f"a model id must not contain control characters: {model!r}")
     return model
 
 
 def check_host_id(name: str) -> str:
-    """Returns *name* when it can be a node or gateway id, else raises :class:`InvalidName`."""
+    """Returns *name* if it can be a node or gateway id; otherwise raises :class:`InvalidName`."""
     if not _HOST_ID.fullmatch(name):
         raise InvalidName(
-            f"{name!r} cannot name a node or gateway: 1 to 48 of the characters a-z, 0-9 and '-'"
+            f"{name!r} cannot name a node or gateway: use 1 to 48 of the characters a-z, 0-9 and "
+            "'-'"
         )
     return name
 
 
 def host_id_from(text: str) -> str:
-    """The nearest valid node or gateway id to a free text such as a host name."""
+    """Returns the valid node or gateway id that is nearest to a free text such as a host name."""
     cleaned = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:48].strip("-")
     return cleaned or "node"
 
 
 def new_job_id() -> str:
-    """A fresh 128-bit job id: 32 hex digits, so it is one token everywhere."""
+    """Makes a fresh 128-bit job id: 32 hex digits, so that it is one token everywhere."""
     return secrets.token_hex(16)
 
 
 def sibling_job_id(job_id: str, number: int) -> str:
-    """The id of the job that computes another choice of the same answer; 0 is the job itself.
+    """Returns the id of the job that computes another choice of the same answer; 0 is the job
+    itself.
 
-    Whoever knows the first knows them all: a client names one when it comes back.
+    The first id determines all others, so a client that comes back names only one.
     """
     if not 0 <= number < MAX_SIBLINGS:
-        raise ValueError(f"an answer has at most {MAX_SIBLINGS} choices, this is number {number}")
+        raise ValueError(f"an answer has at most {MAX_SIBLINGS} choices; this is number {number}")
     return f"{job_id[:-2]}{int(job_id[-2:], 16) ^ number:02x}"
 
 
 def new_instance_id() -> str:
-    """Names one life of a process: a restarted neuron or gateway gets another one."""
+    """Names one life of a process; a restarted neuron or gateway gets a new name."""
     return secrets.token_hex(6)

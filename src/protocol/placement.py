@@ -1,4 +1,4 @@
-"""What is wanted, and what was decided: records that gateways, operators and the placer write."""
+"""Demand and decisions: records that gateways, operators and the placer write."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from protocol.leader import Epoch
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
     """``cortex_wanted/<model>.<gateway>``: requests wait for a model at a gateway.
 
-    Ages are as of the writing, so that no two clocks are compared.
+    Ages are relative to the time of writing, so that no two clocks are compared.
     """
 
     instance: str
@@ -16,13 +16,13 @@ class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: str
     waiting: int
     waited_seconds: float
-    """The oldest request."""
+    """How long the oldest request has waited."""
     bound_seconds: float
-    """How long a request waits until its model begins to be loaded."""
+    """How long a request waits for its model's load to begin."""
 
 
 class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cortex_placement/pin.<model>``: an operator wants it loaded on these nodes, always."""
+    """``cortex_placement/pin.<model>``: an operator always wants it loaded on these nodes."""
 
     instance: str
     model: str
@@ -37,7 +37,7 @@ class Drain(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cortex_placement/node.<node>.<model>``: the placer has sent a model to a node."""
+    """``cortex_placement/node.<node>.<model>``: the placer has assigned a model to a node."""
 
     instance: str
     epoch: Epoch
@@ -49,16 +49,17 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EvictionCandidate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A place in the order in which models go."""
+    """One model in the order of eviction."""
 
     model: str
     why: str
     never: bool = False
-    """As things are, it goes for nobody."""
+    """Whether it may not be evicted at present, whatever needs the memory."""
 
 
 class EvictionOrder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``cortex_eviction/<node>``: in which order its models would go, first to go first."""
+    """``cortex_eviction/<node>``: the order in which its models would be evicted, first to go
+    first."""
 
     instance: str
     epoch: Epoch

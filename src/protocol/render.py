@@ -1,6 +1,6 @@
-"""What a prompt looks like as text and as tokens: ``cortex.node.<node>.render``.
+"""Renders a prompt as text and as tokens: ``cortex.node.<node>.render``.
 
-Any node that has the model's files can tell; nothing is loaded for it.
+Any node that has the model's files can do it; no model is loaded for it.
 """
 
 import msgspec
@@ -14,19 +14,19 @@ class Render(msgspec.Struct, frozen=True, omit_defaults=True):
 
     request: GenerateRequest
     rendered_at: float = 0.0
-    """Unix seconds that the template shall take for now."""
+    """Unix seconds that the template uses as the present time."""
     pieces: bool = False
-    """Each token's text is wanted as well."""
+    """Also asks for each token's text."""
 
 
 class Rendered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to :class:`Render`."""
+    """The reply to :class:`Render`."""
 
     tokens: tuple[int, ...] = ()
     text: str = ""
     pieces: tuple[str, ...] = ()
-    """Each token's text, if wanted; a part of a character shows as U+FFFD."""
+    """Each token's text, if requested; part of a character shows as U+FFFD."""
     context_limit: int = 0
-    """Of the model where it is loaded; 0 = it is not."""
+    """The loaded model's context limit; 0 = it is not loaded."""
     error: WireError | None = None
-    """Why there is no answer."""
+    """Why there is no answer; None when there is one."""

@@ -45,7 +45,7 @@ def test_a_file_that_lists_its_neurons_is_taken_as_it_is(
     assert options.strategy is Strategy.LRU
     assert options.defrag_after_cycles == 50
     assert options.admitted == {"beast", "blackwell"}
-    assert "the endpoints of beast, blackwell are not used" in caplog.text
+    assert "the endpoints of beast, blackwell are ignored" in caplog.text
 
 
 def test_without_a_list_all_are_welcome(tmp_path: Path) -> None:
@@ -58,12 +58,15 @@ def test_without_a_list_all_are_welcome(tmp_path: Path) -> None:
         ('[eviction]\nstrategy = "fifo"\n', "cortex.toml:2: eviction.strategy: Invalid enum value"),
         (
             "[gateway]\ncors_origins = ['chat.example']\n",
-            "'chat.example' is no origin of web pages",
+            "'chat.example' is not a web origin",
         ),
         ("[gateway]\ncors_origins = ['http://a/b']\n", "without a path"),
-        ("[eviction]\ndefrag_after_cycles = -1\n", "defrag_after_cycles = -1: not below 0"),
+        (
+            "[eviction]\ndefrag_after_cycles = -1\n",
+            "defrag_after_cycles = -1: must not be negative",
+        ),
         ("[eviction]\ndefrag_cycles = 1\n", "Did you mean 'defrag_after_cycles'?"),
-        ("[gateway]\nload_wait_seconds = -2.0\n", "load_wait_seconds = -2.0: not below 0"),
+        ("[gateway]\nload_wait_seconds = -2.0\n", "load_wait_seconds = -2.0: must not be negative"),
         ('[[neurons]]\nname = "Big Box"\n', "neurons: "),
         ('[[neurons]]\nendpoint = "x"\n', "name"),
     ],

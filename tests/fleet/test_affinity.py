@@ -14,6 +14,8 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 SYSTEM = {"role": "system", "content": "y" * MIN_CHARACTERS}
 
 

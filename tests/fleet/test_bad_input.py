@@ -60,8 +60,8 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
     (chat_body("Hi", top_logprobs=2), 400, "top_logprobs", "logprobs = true"),
     (chat_body("Hi", presence_penalty=3), 400, "presence_penalty", "<= 2.0"),
     (chat_body("Hi", repetition_penalty=0), 400, "repetition_penalty", "> 0.0"),
-    (chat_body("Hi", logit_bias={"x": 1}), 400, "logit_bias", "no token id"),
-    (chat_body("Hi", logit_bias={"5": 101}), 400, "logit_bias.5", "between -100 and 100"),
+    (chat_body("Hi", logit_bias={"x": 1}), 400, "logit_bias", "not a token id"),
+    (chat_body("Hi", logit_bias={"5": 101}), 400, "logit_bias.5", "range from -100 to 100"),
     (chat_body("Hi", logit_bias={"99999999": 1}), 400, "logit_bias", "not a token"),
     (chat_body("Hi", bad_words=["x"]), 400, "bad_words", "logit_bias"),
     (chat_body("Hi", modalities=["audio"]), 400, "modalities", "only text"),
@@ -75,7 +75,7 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
         "'g' is not among",
     ),
     (chat_body("Hi", response_format={"type": "json_object"}), 400, "response_format", "not supp"),
-    (chat_body("Hi", tool_choice="required"), 400, "tool_choice", "has no function"),
+    (chat_body("Hi", tool_choice="required"), 400, "tool_choice", "contains no function"),
     (chat_body("Hi", stop=["a"] * 99), 400, "stop", "at most 16"),
     (chat_body("Hi", stop_token_ids=[10**9]), 400, "stop_token_ids", "not a token"),
     (chat_body("Hi", seed=2**70), 400, "seed", ""),
@@ -83,7 +83,7 @@ BAD_BODIES: list[tuple[bytes | dict[str, Any], int, str | None, str]] = [
         chat_body("Hi", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
         400,
         "messages[0].content[0]",
-        "does not read 'image_url' parts",
+        "cannot read 'image_url' parts",
     ),
     (chat_body("Hi", chat_template_kwargs={"a": 10**30}), 400, "chat_template_kwargs[...]", ""),
     (chat_body("Hi", chat_template_kwargs={"messages": "x"}), 400, "chat_template_kwargs", ""),
@@ -355,7 +355,7 @@ async def test_a_body_that_never_ends_does_not_keep_its_connection(
             assert await reader.read() == b""
         writer.close()
         assert b" 400 " in answer
-        assert b"not complete" in answer
+        assert b"incomplete" in answer
 
 
 async def test_ten_thousand_tools(nats: NatsServer) -> None:

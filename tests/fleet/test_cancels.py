@@ -100,7 +100,7 @@ async def test_a_thousand_clients_that_leave_in_every_phase(
 ) -> None:
     """Waiting, loading, handed over, prefill, decode, while it moves, and after the end; engines
     die meanwhile."""
-    monkeypatch.setattr("cortex.serve.IDLE_CONNECTION_SECONDS", 1.0)
+    monkeypatch.setattr("protocol.runtime.http_server.IDLE_CONNECTION_SECONDS", 1.0)
     chance = random.Random(1)
     script = Script(lambda add: ["x"] * 40, slots=4, step_seconds=0.004, prefill_steps=5)
     async with scripted_fleet(nats, script, nodes=2, timing=FORGETFUL) as fleet:

@@ -41,13 +41,13 @@ async def test_a_dry_run_says_where_and_for_what(nats: NatsServer) -> None:
         assert (fit["node"], fit["victims"], fit["has_files"]) == ("n1", ["a"], True)
         (misfit,) = plan["misfits"]
         assert misfit["node"] == "n2"
-        assert "0 here are that large (models may have 50 MiB)" in misfit["why"]
+        assert "0 here are that large (memory for models: 50 MiB)" in misfit["why"]
         assert len(script.engines) == 1, "nothing was done"
         there = (await tell(fleet, "/models/load", model="a")).json()
         assert there["nodes"] == ["n1"], "it is there already"
         refused = await tell(fleet, "/models/load", model="b", node="n2")
         assert refused.status_code == 503
-        assert "b cannot be loaded. n2: it takes" in error(refused)
+        assert "b cannot be loaded. n2: it needs" in error(refused)
 
 
 async def test_what_is_pinned_stays_and_comes_back(nats: NatsServer) -> None:
@@ -55,13 +55,13 @@ async def test_what_is_pinned_stays_and_comes_back(nats: NatsServer) -> None:
     async with running_fleet(nats, profiles("a", "b")) as fleet:
         await fleet.add_node(script.start, models=(), memory_mb=100)
         await until(lambda: len(states(fleet)) == 2)
-        assert "loaded nowhere" in error(await tell(fleet, "/models/pin", model="a"))
+        assert "not loaded on any node" in error(await tell(fleet, "/models/pin", model="a"))
         pinned = await tell(fleet, "/models/pin", model="a", nodes=["n1"])
         assert pinned.json() == {"status": "pinned", "model": "a", "nodes": ["n1"]}
         await fleet.ready("a")
         refused = await fleet.chat(model="b")
         assert refused.status_code == 503
-        assert "a 60 MiB cannot go now" in error(refused)
+        assert "a 60 MiB cannot be evicted now" in error(refused)
         kept = await tell(fleet, "/models/unload", model="a")
         assert kept.status_code == 400
         assert "a is pinned on n1" in error(kept)
@@ -85,13 +85,13 @@ async def test_a_drained_node_is_empty_until_it_is_undrained(nats: NatsServer) -
         await until(lambda: states(fleet)["a"] == "absent")
         assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200
         assert await loaded(fleet, "n2") == {"a"}
-        assert "there is no node 'n3'" in error(await tell(fleet, "/nodes/n3/drain"))
+        assert "there is no living node 'n3'" in error(await tell(fleet, "/nodes/n3/drain"))
         assert "n2 is not drained" in error(await tell(fleet, "/nodes/n2/undrain"))
         await tell(fleet, "/nodes/n2/drain")
         await until(lambda: states(fleet, "n2")["a"] == "absent")
         refused = await fleet.chat(model="a")
         assert refused.status_code == 503
-        assert "n1: it drains; n2: it drains" in error(refused)
+        assert "n1: the node is draining; n2: the node is draining" in error(refused)
         assert (await tell(fleet, "/nodes/n1/undrain")).status_code == 202
         await until(lambda: not fleet.gateway.placement.intent.is_drained("n1"))
         assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200
@@ -131,21 +131,21 @@ async def test_the_commands_print_what_people_read(nats: NatsServer) -> None:
             assert result.exit_code == 0, result.output
             return result.output
 
-        assert await cortex("ps") == "Nothing is loaded. Models: cortex models\n"
+        assert await cortex("ps") == "No model is loaded. List all models with: cortex models\n"
         assert "a on n1: ready" in await cortex("load", "a")
-        assert "would be loaded on n1; a would go" in await cortex("load", "b", "--dry-run")
+        assert "would be loaded on n1; a would be evicted" in await cortex("load", "b", "--dry-run")
         assert "100 MiB     60 MiB" in await cortex("nodes")
         assert "ready" in await cortex("ps")
         shown = await cortex("show", "a")
-        assert "eviction   goes 1. of this node: lru" in shown
-        assert "memory     60 MiB in all: the profile's vram_mb" in shown
+        assert "eviction   number 1 on this node: lru" in shown
+        assert "memory     60 MiB in total: the profile's vram_mb" in shown
         assert "(this gateway)" in await cortex("status")
         said = (await fleet.chat(model="a", max_tokens=2)).json()
         assert "finished" in await cortex("why", said["id"])
         assert await cortex("pin", "a") == "a on n1: pinned\n"
         assert "pinned" in await cortex("ps")
         assert await cortex("drain", "n1") == (
-            "n1: being drained. Use it again with: cortex undrain n1\n"
+            "n1: draining. Use it again with: cortex undrain n1\n"
         )
         await until(lambda: states(fleet)["a"] == "absent")
         assert "drained  n1" in await cortex("status")
@@ -161,16 +161,16 @@ async def test_the_catalogue_grows_at_run_time_and_is_kept(nats: NatsServer) -> 
         await until(lambda: "b" in states(fleet))
         assert (await fleet.chat(model="fast", max_tokens=2)).status_code == 200
         for body, says in (
-            ({**more, "id": "c"}, "aliases: 'fast' is a name of b."),
-            ({**more, "id": "a", "aliases": []}, "a is in models.toml"),
-            ({**more, "slots": -1}, "'b': slots = -1: not below 0."),
+            ({**more, "id": "c"}, "aliases: 'fast' is already a name of b."),
+            ({**more, "id": "a", "aliases": []}, "a is defined in models.toml"),
+            ({**more, "slots": -1}, "'b': slots = -1: must not be negative."),
             ({**more, "slot": 1}, "unknown field `slot`"),
             ({"source": "x"}, "missing required field `id`"),
         ):
             refused = await tell(fleet, "/models/add", **body)
             assert refused.status_code == 400, body
             assert says in error(refused)
-        assert "reads no models.toml" in error(await tell(fleet, "/reload"))
+        assert "has no models.toml" in error(await tell(fleet, "/reload"))
         assert "has no model 'c'" in error(await tell(fleet, "/models/remove", model="c"))
     async with running_fleet(nats, profiles("a")) as fleet:
         await until(lambda: "b" in fleet.gateway.catalogue.models)

@@ -14,6 +14,7 @@ import pytest
 
 from protocol import codec
 from protocol.bus import BusMessage
+from protocol.timing import NORMAL
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer, connected
 from tests.support.processes import Process, ProcessFleet, Tape, http_client, play, play_on
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.xdist_group("wall_clock")
 
 COUNT = 300
 STEP_MS = 15
+A_HEARTBEAT = NORMAL.heartbeat_seconds + 0.1
+"""So that every node has said how it is."""
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +84,7 @@ async def _settled(listener: Listener, fleet: ProcessFleet) -> None:
     """The disturbed neuron is as the other one again, and every heartbeat says so."""
     await until(lambda: listener.busy(fleet) is None, what="its slot is free again")
     await fleet.ready(2)
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(A_HEARTBEAT)
 
 
 def check(tape: Tape, seed: int) -> None:
@@ -134,7 +137,7 @@ async def test_a_neuron_dies_before_it_accepts_or_right_after(
             seconds.append(tape.first_after)
             await victim.start()
             await fleet.ready(2)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(A_HEARTBEAT)
     when = "before it has accepted" if moment == "prompt" else "right after it has accepted"
     report(f"a neuron is killed {when}: the first token", seconds, 1.5)
 
@@ -171,7 +174,7 @@ async def test_a_gateway_killed(nats: NatsServer, tmp_path: Path) -> None:
         listening(nats) as listener,
         http_client() as client,
     ):
-        await asyncio.sleep(3.0)  # until silence counts
+        await asyncio.sleep(NORMAL.hearing_seconds)  # until silence counts
         for run in range(RUNS):
             tape, task = await _disturbed(client, fleet, run)
             lost, lost_task = await _disturbed(client, fleet, run + 10_000)
@@ -190,7 +193,7 @@ async def test_a_gateway_killed(nats: NatsServer, tmp_path: Path) -> None:
             await until(lambda: sum(listener.running.values()) == 0, what="slots are free")
             await fleet.gateways[0].start()
             await fleet.ready(2)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(A_HEARTBEAT)
     report("a gateway is killed: its client goes on elsewhere", pauses, 1.0)
     report("a gateway is killed: the slots of clients that stay away are free", frees, 1.5)
 
@@ -199,7 +202,7 @@ async def test_a_gateway_killed(nats: NatsServer, tmp_path: Path) -> None:
 async def test_a_gateway_frozen(nats: NatsServer, tmp_path: Path) -> None:
     pauses = []
     async with fleet_of(nats, tmp_path) as fleet, http_client() as client:
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(NORMAL.hearing_seconds)
         for run in range(RUNS):
             tape, task = await _disturbed(client, fleet, run)
             fleet.gateways[0].freeze()
@@ -261,6 +264,6 @@ async def test_the_server_stays_away(nats: NatsServer, tmp_path: Path) -> None:
             assert "".join(words(run, COUNT)).startswith(tape.text)
             nats.start()
             await fleet.ready(2)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(A_HEARTBEAT)
     report("NATS stays away: new requests get 503", refusals, 0.25)
     report("NATS stays away: running streams end with an error", ends, 16.0)

@@ -38,7 +38,7 @@ async def test_models_are_listed_loaded_and_unloaded(nats: NatsServer, tmp_path:
         )
         loaded = await cortex("load", "second", "--source", "demo", "--url", url)
         assert loaded.status == 0, loaded
-        assert loaded.out.startswith("second on n1: on its way\n")
+        assert loaded.out.startswith("second on n1: load ordered\n")
         assert loaded.out.endswith("second on n1: ready\n")
         listed = json.loads((await cortex("models", "--json", "--url", url)).out)
         assert [model["id"] for model in listed] == ["cortex-demo", "second"]
@@ -47,7 +47,7 @@ async def test_models_are_listed_loaded_and_unloaded(nats: NatsServer, tmp_path:
         refused = await cortex("unload", "third", "--url", url)
         assert refused.status == 1
         assert refused.err.startswith(
-            "cortex: No node has the model 'third' loaded. Loaded are: cortex"
+            "cortex: No node has the model 'third' loaded. Loaded models: cortex"
         )
 
 

@@ -25,6 +25,8 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer, words
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 COUNT = 120
 
 

@@ -146,6 +146,7 @@ async def test_by_priority_the_lowest_class_goes_first(
         assert states(fleet)[turns[1]] == "ready"
 
 
+@pytest.mark.xdist_group("wall_clock")
 async def test_a_higher_class_makes_no_room(nats: NatsServer) -> None:
     listed = (*profiles("low", residency_priority=50), *profiles("high"))
     async with running_fleet(nats, listed) as fleet:

@@ -19,7 +19,7 @@ NODES = 3
 async def test_clients_that_leave_at_random_leak_nothing(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cortex.serve.IDLE_CONNECTION_SECONDS", 1.0)
+    monkeypatch.setattr("protocol.runtime.http_server.IDLE_CONNECTION_SECONDS", 1.0)
     rng = random.Random(7)
     script = Script(lambda add: ["x"] * 30, slots=4, step_seconds=0.004, prefill_steps=3)
     limits = httpx2.Limits(max_connections=CLIENTS)

@@ -36,7 +36,7 @@ async def test_a_stream_is_taken_up_at_another_gateway(nats: NatsServer) -> None
             assert half.done
             await asyncio.wait_for(task, 5)
             assert first.error
-            assert "claimed this stream" in first.error["message"]
+            assert "taken up elsewhere" in first.error["message"]
         assert len(script.engines[0].steps_of) == 1, "computed once"
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
         await until(lambda: other.gateway.dispatcher.in_flight == 0)
@@ -124,8 +124,8 @@ async def test_a_finished_stream_is_kept_for_a_while(nats: NatsServer) -> None:
     [
         ("0" * 32, "", 410, "kept for 30 s"),
         ("x.y>", "", 410, "No node has"),
-        ("0" * 32, "nonsense", 400, "no event id"),
-        ("0" * 32, f"{'1' * 32}:5", 400, "is of the stream"),
+        ("0" * 32, "nonsense", 400, "not an event id"),
+        ("0" * 32, f"{'1' * 32}:5", 400, "belongs to the stream"),
     ],
 )
 async def test_what_cannot_be_taken_up(

@@ -138,14 +138,14 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 78
     assert result.stderr == (
         f"cortex: cannot listen on 127.0.0.1:{port}: address already in use. "
-        "Name another one, or port 0 for any free one.\n"
+        "Choose another address, or port 0 for any free port.\n"
     )
 
 
 def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:
     result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--model", "/no/such/folder")
     assert result.returncode == 78
-    assert result.stderr.startswith("cortex: there is no model folder /no/such/folder. ")
+    assert result.stderr.startswith("cortex: the model folder /no/such/folder does not exist. ")
     assert result.stderr.count("\n") == 1
 
 

@@ -23,11 +23,11 @@ def test_two_ranks_on_a_cpu_can_share_a_model() -> None:
     assert result.exit_code == 0, result.output
     first, met, sums, *table, model, verdict = result.output.splitlines()
     assert first == "2 ranks: cpu, cpu"
-    assert met.startswith("2 ranks met after")
+    assert met.startswith("2 ranks connected after")
     assert met.endswith("over gloo")
     assert sums == "sums are right"
     assert len(table) == 5
-    assert model.startswith("the demo model's logits: as on one rank")
+    assert model.startswith("the demo model's logits: the same as on one rank")
     assert verdict == "these devices can share a model"
 
 
@@ -67,7 +67,7 @@ def test_three_ranks_add_up_and_the_demo_model_cannot_say_more() -> None:
     result = CliRunner().invoke(cli, ["tp-check", "--ranks", "3"])
     assert result.exit_code == 0, result.output
     *_, model, verdict = result.output.splitlines()
-    assert model == "the demo model is not tried: it spreads over 1, 2, 4 ranks"
+    assert model == "the demo model was not tried: it can be split over 1, 2, 4 ranks only"
     assert verdict == "these devices sum tensors correctly; no model was tried"
 
 

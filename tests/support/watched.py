@@ -28,10 +28,13 @@ class Seen(NamedTuple):
 
 
 class WatchedEngines:
-    """Takes the place of ``EngineProcess.start`` in a node; *changes* go into every Start."""
+    """Takes the place of ``EngineProcess.start`` in a node; *changes* go into every Start.
+
+    Engines have one thread, as their models are small and other tests run beside them.
+    """
 
     def __init__(self, *, deadlines: Deadlines | None = None, **changes: object) -> None:
-        self._changes = changes
+        self._changes = {"threads": 1, **changes}
         self._deadlines = deadlines
         self.engine: EngineProcess | None = None
         self.steps: list[Seen] = []

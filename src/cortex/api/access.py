@@ -15,7 +15,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 class Caller(NamedTuple):
-    """The sender of a request."""
+    """Identity of the sender of a request."""
 
     tenant: str
     """Whose queue the request joins: a tenant's requests wait for each other, not for other
@@ -25,8 +25,8 @@ class Caller(NamedTuple):
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Identifies a caller by ``Authorization: Bearer`` or ``x-api-key``, else by address. The key
-    itself is not kept."""
+    """Identifies a caller by ``Authorization: Bearer`` or ``x-api-key``, otherwise by address. The
+    key itself is not kept."""
     headers = dict(scope["headers"])
     key = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
     if key:

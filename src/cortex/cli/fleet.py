@@ -1,4 +1,5 @@
-"""The commands that ask or tell a running fleet, through its gateway. Prints, as ``cli`` does."""
+"""The commands that query or instruct a running fleet, through its gateway. They print, as ``main``
+does."""
 
 import json
 import sys
@@ -13,7 +14,7 @@ from cortex.gateway_client import GatewayClient, GatewayClientError, table
 
 T = TypeVar("T")
 _ANNOUNCED_SECONDS = 10.0
-"""A node that has taken an order says so in its records long before."""
+"""Limit for a node that accepted an order to show it in its records; it usually takes far less."""
 
 _url = click.option(
     "--url", default="http://127.0.0.1:31313", show_default=True, help="The gateway's address."
@@ -23,7 +24,7 @@ _node = click.option("--node", default="", help="On this node.")
 
 
 def add_to(group: click.Group) -> None:
-    """All commands of this module."""
+    """Adds all commands of this module to *group*."""
     for command in (
         status,
         ps,
@@ -50,7 +51,7 @@ def add_to(group: click.Group) -> None:
 @_url
 @_json
 def status(url: str, as_json: bool) -> None:
-    """Say how the fleet is."""
+    """Show the state of the fleet."""
     _listed(GatewayClient(url).fleet, tables.status, as_json)
 
 
@@ -58,13 +59,17 @@ def status(url: str, as_json: bool) -> None:
 @_url
 @_json
 def ps(url: str, as_json: bool) -> None:
-    """List what is loaded, or on its way."""
+    """List the models that are loaded or loading."""
     fleet = _asked(GatewayClient(url).fleet)
     if as_json:
         click.echo(json.dumps([m["record"] for _, m in tables.models_of(fleet)], indent=2))
         return
     lines = tables.ps(fleet)
-    click.echo("\n".join(lines) if len(lines) > 1 else "Nothing is loaded. Models: cortex models")
+    click.echo(
+        "\n".join(lines)
+        if len(lines) > 1
+        else "No model is loaded. List all models with: cortex models"
+    )
 
 
 @click.command()
@@ -84,7 +89,7 @@ def models(url: str, as_json: bool) -> None:
     elif found:
         click.echo("\n".join(table(found)))
     else:
-        click.echo("No node offers a model yet. Start one: neuron serve --model FOLDER_OR_ID")
+        click.echo("No node offers a model yet. Start one with: neuron serve --model FOLDER_OR_ID")
 
 
 @click.command()
@@ -97,7 +102,9 @@ def nodes(url: str, as_json: bool) -> None:
         click.echo(json.dumps(fleet["nodes"], indent=2))
         return
     lines = tables.nodes(fleet)
-    click.echo("\n".join(lines) if len(lines) > 1 else "No node is there. Start one: neuron serve")
+    click.echo(
+        "\n".join(lines) if len(lines) > 1 else "No node is running. Start one with: neuron serve"
+    )
 
 
 @click.command()
@@ -105,7 +112,7 @@ def nodes(url: str, as_json: bool) -> None:
 @_url
 @_json
 def show(model: str, url: str, as_json: bool) -> None:
-    """Show all that is known of a model, node by node."""
+    """Show everything known about a model, node by node."""
     fleet = _asked(GatewayClient(url).fleet)
     found = [m for _, m in tables.models_of(fleet) if m["record"]["model"] == model]
     if not found:
@@ -116,12 +123,16 @@ def show(model: str, url: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model")
 @_url
-@click.option("--node", default="", help="On this node; else where it fits best.")
+@click.option("--node", default="", help="Node to load it on; default: where it fits best.")
 @click.option("--source", default="", help="A folder on the node, or a Hugging Face id.")
-@click.option("--dry-run", is_flag=True, help="Only say where it would go, and what for it.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only show where it would be loaded, and what would be evicted for it.",
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is ready.")
 def load(model: str, url: str, node: str, source: str, dry_run: bool, no_wait: bool) -> None:
-    """Load a model, in the place of idle ones if need be.
+    """Load a model, evicting idle ones if necessary.
 
     \b
     Examples:
@@ -136,14 +147,14 @@ def load(model: str, url: str, node: str, source: str, dry_run: bool, no_wait: b
         click.echo("\n".join(tables.plan(taken)))
         sys.exit(0 if taken["fits"] else 1)
     where = taken["nodes"][0]
-    goes = f", {', '.join(taken['victims'])} goes" if taken["victims"] else ""
-    click.echo(f"{taken['model']} on {where}: on its way{goes}")
+    goes = f", evicting {', '.join(taken['victims'])}" if taken["victims"] else ""
+    click.echo(f"{taken['model']} on {where}: load ordered{goes}")
     if not no_wait:
         _follow(operator, taken["model"], where)
 
 
 def _follow(operator: GatewayClient, model: str, node: str) -> None:
-    """Says how far it is, until it is ready or has failed."""
+    """Prints the model's progress until it is ready or has failed."""
     said, seen_at = "", time.monotonic()
     while True:
         time.sleep(0.5)
@@ -152,7 +163,9 @@ def _follow(operator: GatewayClient, model: str, node: str) -> None:
         now = next((r for r in here if r["model"] == model and r["state"] != "absent"), None)
         if now is None:
             if time.monotonic() - seen_at > _ANNOUNCED_SECONDS:
-                _fail(f"{node} does not have {model} any more; see its log.")
+                _fail(
+                    f"{model} was not loaded on {node}, or was unloaded again; see that node's log."
+                )
             continue
         seen_at = time.monotonic()
         if tables.event(now) != said:
@@ -170,9 +183,9 @@ def _follow(operator: GatewayClient, model: str, node: str) -> None:
     "--drain-seconds",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="What still runs then goes on elsewhere; 0 = no limit.",
+    help="After this time, running answers move to another node; 0 = no limit.",
 )
-@click.option("--force", is_flag=True, help="Although it is pinned.")
+@click.option("--force", is_flag=True, help="Unload it even if it is pinned.")
 def unload(model: str, url: str, node: str, drain_seconds: float, force: bool) -> None:
     """Unload a model; running answers are not cut.
 
@@ -188,8 +201,8 @@ def unload(model: str, url: str, node: str, drain_seconds: float, force: bool) -
 @click.command()
 @click.argument("model")
 @_url
-@click.option("--node", default="", help="On this node; else on all.")
-@click.option("--source", default="", help="A Hugging Face id; else the model's own.")
+@click.option("--node", default="", help="Node to fetch them to; default: all.")
+@click.option("--source", default="", help="A Hugging Face id; default: the model's own.")
 def pull(model: str, url: str, node: str, source: str) -> None:
     """Fetch a model's files to the nodes, without loading it."""
     _told(url, "/models/pull", "being fetched", model=model, node=node, source=source)
@@ -198,9 +211,14 @@ def pull(model: str, url: str, node: str, source: str) -> None:
 @click.command()
 @click.argument("model")
 @_url
-@click.option("--node", "on", multiple=True, help="On this node; else where it is. Repeatable.")
+@click.option(
+    "--node",
+    "on",
+    multiple=True,
+    help="Node to pin it on; default: where it is loaded. May be repeated.",
+)
 def pin(model: str, url: str, on: tuple[str, ...]) -> None:
-    """Keep a model loaded: never evicted, and loaded again should it be gone."""
+    """Keep a model loaded: it is never evicted, and loaded again if it is lost."""
     _told(url, "/models/pin", "pinned", model=model, nodes=on)
 
 
@@ -209,7 +227,7 @@ def pin(model: str, url: str, on: tuple[str, ...]) -> None:
 @_url
 @_node
 def unpin(model: str, url: str, node: str) -> None:
-    """Let a model go when its memory is needed."""
+    """Unpin a model: it may be evicted when its memory is needed."""
     _told(url, "/models/unpin", "no longer pinned", model=model, node=node)
 
 
@@ -217,18 +235,18 @@ def unpin(model: str, url: str, node: str) -> None:
 @click.argument("node")
 @_url
 def drain(node: str, url: str) -> None:
-    """Empty a node: its models go as their streams end, and none come."""
+    """Drain a node: its models are unloaded as their streams end, and none are loaded."""
     _asked(lambda: GatewayClient(url).tell(f"/nodes/{node}/drain"))
-    click.echo(f"{node}: being drained. Use it again with: cortex undrain {node}")
+    click.echo(f"{node}: draining. Use it again with: cortex undrain {node}")
 
 
 @click.command()
 @click.argument("node")
 @_url
 def undrain(node: str, url: str) -> None:
-    """Use a drained node again."""
+    """Let a drained node take models again."""
     _asked(lambda: GatewayClient(url).tell(f"/nodes/{node}/undrain"))
-    click.echo(f"{node}: in use")
+    click.echo(f"{node}: in use again")
 
 
 @click.command()
@@ -236,11 +254,17 @@ def undrain(node: str, url: str) -> None:
 @_url
 @click.option("--source", default="", help="A folder on the nodes, or a Hugging Face id.")
 @click.option("--alias", "aliases", multiple=True, help="Another name. May be repeated.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As in models.toml.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A key of models.toml. May be repeated.",
+)
 def add(
     model: str, url: str, source: str, aliases: tuple[str, ...], pairs: tuple[str, ...]
 ) -> None:
-    """Put a model into the catalogue; it stays there over restarts.
+    """Add a model to the catalogue; it stays there across restarts.
 
     \b
     Examples:
@@ -253,18 +277,18 @@ def add(
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            _fail(f"--set {pair}: KEY=VALUE is wanted, such as slots=16")
+            _fail(f"--set {pair}: must be KEY=VALUE, such as slots=16")
         *sections, last = key.split(".")
         place = profile
         for name in sections:
             place = place.setdefault(name, {})
         place[last] = _value(text)
     _asked(lambda: GatewayClient(url).tell("/models/add", **profile))
-    click.echo(f"{model}: in the catalogue")
+    click.echo(f"{model}: added to the catalogue")
 
 
 def _value(text: str) -> Any:
-    """As JSON has it, else a text."""
+    """Reads a value as JSON if possible, otherwise as text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -275,15 +299,15 @@ def _value(text: str) -> Any:
 @click.argument("model")
 @_url
 def remove(model: str, url: str) -> None:
-    """Take a model out of the catalogue that was added with 'add'."""
+    """Remove a model from the catalogue that was added with 'add'."""
     _asked(lambda: GatewayClient(url).tell("/models/remove", model=model))
-    click.echo(f"{model}: no longer in the catalogue")
+    click.echo(f"{model}: removed from the catalogue")
 
 
 @click.command("reload")
 @_url
 def read_again(url: str) -> None:
-    """Have the gateway read models.toml again."""
+    """Make the gateway read models.toml again."""
     _asked(lambda: GatewayClient(url).tell("/reload"))
     click.echo("models.toml: read")
 
@@ -293,7 +317,7 @@ def read_again(url: str) -> None:
 @_url
 @_json
 def why(request: str, url: str, as_json: bool) -> None:
-    """Say what became of a request, by the id in its answer or its headers."""
+    """Explain what became of a request, by the id in its answer or its headers."""
     _listed(lambda: GatewayClient(url).request(request), tables.request, as_json)
 
 
@@ -301,7 +325,7 @@ def why(request: str, url: str, as_json: bool) -> None:
 @_url
 @_json
 def watch(url: str, as_json: bool) -> None:
-    """Show every change of a model's state, until Ctrl-C."""
+    """Show every change of a model's state until Ctrl-C."""
     operator = GatewayClient(url)
     try:
         for record in operator.events():
@@ -325,7 +349,7 @@ def _listed(
 
 
 def _asked(ask: Callable[[], T]) -> T:
-    """What the gateway answers; else its reason, and the end."""
+    """Returns the gateway's answer, or prints its reason and exits."""
     try:
         return ask()
     except GatewayClientError as error:

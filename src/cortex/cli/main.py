@@ -1,4 +1,4 @@
-"""The command line of cortex. The only module of the gateway that prints."""
+"""The command line of cortex, the only part of the gateway that prints."""
 
 import logging
 import sys
@@ -22,18 +22,35 @@ from protocol.runtime.settings import SettingsError, read_token
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cortex")
 def cli() -> None:
-    """One endpoint over every model of your GPU machines."""
+    """Serve every model of your GPU machines through one endpoint."""
 
 
 @cli.command()
-@click.option("--port", default=31313, show_default=True, help="Port of the API; 0 = any free.")
-@click.option("--metrics-port", default=31314, show_default=True, help="0 = any free.")
+@click.option(
+    "--port", default=31313, show_default=True, help="Port of the API; 0 = any free port."
+)
+@click.option(
+    "--metrics-port",
+    default=31314,
+    show_default=True,
+    help="Port of the Prometheus metrics; 0 = any free port.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data directory.")
 @click.option(
-    "--neurons", default=1, show_default=True, type=click.IntRange(1, 64), help="How many to start."
+    "--neurons",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Number of neurons to start.",
 )
-@click.option("--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="May be repeated.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="ID_OR_FOLDER",
+    help="Model to load: a folder or a Hugging Face id. May be repeated.",
+)
 def up(
     port: int,
     metrics_port: int,
@@ -44,7 +61,7 @@ def up(
 ) -> None:
     """Start a whole fleet on this machine.
 
-    That is nats-server, a gateway and neurons, all of them restarted when they die. Without
+    The fleet is nats-server, a gateway and neurons; each of them is restarted if it dies. Without
     --model it serves the bundled demo model.
 
     \b
@@ -83,10 +100,9 @@ def serve(
     metrics_listen: str | None,
     models_path: str | None,
 ) -> None:
-    """Run a gateway beside a NATS server of yours.
+    """Run a gateway that connects to your NATS server.
 
-    \b
-    SIGHUP reads models.toml again.
+    SIGHUP makes it read models.toml again.
 
     \b
     Examples:
@@ -145,9 +161,10 @@ def _replaced(struct: Any, **values: object) -> Any:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs it; what the user can mend is one line and an exit code, never a stack trace.
+    """Runs *main*; an error that the user can fix becomes one line and an exit code, never a stack
+    trace.
 
-    EX_CONFIG tells a supervisor that trying again cannot help.
+    EX_CONFIG tells a supervisor that another try cannot help.
     """
     try:
         return loop.run(main)

@@ -1,4 +1,4 @@
-"""The fleet as the command line shows it: plain tables of what ``/fleet`` says. Pure."""
+"""The fleet as plain tables for the command line, made from what ``/fleet`` returns. Pure."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ _LOADED = ("loading", "ready", "draining")
 
 
 def status(fleet: Json) -> list[str]:
-    """A few lines: who places, what is there, what waits."""
+    """A few lines: who is the placer, what is running, what waits."""
     nodes = fleet["nodes"]
     loaded = [m for _, m in models_of(fleet) if m["record"]["state"] in _LOADED]
     running = sum(m["load"].get("running", 0) for m in loaded)
@@ -30,7 +30,7 @@ def status(fleet: Json) -> list[str]:
 
 
 def ps(fleet: Json) -> list[str]:
-    """What is loaded, or on its way."""
+    """The models that are loaded or loading."""
     rows = [("MODEL", "NODE", "STATE", "MEMORY", "RUNNING", "IDLE", "WHY")]
     for node, model in models_of(fleet):
         record, load = model["record"], model["load"]
@@ -53,7 +53,7 @@ def ps(fleet: Json) -> list[str]:
 
 
 def nodes(fleet: Json) -> list[str]:
-    """Each device with its memory."""
+    """The memory of each device."""
     rows = [("NODE", "DEVICE", "FOR MODELS", "RESERVED", "OTHERS", "MODELS", "")]
     for node in fleet["nodes"]:
         loaded = [m["record"]["model"] for m in node["models"] if m["record"]["state"] in _LOADED]
@@ -96,7 +96,7 @@ def show(fleet: Json, model: str) -> list[str]:
             lines.append(f"  memory     {line}")
         for place, turn in enumerate(node["eviction"], 1):
             if turn["model"] == model:
-                verb = "does not go" if turn.get("never") else f"goes {place}. of this node"
+                verb = "never evicted" if turn.get("never") else f"number {place} on this node"
                 lines.append(f"  eviction   {verb}: {turn['why']}")
     return lines
 
@@ -108,7 +108,7 @@ def plan(planned: Json) -> list[str]:
     for number, fit in enumerate(planned["fits"]):
         verb = "would be loaded on" if number == 0 else "would fit on"
         order = ", in this order" * (len(fit["victims"]) > 1)
-        goes = f"; {', '.join(fit['victims'])} would go{order}" if fit["victims"] else ""
+        goes = f"; {', '.join(fit['victims'])} would be evicted{order}" if fit["victims"] else ""
         files = "" if fit["has_files"] else "; its files would be fetched first"
         lines.append(
             f"  {verb} {fit['node']}{goes}; {size_text(fit['left_bytes'])} would be left{files}"
@@ -121,9 +121,9 @@ def request(found: Json) -> list[str]:
     """What became of a request."""
     lines = [f"request {found['id']}: {found['outcome']}"]
     times = {
-        "in the line": found["queue_seconds"],
+        "queued": found["queue_seconds"],
         "first token": found["first_token_seconds"],
-        "all in all": found["seconds"],
+        "total": found["seconds"],
     }
     facts = {
         "model": found["model"],
@@ -131,7 +131,7 @@ def request(found: Json) -> list[str]:
         "error": found["error"],
         **{name: f"{value:.3f} s" for name, value in times.items() if value is not None},
         "tokens": f"{found['prompt_tokens']} read ({found['cached_tokens'] or 0} cached), "
-        f"{found['tokens']} written, {found['tokens_per_second']:.1f} a second",
+        f"{found['tokens']} written, {found['tokens_per_second']:.1f} per second",
         "moves": f"{found['moves']}, {found['continuity']}",
     }
     lines += [f"  {name:12} {value}" for name, value in facts.items() if value]
@@ -140,19 +140,19 @@ def request(found: Json) -> list[str]:
 
 
 def event(record: Json) -> str:
-    """A change of a model's state."""
+    """One change of a model's state."""
     error = (record.get("error") or {}).get("message", "")
     return f"{record['model']} on {record['node']}: {_state(record)}{f': {error}' if error else ''}"
 
 
 def models_of(fleet: Json) -> Iterator[tuple[Json, Json]]:
-    """Every model with its node."""
+    """Pairs every model with its node."""
     return ((node, model) for node in fleet["nodes"] for model in node["models"])
 
 
 def _files(record: Json) -> str:
     if record.get("is_warm"):
-        return "here, and kept in host memory"
+        return "here, and cached in host memory"
     return "here" if record.get("has_files") else "not here"
 
 

@@ -150,9 +150,9 @@ class Attempts:
         left = stream.state.node
         self._blame(move)
         log.warning(
-            "request %s leaves %s after %d tokens, %d of attempt %d: %s",
+            "request %s moves away from %s after %d tokens, %d of them in attempt %d: %s",
             stream.job.id,
-            left or "the line",
+            left or "the queue",
             stream.state.next_index,
             stream.state.new_tokens,
             stream.job.attempt,
@@ -272,7 +272,7 @@ class Attempts:
         if self._deaths >= DEATHS:
             raise FleetError(
                 ErrorCode.POISON,
-                f"{self._deaths} engines ended while they read this request, the last one on "
-                f"{state.node}: {move.error.message} It is not tried again. Send a shorter or "
-                "different one, and see the node's log.",
+                f"{self._deaths} engines ended while they processed this request, the last one on "
+                f"{state.node}: {move.error.message} It will not be tried again. See that node's "
+                "log, and send a shorter or different request.",
             )

@@ -195,7 +195,8 @@ class Dispatcher:
         if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
             raise FleetError(
                 ErrorCode.BUS_UNAVAILABLE,
-                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s.",
+                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s. "
+                "Try again shortly.",
                 retry_after_seconds=2,
             )
 

@@ -91,6 +91,6 @@ def too_large(error: BusOverflow) -> FleetError:
     """Explains to a client that a job does not fit through the bus."""
     return FleetError(
         ErrorCode.REQUEST_TOO_LARGE,
-        f"The request and room for its answer take {error.size} bytes on the bus, more than its "
-        f"limit of {error.limit}. Send less text.",
+        f"The request and room for its answer take {error.size:,} bytes on the bus, more than its "
+        f"limit of {error.limit:,}. Send less text, or set a smaller max_tokens.",
     )

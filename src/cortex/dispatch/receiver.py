@@ -287,7 +287,7 @@ class Receiver:
 
     def _stop_stranger(self, job_id: str, frame: AnyFrame) -> None:
         """Stops work on a job that nobody waits for: one that was cancelled before it was accepted,
-        a second delivery, or an attempt that another one has replaced."""
+        a second delivery, or a replaced attempt."""
         if isinstance(frame, Finished | Failed | Busy) or job_id in self._expected:
             return
         if self.is_leaving:

@@ -81,7 +81,8 @@ def decide(view: ModelView) -> Decision:
     if view.lost_node:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} was on node {view.lost_node}, which has fallen silent; no other node has it.",
+            f"{model} was on node {view.lost_node}, which has gone silent; no other node has it. "
+            "Try again shortly.",
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=True)
@@ -91,7 +92,7 @@ def decide(view: ModelView) -> Decision:
     if view.is_listed:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} is in the catalogue, but no node is there to load it. Start a neuron.",
+            f"{model} is in the catalogue, but no living node can load it. Start a neuron.",
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=view.is_unsettled)
@@ -110,7 +111,7 @@ def _why_not_yet(fit: Fit) -> str:
     if not fit.victims:
         return f"to be loaded on {fit.node}"
     going = ", ".join(victim.model for victim in fit.victims)
-    return f"to be loaded on {fit.node} in the place of {going}"
+    return f"to be loaded on {fit.node} in place of {going}"
 
 
 def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
@@ -142,7 +143,8 @@ def _why_unavailable(model: str, placed: Sequence[Placed]) -> WireError:
     node = placed[0].record.node
     return WireError(
         ErrorCode.MODEL_UNAVAILABLE,
-        f"{model} is {placed[0].record.state} on {node}; no other node serves it now.",
+        f"{model} is {placed[0].record.state} on {node}, and no other node serves it now. Try "
+        "again shortly.",
         retry_after_seconds=_RETRY_SECONDS,
     )
 
@@ -151,8 +153,8 @@ def _unknown(model: str, known: Sequence[str]) -> WireError:
     if not known:
         return WireError(
             ErrorCode.MODEL_UNAVAILABLE,
-            "No model is available yet: no neuron has announced one. Start one with "
-            "'neuron serve', or wait a moment when the fleet has just started.",
+            "No model is available yet, because no neuron has announced one. Start one with "
+            "'neuron serve', or wait a moment if the fleet has just started.",
             retry_after_seconds=_RETRY_SECONDS,
         )
     close = difflib.get_close_matches(model, known, n=3, cutoff=0.4)

@@ -1,7 +1,7 @@
-"""The catalogue: profiles of models, and the names that lead to them. A reducer over its KV bucket.
+"""The catalogue: profiles of models, and the names that lead to them.
 
-A name is looked up as a model's id, then as an exact alias, then as a pattern: of several patterns
-that match, the one with the most fixed characters.
+A reducer over its KV bucket. A name is looked up as a model's id, then as an exact alias, then as a
+pattern: of several patterns that match, the one with the most fixed characters.
 """
 
 import fnmatch
@@ -19,17 +19,17 @@ log = logging.getLogger("catalogue")
 
 
 class Catalogue:
-    """All profiles that anybody has written."""
+    """All profiles, from files and operators."""
 
     def __init__(self) -> None:
         self._records: dict[str, CatalogueRecord] = {}
         self._aliases: dict[str, str] = {}
         self._patterns: list[str] = []
         self.version = 0
-        """Another one after every change."""
+        """Changes whenever a profile does."""
 
     def key_changed(self, key: str, value: bytes | None) -> None:
-        """A key of ``cortex_catalogue`` was written, or is gone (None)."""
+        """Takes in a key of ``cortex_catalogue`` that was written, or removed (None)."""
         try:
             model = untoken(key)
             if value:
@@ -37,7 +37,7 @@ class Catalogue:
             else:
                 self._records.pop(model, None)
         except (InvalidName, codec.UnreadableMessage) as error:
-            log.warning("ignored %s in %s: %s", key, keys.CATALOGUE, error)
+            log.warning("ignored the unreadable record %s in %s: %s", key, keys.CATALOGUE, error)
             return
         self.version += 1
         self._aliases = {
@@ -50,35 +50,35 @@ class Catalogue:
 
     @property
     def models(self) -> list[str]:
-        """All that have a profile."""
+        """Lists all models that have a profile."""
         return sorted(self._records)
 
     @property
     def names(self) -> dict[str, str]:
-        """Exact aliases with their models."""
+        """Returns exact aliases with their models."""
         return {a: model for a, model in self._aliases.items() if a not in self._patterns}
 
     def listed(self, model: str) -> Profile | None:
-        """Its profile, if it has one."""
+        """Returns the model's profile; None if it has none."""
         record = self._records.get(model)
         return record.profile if record else None
 
     def origin(self, model: str) -> Origin | None:
-        """Who keeps its profile; None when it has none."""
+        """Says who wrote its profile; None when it has none."""
         record = self._records.get(model)
         return record.origin if record else None
 
     def owner(self, alias: str) -> str:
-        """The model that has this alias, word for word; empty when none has."""
+        """Returns the model that has exactly this alias; empty if none has."""
         return self._aliases.get(alias, "")
 
     def profile(self, model: str) -> Profile:
-        """What is said about *model*; all defaults when nothing is."""
+        """Returns the profile of *model*; all defaults when it has none."""
         return self.listed(model) or Profile(model)
 
     def resolve(self, name: str, known: Collection[str]) -> str:
-        """The model that *name* means: itself when it is one (*known* ones have no profile), or
-        when no alias leads anywhere."""
+        """Returns the model that *name* means: *name* itself when it is a model (*known* ones have
+        no profile), or when no alias leads anywhere."""
         if name in self._records or name in known:
             return name
         if name in self._aliases:
@@ -89,7 +89,8 @@ class Catalogue:
         return name
 
     def applied(self, request: GenerateRequest, known: Collection[str]) -> GenerateRequest:
-        """*request* with its model's id, and with the profile's sampling where it says nothing."""
+        """Returns *request* with its model's id, and with the profile's sampling where it sets
+        none."""
         model = self.resolve(request.model, known)
         profile = self.profile(model)
         own, usual = request.sampling, profile.sampling
@@ -107,8 +108,8 @@ class Catalogue:
     def changes(
         self, profiles: Iterable[Profile], instance: str
     ) -> tuple[list[CatalogueRecord], list[str]]:
-        """What a file says that is not there yet, to be written; and models that only an earlier
-        file had, to be removed."""
+        """Compares a file with the catalogue: the records to write, and the models to remove
+        because only an earlier file had them."""
         listed = {profile.id: profile for profile in profiles}
         gone = [
             model

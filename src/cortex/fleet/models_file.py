@@ -1,4 +1,4 @@
-"""``models.toml``: profiles of models, checked, with errors for the person who wrote the file."""
+"""``models.toml``: profiles of models, validated, with errors for the person who wrote the file."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ class _Sampling(SamplingDefaults, frozen=True, omit_defaults=True, forbid_unknow
 
 
 class _Profile(Profile, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """On the bus unknown fields are a newer version's, in a file they are mistakes."""
+    """A strict profile: on the bus, unknown fields belong to a newer version; in a file they are
+    mistakes."""
 
     limit: _Limits = _Limits()
     sampling: _Sampling = _Sampling()
@@ -30,15 +31,16 @@ class _Profile(Profile, frozen=True, omit_defaults=True, forbid_unknown_fields=T
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[_Profile, ...] = ()
     aliases: dict[str, str] = {}
-    """``"name or pattern" = "model id"``"""
+    """The table of ``"name or pattern" = "model id"``."""
 
 
 def load(path: Path | None) -> tuple[Profile, ...] | None:
-    """The models of *path*, or of the usual file; None when there is none. ``[aliases]`` are added
-    to their models' own.
+    """Reads the models of *path*, or of the default file; None when neither exists. ``[aliases]``
+    are added to the aliases of their models.
 
     Raises ``SettingsError`` for a file that cannot be used: ``models.toml:12: models[0].pinned_on:
-    …``"""
+    …``
+    """
     if path is None and not DEFAULT_PATH.exists():
         return None
     name = str(path or DEFAULT_PATH)
@@ -47,7 +49,7 @@ def load(path: Path | None) -> tuple[Profile, ...] | None:
         where = f"{name}: models[{position}] ({profile.id!r})"
         _check(profile, where)
         if any(other.id == profile.id for other in found.models[:position]):
-            raise SettingsError(f"{where}: there is another model with this id. Keep one of them.")
+            raise SettingsError(f"{where}: another model has the same id. Keep one of them.")
     _check_aliases(found, name)
     profiles = {profile.id: profile for profile in found.models}
     for alias, model in found.aliases.items():
@@ -58,7 +60,7 @@ def load(path: Path | None) -> tuple[Profile, ...] | None:
 
 
 def read_one(body: bytes) -> Profile:
-    """A profile as JSON, with the keys of ``[[models]]``. Raises ``SettingsError``."""
+    """Reads one profile as JSON, with the keys of ``[[models]]``. Raises ``SettingsError``."""
     try:
         profile = msgspec.json.decode(body, type=_Profile)
     except msgspec.MsgspecError as error:
@@ -68,7 +70,7 @@ def read_one(body: bytes) -> Profile:
 
 
 def _check(profile: Profile, where: str) -> None:
-    """What the types do not say."""
+    """Checks what the types do not express."""
     try:
         check_model_id(profile.id)
         for node in (*profile.pinned_on, *profile.nodes):
@@ -82,18 +84,18 @@ def _check(profile: Profile, where: str) -> None:
         )
     if profile.tool_calls not in ("auto", *CALL_STYLES):
         raise SettingsError(
-            f"{where}: tool_calls = {profile.tool_calls!r} is none of auto, "
+            f"{where}: tool_calls = {profile.tool_calls!r} is unknown. Allowed: auto, "
             f"{', '.join(CALL_STYLES)}."
         )
     outside = set(profile.pinned_on) - set(profile.nodes or profile.pinned_on)
     if outside:
         raise SettingsError(
-            f"{where}: pinned_on names {', '.join(sorted(outside))}, where nodes "
-            "does not let it run."
+            f"{where}: pinned_on names {', '.join(sorted(outside))}, which nodes excludes. "
+            "Add it to nodes, or remove the pin."
         )
     for key in ("min_devices", "max_replicas"):
         if getattr(profile, key) < 1:
-            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: at least 1.")
+            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: must be at least 1.")
     for key in (
         "min_device_vram_mb",
         "vram_mb",
@@ -103,10 +105,10 @@ def _check(profile: Profile, where: str) -> None:
         "kv_cache_mb",
     ):
         if getattr(profile, key) < 0:
-            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: not below 0.")
+            raise SettingsError(f"{where}: {key} = {getattr(profile, key)}: must not be negative.")
     if profile.min_replicas > profile.max_replicas:
         raise SettingsError(
-            f"{where}: min_replicas = {profile.min_replicas} is more than max_replicas = "
+            f"{where}: min_replicas = {profile.min_replicas} exceeds max_replicas = "
             f"{profile.max_replicas}."
         )
 
@@ -117,14 +119,17 @@ def _check_aliases(found: _File, name: str) -> None:
     pairs = [(alias, p.id) for p in found.models for alias in p.aliases]
     for alias, model in [*pairs, *found.aliases.items()]:
         if alias in ids:
-            raise SettingsError(f"{name}: the alias {alias!r} of {model} is the id of a model.")
+            raise SettingsError(
+                f"{name}: the alias {alias!r} of {model} is also a model's id. Choose another."
+            )
         if owners.setdefault(alias, model) != model:
             raise SettingsError(
-                f"{name}: the alias {alias!r} stands for {owners[alias]} and for {model}. Keep one."
+                f"{name}: the alias {alias!r} stands for both {owners[alias]} and {model}. Keep "
+                "one."
             )
     for alias, model in owners.items():
         if model in owners and model not in ids:
             raise SettingsError(
-                f"{name}: the alias {alias!r} leads to {model!r}, which is an alias itself. Name "
+                f"{name}: the alias {alias!r} leads to {model!r}, which is itself an alias. Name "
                 "the model."
             )

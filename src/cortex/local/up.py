@@ -1,9 +1,9 @@
 """``cortex up``: a whole fleet on one machine, for the first five minutes and for development.
 
 It starts nats-server, a gateway and neurons as children, watches them, shows when the first model
-answers, and stops them in order. Listening sockets are opened here and inherited: an address in
-use is one clear line before anything started, and a gateway that is started again finds its
-clients' connections waiting.
+answers, and stops them in order. Listening sockets are opened here and inherited: an address in use
+is one clear line before anything has started, and a restarted gateway finds its clients'
+connections waiting.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _SETTLED_POLL_SECONDS = 1.0
 
 
 class UpOptions(msgspec.Struct, frozen=True):
-    """What was asked for on the command line."""
+    """What the command line asked for."""
 
     port: int
     metrics_port: int
@@ -71,7 +71,7 @@ async def up(options: UpOptions, say: Say) -> int:
 
 @contextlib.contextmanager
 def _locked(data: Path) -> Any:
-    """Two fleets must not share one data directory."""
+    """Locks the data directory, which two fleets must not share."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock: IO[str] = (data / "lock").open("a+")
@@ -124,12 +124,12 @@ class _LocalFleet:
             looks_like_path = path.startswith((".", "/", "~")) or "=" in model
             if looks_like_path and not Path(path).expanduser().is_dir():
                 raise SettingsError(
-                    f"there is no model folder {path}. Name a folder with config.json and "
+                    f"the model folder {path} does not exist. Name a folder with config.json and "
                     "*.safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B."
                 )
 
     def stop_or_force(self, stop: asyncio.Event) -> None:
-        """The first signal stops in order, the second at once."""
+        """Stops in order at the first signal, and at once at the second."""
         if stop.is_set():
             self._say("forced")
             for child in self._children():
@@ -138,7 +138,7 @@ class _LocalFleet:
         stop.set()
 
     async def start(self) -> None:
-        """Starts everything; the children go on in the background."""
+        """Starts all processes, which then run in the background."""
         self._logs.mkdir(exist_ok=True)
         self._say(f"cortex {__version__}, data in {self._options.data}")
         process = await self._broker.start()
@@ -154,7 +154,7 @@ class _LocalFleet:
         for number in range(1, self._options.neurons + 1):
             name = f"node-{number}"
             listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
-            self._listeners.append(listener)  # closed when nothing refers to it
+            self._listeners.append(listener)  # garbage collection would close a listener
             loaded = self._options.models or (DEMO,)
             models = [word for model in loaded for word in ("--model", model)]
             neuron = self._child(
@@ -196,7 +196,7 @@ class _LocalFleet:
         return [*([self._gateway] if self._gateway else []), *self._neurons]
 
     async def watch(self, stop: asyncio.Event) -> int:
-        """Reports on the models until the end."""
+        """Reports on the models until *stop* is set."""
         waiting = asyncio.create_task(self._report(), name="report")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         self._tasks += [waiting]
@@ -208,11 +208,12 @@ class _LocalFleet:
                     task.result()
         finally:
             stopped.cancel()
-        self._say("stopping; answers that are under way may finish, Ctrl-C again ends them")
+        self._say("stopping; running answers may finish, press Ctrl-C again to cut them off")
         return 0
 
     async def stop(self) -> None:
-        """Gateway, neurons, broker: nobody loses what it still needs."""
+        """Stops gateway, neurons and broker in this order, so that none loses what it still
+        needs."""
         if self._gateway:
             await self._gateway.stop(GATEWAY_GRACE_SECONDS)
         await asyncio.gather(*(n.stop(NEURON_GRACE_SECONDS) for n in self._neurons))
@@ -223,8 +224,8 @@ class _LocalFleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _report(self) -> None:
-        """Says what each model is doing, and greets when the first one answers; raises when none
-        ever can."""
+        """Reports what each model is doing, and prints the greeting when the first one answers;
+        raises when none ever can."""
         said: dict[str, str] = {}
         has_greeted = False
         pause = _POLL_SECONDS
@@ -261,23 +262,23 @@ Ready after {time.monotonic() - self._started:.1f} s. Ask it something:
 
   curl -N {self._url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
 
-Any OpenAI client:  OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
-Any Anthropic one:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
+OpenAI clients:     OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
+Anthropic clients:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
 Models:             {self._url}/v1/models
 Metrics:            {url_of(self._metrics)}/metrics
 Logs:               {self._logs}
-A model of yours:   cortex up --model FOLDER_OR_HUGGING_FACE_ID
+Your own model:     cortex up --model FOLDER_OR_HUGGING_FACE_ID
 Stop:               Ctrl-C
 """
 
 
 def _python(module: str) -> list[str]:
-    # -P: a folder called "neuron" where the person happens to stand is not ours.
+    # -P: a folder called "neuron" in the current directory is not our package
     return [sys.executable, "-P", "-m", module]
 
 
 def _share_of_cores(neurons: int) -> list[str]:
-    """Several engines on one machine must not each take all of it."""
+    """Divides the cores: several engines on one machine must not each take all of them."""
     if neurons == 1:
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -295,7 +296,7 @@ def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socke
 
 
 def _listed(url: str) -> list[dict[str, Any]]:
-    """The models that nodes have, each under its own name; none while nobody answers."""
+    """Lists the models that nodes have, each under its own name; none while no gateway answers."""
     try:
         models = GatewayClient(url).models()
     except GatewayClientError:

@@ -1,6 +1,6 @@
 """What requests wait for, over all gateways: a reducer over ``cortex_wanted``.
 
-A record says how long its oldest request had waited when it was written; time since then is
+A record says how long its oldest request had waited when it was written; the time since then is
 counted here, on this gateway's own clock.
 """
 
@@ -17,13 +17,13 @@ log = logging.getLogger("placer")
 
 
 class Demand(NamedTuple):
-    """For one model."""
+    """The demand for one model."""
 
     waiting: int
     waited_seconds: float
-    """The oldest request, by now."""
+    """How long the oldest request has waited by now."""
     bound_seconds: float
-    """The shortest of those that gateways set."""
+    """The shortest of the wait limits that gateways set."""
 
 
 class _Heard(NamedTuple):
@@ -32,7 +32,7 @@ class _Heard(NamedTuple):
 
 
 class Demands:
-    """All of them."""
+    """The demand for every model, over all gateways."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, timing: Timing = NORMAL
@@ -42,25 +42,25 @@ class Demands:
         self._heard: dict[str, _Heard] = {}
 
     def key_changed(self, key: str, value: bytes | None) -> None:
-        """A key of ``cortex_wanted`` was written, or is gone (None)."""
+        """Takes in a key of ``cortex_wanted`` that was written, or removed (None)."""
         try:
             if value:
                 self._heard[key] = _Heard(codec.read_wanted(value), self._clock())
             else:
                 self._heard.pop(key, None)
         except codec.UnreadableMessage as error:
-            log.warning("ignored %s in %s: %s", key, keys.WANTED, error)
+            log.warning("ignored the unreadable record %s in %s: %s", key, keys.WANTED, error)
 
     def __bool__(self) -> bool:
         return bool(self._heard)
 
     def by_model(self) -> dict[str, Demand]:
-        """What is wanted now."""
+        """Sums up the demand for each model, as of now."""
         now = self._clock()
         found: dict[str, Demand] = {}
         for wanted, at in self._heard.values():
             if now - at > self._timing.wanted_ttl_seconds:
-                continue  # its gateway is gone, and nobody says so while NATS is away
+                continue  # its gateway is gone; while NATS is away, no expiry reports that
             waited = wanted.waited_seconds + now - at
             one = Demand(wanted.waiting, waited, wanted.bound_seconds)
             known = found.get(wanted.model, Demand(0, 0.0, one.bound_seconds))

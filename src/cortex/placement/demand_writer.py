@@ -1,7 +1,7 @@
-"""What this gateway's requests wait for, told to the placer: ``cortex_wanted``.
+"""Tells the placer what this gateway's requests wait for: ``cortex_wanted``.
 
-A want is written when a request joins the line of a model that is not ready, again while it stands,
-and removed when nobody waits any more; should this gateway die, it expires.
+A record is written when a request joins the queue of a model that is not ready, is renewed while
+requests wait, and is removed when none waits any more; if this gateway dies, it expires.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from protocol.runtime.waiting import wait_at_most
 
 LOOK_SECONDS = 0.25
 ASKED_SECONDS = 1.0
-"""Whoever wants a place asks more often."""
+"""How long one question counts as demand; a request that waits asks more often."""
 CHANGED_SECONDS = 0.5
-"""Between two writings because the numbers have changed."""
+"""Shortest time between two writes when only the numbers changed."""
 
 
 class WaitingRequests(NamedTuple):
-    """For one model."""
+    """The requests that wait for one model."""
 
     waiting: int
     waited_seconds: float
-    """The oldest request."""
+    """How long the oldest request has waited."""
 
 
 class _Asked(NamedTuple):
@@ -36,21 +36,21 @@ class _Asked(NamedTuple):
 
 
 class Unplaced:
-    """Models of which nobody has a replica, as requests ask for them: a new one again and again
-    until its turn, a stream that has lost its node until it has another."""
+    """Models without a replica, as requests ask for them: a new request asks again and again until
+    its turn, a stream that lost its node until it has another."""
 
     def __init__(self) -> None:
         self._asked: dict[str, _Asked] = {}
 
     def asked_for(self, model: str) -> bool:
-        """A request wants to be placed. Whether that is news."""
+        """Records that a request waits for *model*; True if none did before."""
         now = time.monotonic()
         known = self._asked.get(model)
         self._asked[model] = _Asked(known.first if known else now, now)
         return known is None
 
     def waiting(self, without: Callable[[str], object]) -> dict[str, WaitingRequests]:
-        """What was asked for a moment ago, *without* models that are ready."""
+        """Lists what was asked for within the last second, *without* models that are ready."""
         now = time.monotonic()
         self._asked = {
             model: asked
@@ -68,7 +68,7 @@ class _Written(NamedTuple):
 
 
 class DemandWriter:
-    """Of one gateway. *waiting* says what its lines hold."""
+    """Writes one gateway's demand. *waiting* reports what its queues hold."""
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class DemandWriter:
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """A request waits that did not a moment ago."""
+        """Writes soon, because a request has begun to wait."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Writes demand until it is cancelled."""
         while True:
             self._woken.clear()
             await self._write()

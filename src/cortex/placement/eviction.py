@@ -1,8 +1,8 @@
-"""Who goes first when a node needs memory. Pure.
+"""Decides who is evicted first when a node needs memory. Pure.
 
-``lru``: the one that has been idle for the longest. ``priority``: the lowest residency class, and
-within one the longest idle. Either way a model whose idle time is over goes before all others, and
-one that is in use after them.
+``lru``: the model that has been idle longest. ``priority``: the lowest residency class, and within
+a class the model that has been idle longest. Either way, a model that exceeds its idle limit goes
+before all others, and one that is in use goes after them.
 """
 
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from protocol.placement import EvictionCandidate
 
 
 class Strategy(StrEnum):
-    """``[eviction] strategy``."""
+    """The strategies of ``[eviction] strategy``."""
 
     LRU = "lru"
     PRIORITY = "priority"
 
 
 def rank_victims(residents: Iterable[ResidentView], strategy: Strategy) -> list[ResidentView]:
-    """First to go first; those that can never go are last."""
+    """Sorts residents for eviction, first to go first; those that may not be evicted come last."""
 
     def rank(resident: ResidentView) -> tuple[bool, bool, bool, int, float, str]:
         by_class = resident.residency if strategy is Strategy.PRIORITY else 0
@@ -37,14 +37,14 @@ def rank_victims(residents: Iterable[ResidentView], strategy: Strategy) -> list[
 
 
 def is_immune(resident: ResidentView) -> bool:
-    """Whether it may go for nobody."""
+    """Whether it may not be evicted, whatever needs the memory."""
     return resident.is_pinned or resident.is_last or not resident.is_ready
 
 
 def eviction_candidates(
     residents: Iterable[ResidentView], strategy: Strategy
 ) -> list[EvictionCandidate]:
-    """The order with its reasons."""
+    """Lists the eviction order with its reasons."""
     return [
         EvictionCandidate(resident.model, _why(resident, strategy), is_immune(resident))
         for resident in rank_victims(residents, strategy)
@@ -52,17 +52,18 @@ def eviction_candidates(
 
 
 def _why(resident: ResidentView, strategy: Strategy) -> str:
-    """Without numbers that change by themselves: it is written when it changes."""
+    """Explains a resident's rank, without numbers that change over time: the order is written only
+    when it changes."""
     if resident.is_pinned:
         return "pinned"
     if not resident.is_ready:
-        return "on its way"
+        return "loading or unloading"
     if resident.is_last:
-        return "the last replica of its minimum"
+        return "needed for min_replicas"
     if resident.is_busy:
         return "in use"
     if resident.is_expired:
         return f"idle for more than {resident.idle_limit_seconds:.0f} s"
     if strategy is Strategy.PRIORITY:
-        return f"priority: class {resident.residency}"
+        return f"priority: residency class {resident.residency}"
     return "lru"

@@ -1,4 +1,4 @@
-"""Where a model could be loaded, for requests: the answer of ``placement``, kept for a moment."""
+"""Tells requests where a model could be loaded: the result of ``fit``, cached for a moment."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from cortex.placement.fit import FitResult, NodeView, could_be_had
 from cortex.placement.snapshot import SnapshotBuilder
 
 KEEP_SECONDS = 0.1
-"""Each waiting request asks several times a second."""
+"""How long a result is reused; each waiting request asks several times a second."""
 
 
 class Feasibility:
-    """Of every model."""
+    """Where every model could be loaded."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Feasibility:
         self._version: object = None
 
     def of(self, model: str) -> FitResult | None:
-        """None for a model that nobody knows."""
+        """Returns where *model* could be loaded; None for an unknown model."""
         now, version = self._clock(), self._snapshots.version
         if now - self._made > KEEP_SECONDS or version != self._version:
             self._version = version

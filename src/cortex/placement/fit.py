@@ -1,12 +1,12 @@
-"""Where a model fits, and what would have to go for it. Pure: the picture in, an answer out.
+"""Finds where a model fits, and what must be evicted for it. Pure: a snapshot in, an answer out.
 
-A node is *feasible* when the model may run there and enough of its devices are large enough. It
-*fits* when their free memory, with what may be evicted, suffices. Of all nodes where it fits, the
-one is taken that has the files (a download takes minutes, an eviction seconds), then evicts the
-fewest models, then has its weights in host memory, then is left with the least free memory (large
-devices stay free for large models), then is the least busy.
+A node is *feasible* when the model may run there and enough of its devices are large enough. The
+model *fits* when their free memory, plus what may be evicted, suffices. Among the nodes where it
+fits, the best has the files (a download takes minutes, an eviction seconds), then evicts the fewest
+models, then has the weights in host memory, then is left with the least free memory (large devices
+stay free for large models), then is the least busy.
 
-Every device of a model takes the same share of it (``Need.bytes_each``).
+Every device of a model holds the same share of it (``Need.bytes_each``).
 """
 
 import itertools
@@ -16,24 +16,24 @@ from typing import NamedTuple
 from protocol.runtime.sizes import size_text
 
 EXTRA_IDLE_SECONDS = 300.0
-"""A replica beyond those that shall be there goes when it has been idle for so long."""
+"""A replica beyond the minimum is unloaded after being idle for this long."""
 
 
 class Need(NamedTuple):
-    """What a model takes, and where it may."""
+    """What a model needs, and where it may run."""
 
     model: str
     bytes_each: int = 0
-    """Memory on each of its devices, weights, KV cache and overhead, where the node itself does not
-    say."""
+    """Memory on each of its devices: weights, KV cache and overhead; used where the node has no
+    estimate of its own."""
     devices: int = 1
-    """The tensor-parallel size."""
+    """Devices that share the model: the tensor-parallel size."""
     min_device_bytes: int = 0
-    """Smaller devices are left alone, however free they are."""
+    """Smaller devices are not used, even if they are free."""
     residency: int = 100
-    """Its class: it displaces residents of its own and lower ones."""
+    """Its residency class: it displaces residents of its own class and of lower ones."""
     nodes: frozenset[str] = frozenset()
-    """It runs on these only; empty = anywhere."""
+    """The only nodes that may run it; empty means any."""
 
 
 class ResidentView(NamedTuple):
@@ -45,37 +45,37 @@ class ResidentView(NamedTuple):
     residency: int = 100
     is_pinned: bool = False
     is_ready: bool = True
-    """Neither loading nor on its way out."""
+    """Whether it is neither loading nor unloading."""
     running: int = 0
     """Streams on this replica."""
     waiting: int = 0
-    """Requests for this model in all gateways."""
+    """Requests for this model at all gateways."""
     idle_seconds: float = 0.0
-    """Since its last stream ended."""
+    """Seconds since its last stream ended."""
     idle_allowed_seconds: float = 0.0
-    """After so long it is unloaded even if nobody needs its memory; 0 = never."""
+    """Idle time after which it is unloaded even if its memory is not needed; 0 means never."""
     ready_seconds: float = 0.0
-    """Since it was loaded."""
+    """Seconds since it was loaded."""
     loads_since: int = 0
-    """How many models the node has loaded since this one's engine was started."""
+    """Models that the node has loaded since this one's engine was started."""
     replicas: int = 1
-    """Of its model, those that are ready; in the whole fleet."""
+    """Ready replicas of its model in the whole fleet."""
     min_replicas: int = 0
-    """So many shall be."""
+    """Replicas of its model that must stay loaded."""
 
     @property
     def is_busy(self) -> bool:
-        """Somebody uses it, or is about to."""
+        """Whether requests use it, or are about to."""
         return self.running + self.waiting > 0
 
     @property
     def is_last(self) -> bool:
-        """Without this replica there were fewer than the model's minimum."""
+        """Whether the fleet would be below the model's minimum without this replica."""
         return self.replicas <= self.min_replicas
 
     @property
     def idle_limit_seconds(self) -> float:
-        """After so long it has been idle for too long; 0 = never."""
+        """The idle time after which it may be unloaded; 0 means never."""
         limits = [self.idle_allowed_seconds] if self.idle_allowed_seconds else []
         if self.replicas > max(1, self.min_replicas):
             limits.append(EXTRA_IDLE_SECONDS)
@@ -83,38 +83,38 @@ class ResidentView(NamedTuple):
 
     @property
     def is_expired(self) -> bool:
-        """Whether it has been idle for longer than it may be."""
+        """Whether it has exceeded its idle limit."""
         return 0 < self.idle_limit_seconds <= self.idle_seconds and not self.is_busy
 
 
 class DeviceView(NamedTuple):
-    """A device: what is free of it, by the books of its node."""
+    """A device, with what is free of it by the node's books."""
 
     total_bytes: int
     free_bytes: int
 
 
 class NodeView(NamedTuple):
-    """A node that is alive."""
+    """A living node, as placement sees it."""
 
     name: str
     devices: tuple[DeviceView, ...]
     residents: tuple[ResidentView, ...] = ()
     files: frozenset[str] = frozenset()
-    """Models whose files lie there."""
+    """Models whose files are on the node."""
     warm: frozenset[str] = frozenset()
-    """Models whose weights are kept in its host memory."""
+    """Models whose weights are kept in the node's host memory."""
     sizes: Mapping[str, int] = {}
-    """What models would take there, on each device."""
+    """What models would take on each device there."""
     ranks_share: bool = False
-    """All ranks of a model are on one device, as on a CPU."""
+    """Whether all ranks of a model share one device, as on a CPU."""
     refused: Mapping[str, str] = {}
-    """Models that cannot be loaded there now, and why."""
+    """Models that cannot be loaded there now, with the reasons."""
     busyness: float = 0.0
     """Streams per slot, over all its models."""
     is_draining: bool = False
     recent_load_seconds: float = 0.0
-    """What it has spent on loading in the last minute."""
+    """Seconds that it spent on loading in the last minute."""
 
 
 class Fit(NamedTuple):
@@ -123,16 +123,16 @@ class Fit(NamedTuple):
     node: str
     devices: tuple[int, ...]
     victims: tuple[ResidentView, ...]
-    """To be evicted, first to go first."""
+    """Models to evict, first to go first."""
     left_bytes: int
-    """Free afterwards on these devices together."""
+    """Bytes that remain free on these devices together."""
     has_files: bool
     busyness: float
     is_warm: bool = False
 
     @property
     def rank(self) -> tuple[bool, int, bool, int, float, str]:
-        """The smallest is the best."""
+        """Sort key of a fit; the smallest is the best."""
         first = not self.has_files, len(self.victims), not self.is_warm
         return (*first, self.left_bytes, self.busyness, self.node)
 
@@ -143,23 +143,24 @@ class Misfit(NamedTuple):
     node: str
     why: str
     is_for_ever: bool = False
-    """No eviction could help: the hardware or the profile would have to change."""
+    """Whether no eviction could help: the hardware or the profile would have to change."""
 
 
 def reasons(misfits: Sequence[Misfit], at_most: int | None = None) -> str:
-    """Why not, node by node, as a sentence; so many of them, and how many more there are."""
+    """Joins the reasons node by node into a sentence: *at_most* that many, then the number of
+    others."""
     if not misfits:
-        return "There is no node."
+        return "The fleet has no living node."
     shown = [f"{misfit.node}: {misfit.why.removesuffix('.')}" for misfit in misfits[:at_most]]
     more = [f"and {len(misfits) - len(shown)} more"] if len(misfits) > len(shown) else []
     return "; ".join(shown + more) + "."
 
 
 class FitResult(NamedTuple):
-    """Of :func:`place`."""
+    """The result of :func:`place`."""
 
     fits: tuple[Fit, ...]
-    """The best first."""
+    """Ways to load the model, the best first."""
     misfits: tuple[Misfit, ...]
 
 
@@ -169,15 +170,15 @@ Order = Callable[[Iterable[ResidentView]], list[ResidentView]]
 
 
 def place(need: Need, nodes: Sequence[NodeView], order: Order, may_evict: MayEvict) -> FitResult:
-    """Every node's answer to *need*; *may_evict* says who may go for it (:func:`may_displace`, and
-    whatever the moment allows)."""
+    """Asks every node whether *need* fits; *may_evict* says who may be evicted for it
+    (:func:`may_displace`, and whatever else the moment requires)."""
     answers = [_on(need, node, order, may_evict) for node in nodes]
     fits = sorted((a for a in answers if isinstance(a, Fit)), key=lambda fit: fit.rank)
     return FitResult(tuple(fits), tuple(a for a in answers if isinstance(a, Misfit)))
 
 
 def may_displace(need: Need, resident: ResidentView) -> bool:
-    """Whether *resident* may ever go for *need*, however long that waits."""
+    """Whether *resident* may ever be evicted for *need*, however long the wait."""
     return (
         resident.is_ready
         and not resident.is_pinned
@@ -188,14 +189,15 @@ def may_displace(need: Need, resident: ResidentView) -> bool:
 
 
 def could_be_had(need: Need, nodes: Sequence[NodeView]) -> FitResult:
-    """The answer of a time when nothing is in use, loads or drains any more: without a fit, waiting
-    is no use."""
+    """Finds where *need* would fit if nothing were in use, loading or draining: where even that is
+    impossible, waiting does not help."""
     settled = [_settled(node, need.model) for node in nodes]
     return place(need, settled, list, lambda _, resident: may_displace(need, resident))
 
 
 def _settled(node: NodeView, model: str) -> NodeView:
-    """With everybody ready, and without *model* itself, which can only be on its way out."""
+    """The node with every resident ready, and without *model* itself, which can only be
+    unloading."""
     gone = [resident for resident in node.residents if resident.model == model]
     devices = tuple(
         device._replace(
@@ -212,11 +214,13 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
         places = ", ".join(sorted(need.nodes))
         return Misfit(node.name, f"the model is restricted to {places}")
     if node.is_draining:
-        return Misfit(node.name, "it drains")
+        return Misfit(node.name, "the node is draining")
     for resident in node.residents:
         if resident.model == need.model:
             why = (
-                "it has the model already" if resident.is_ready else "the model comes or goes there"
+                "it has the model already"
+                if resident.is_ready
+                else "the model is being loaded or unloaded there"
             )
             return Misfit(node.name, why)
     if need.model in node.refused:
@@ -225,7 +229,7 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
         bytes_each=node.sizes.get(need.model, need.bytes_each),
         devices=1 if node.ranks_share else need.devices,
     )
-    floor = max(need.bytes_each, need.min_device_bytes, 1)  # some devices are not for models
+    floor = max(need.bytes_each, need.min_device_bytes, 1)  # some devices are not meant for models
     large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
     if len(large) < need.devices:
         return Misfit(node.name, _too_small(need, node, floor, len(large)), is_for_ever=True)
@@ -253,7 +257,7 @@ def _with_devices(
             _credit(missing, resident, resident.bytes_each)
     if max(missing.values()) > 0:
         return None
-    for victim in list(victims):  # a later one may have made an earlier one superfluous
+    for victim in list(victims):  # a later victim may have made an earlier one unnecessary
         if all(missing.get(i, 0) + victim.bytes_each <= 0 for i in victim.devices if i in missing):
             victims.remove(victim)
             _credit(missing, victim, -victim.bytes_each)
@@ -276,13 +280,13 @@ def _too_small(need: Need, node: NodeView, floor: int, large: int) -> str:
         wanted += f" of {size_text(floor)}"
     are = "that large" if is_known else "for models"
     have = ", ".join(sizes) or "none"
-    return f"it takes {wanted}, and {large} here are {are} (models may have {have})"
+    return f"it needs {wanted}, and {large} here are {are} (memory for models: {have})"
 
 
 def _too_full(
     need: Need, node: NodeView, devices: Sequence[int], movable: Sequence[ResidentView]
 ) -> str:
-    """What stands in the way, on the device that comes closest."""
+    """Explains what is in the way, on the device that comes closest."""
 
     def reach(device: int) -> int:
         freed = sum(r.bytes_each for r in movable if device in r.devices)
@@ -295,5 +299,6 @@ def _too_full(
         for r in node.residents
         if best in r.devices and r.model not in names
     )
-    rest = f"; {held} cannot go now" if held else ""
-    return f"it takes {size_text(need.bytes_each)} and {size_text(reach(best))} can be had{rest}"
+    rest = f"; {held} cannot be evicted now" if held else ""
+    needed, available = size_text(need.bytes_each), size_text(reach(best))
+    return f"it needs {needed} and {available} can be made free{rest}"

@@ -1,4 +1,4 @@
-"""Keeps keys of a bucket equal to what one writer says they are, writing only what differs."""
+"""Keeps keys of a bucket equal to what their one writer wants, writing only what differs."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ from protocol.bus import KvBucket, KvView
 
 
 class KvMirror:
-    """The keys that *is_mine*; what an earlier writer left of them is removed."""
+    """Mirrors the keys for which *is_mine* holds; what an earlier writer left there is removed."""
 
     def __init__(self, bucket: KvBucket, view: KvView, is_mine: Callable[[str], bool]) -> None:
         self._bucket = bucket
@@ -14,8 +14,8 @@ class KvMirror:
         self._is_mine = is_mine
 
     async def show(self, values: Mapping[str, bytes]) -> bool:
-        """These and no others; False when something could not be written, which the next call
-        tries again."""
+        """Makes these values the only ones; False when a write failed, which the next call
+        retries."""
         if not self._view.filled.is_set():
             return False
         written = True

@@ -1,9 +1,9 @@
-"""The placer's lease: at most one gateway holds it, and knows when it no longer does.
+"""The placer's lease: at most one gateway holds it, and that gateway knows when it no longer does.
 
-A key with a TTL, taken and renewed by compare-and-set. Its holder counts the end on its own
-monotonic clock, from before the request that renewed it, and with a margin: it stops before the
-server lets anybody else in, also when it was frozen, or NATS is away. A term's epoch is the key's
-revision when it was taken; neurons refuse the orders of earlier ones.
+The lease is a key with a TTL, taken and renewed by compare-and-set. Its holder computes the end on
+its own monotonic clock, counted from before the request that renewed it and less a margin: so it
+stops before the server lets any other gateway in, even if it was frozen or NATS is away. A term's
+epoch is the key's revision when the term began; neurons refuse orders of earlier epochs.
 """
 
 import asyncio
@@ -22,12 +22,13 @@ log = logging.getLogger("placer")
 
 
 def seconds_since_boot() -> float:
-    """Monotonic, and goes on while the machine is suspended, which ``time.monotonic`` does not."""
+    """A monotonic clock that continues while the machine is suspended, as ``time.monotonic`` does
+    not."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
-    """One gateway's share in it. *on_change* is called when it has won or lost it."""
+    """One gateway's side of the lease. *on_change* is called when it has won or lost the lease."""
 
     def __init__(
         self,
@@ -53,16 +54,16 @@ class Lease:
         self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
         self.holder: LeaseRecord | None = None
-        """Who has it, as far as is known."""
+        """The holder of the lease, as far as is known."""
 
     @property
     def epoch(self) -> Epoch | None:
-        """The present term, as long as it is surely this gateway's."""
+        """The present epoch, while the lease is certainly this gateway's."""
         is_held = not self._is_leaving and self._clock() < self._until
         return self._epoch if is_held else None
 
     async def run(self) -> None:
-        """Until cancelled: holds the lease, or waits for it to become free."""
+        """Holds the lease, or waits for it to become free, until cancelled."""
 
         async def reconnected() -> None:
             self._woken.set()
@@ -78,10 +79,10 @@ class Lease:
                 self._end.cancel()
 
     async def release(self) -> None:
-        """Another one may have it at once; this gateway does not want it again."""
+        """Gives the lease up for good, so that another gateway may take it at once."""
         self._is_leaving = True
-        self._tell("it was given back")
-        async with self._turn:  # a renewal on its way would outlive the removal
+        self._tell("the lease was released")
+        async with self._turn:  # a renewal under way would outlive the removal
             stored = await self._bucket.read(keys.PLACER)
             if stored is not None and stored.value == self._record:
                 await self._bucket.delete_if(keys.PLACER, after=stored.sequence)
@@ -92,10 +93,10 @@ class Lease:
             began = now()
             self._woken.clear()
             async with self._turn:
-                # In an outage a request would be kept, and sent when it means something else.
+                # During an outage a request would be buffered, and sent when it no longer applies.
                 if self._bus.is_connected and not self._is_leaving:
                     await (self._renew() if self._epoch else self._take())
-            # What waited in vain for an answer has waited long enough.
+            # The time spent waiting for an answer in vain counts as part of the pause.
             times = self._timing
             again = began + (times.lease_renew_seconds if self._epoch else times.lease_look_seconds)
             await wait_at_most(self._woken, max(0.0, again - now()))
@@ -103,7 +104,7 @@ class Lease:
     async def _take(self) -> None:
         reconnects = self._bus.reconnects
         stored = await self._bucket.read(keys.PLACER)
-        # A record of this very gateway is left over from a request without an answer.
+        # A record of this very gateway is left over from a request whose answer got lost.
         if stored is None or stored.value not in (None, self._record):
             return
         created = await self._bucket.created()
@@ -116,25 +117,26 @@ class Lease:
             self._tell()
 
     async def _renew(self) -> None:
-        """One that has run out by this clock may still be this gateway's: then nobody had it in
-        between, and the term goes on."""
+        """Renews the lease. One that has expired by this clock may still be this gateway's: then no
+        other gateway held it in between, and the term continues."""
         if not await self._is_same_bucket():
             return
         sequence = await self._put(after=self._sequence)
         if sequence == 0:
-            # Another one has it, or the answer to the last renewal got lost.
+            # Another gateway has it, or the answer to the last renewal got lost.
             stored = await self._bucket.read(keys.PLACER)
             if stored is not None and stored.value == self._record:
                 sequence = await self._put(after=stored.sequence)
         if sequence == 0:
-            self._lose("another gateway has it")
+            self._lose("another gateway holds the lease")
         self._tell()
 
     async def _is_same_bucket(self) -> bool:
-        """False when it was made anew, or nobody answers.
+        """Whether the bucket is still the one of this term; False when it was created anew, or the
+        server does not answer.
 
-        It counts from 1 again, and another gateway's record may have come to the number that this
-        one knows. That takes an absence: its own, or the server's.
+        A new bucket counts revisions from 1 again, so that another gateway's record may have
+        reached the revision known here. That takes an absence: this gateway's, or the server's.
         """
         reconnects = self._bus.reconnects
         if self.epoch and reconnects == self._reconnects:
@@ -143,13 +145,13 @@ class Lease:
         if created is None or self._epoch is None:
             return False
         if created != self._epoch.bucket:
-            self._lose("NATS has forgotten it")
+            self._lose("NATS lost its bucket")
             return False
         self._reconnects = reconnects
         return True
 
     async def _put(self, *, after: int) -> int | None:
-        began = self._clock()  # the server counts from later
+        began = self._clock()  # the server starts to count later than this
         sequence = await self._bucket.put_if(
             keys.PLACER, self._record, after=after, ttl_seconds=self._timing.lease_ttl_seconds
         )
@@ -165,21 +167,22 @@ class Lease:
         self._tell(why)
 
     def _tell_at_the_end(self) -> None:
-        """What is on screens must not wait for an answer that does not come."""
+        """Schedules the report of the lease's end: displays must not wait for an answer that never
+        comes."""
         if self._end:
             self._end.cancel()
         left = max(0.0, self._until - self._clock()) + 0.01
-        self._end = asyncio.get_running_loop().call_later(left, self._tell, "it has run out")
+        self._end = asyncio.get_running_loop().call_later(left, self._tell, "the lease has expired")
 
-    def _tell(self, why: str = "it has run out") -> None:
+    def _tell(self, why: str = "the lease has expired") -> None:
         epoch = self.epoch
         if epoch == self._told:
             return
         self._told = epoch
         if epoch:
-            log.info("this gateway places now, epoch %d", epoch.revision)
+            log.info("this gateway is the placer now, epoch %d", epoch.revision)
         else:
-            log.info("this gateway places no more: %s", why)
+            log.info("this gateway is no longer the placer: %s", why)
         self._on_change()
 
     def _changed(self, key: str, value: bytes | None) -> None:

@@ -1,4 +1,4 @@
-"""Orders to one node, and what it says to them: what the placer and the operators' verbs share."""
+"""Sends an order to one node and reads its reply; shared by the placer and the operators' verbs."""
 
 from protocol import codec, subjects
 from protocol.bus import Bus
@@ -12,7 +12,7 @@ Order = LoadOrder | UnloadOrder | PullOrder | RecycleOrder
 
 
 def verb_of(order: Order) -> str:
-    """The verb of an order in the subject it is sent on."""
+    """Returns the verb that an order has in its subject."""
     match order:
         case LoadOrder():
             return "load"
@@ -35,10 +35,10 @@ class NodeOrders:
         subject = subjects.node_verb(node, verb_of(order))
         answer = await self._bus.request(subject, codec.encode(order), timeout=ANSWER_SECONDS)
         if answer is None:
-            why = f"Node {node} did not answer within {ANSWER_SECONDS:.0f} s."
+            why = f"Node {node} did not answer within {ANSWER_SECONDS:.0f} s. Try again shortly."
             return WireError(ErrorCode.MODEL_UNAVAILABLE, why, retry_after_seconds=2)
         try:
             return codec.read_order_reply(answer).error
         except codec.UnreadableMessage as error:
-            why = f"Node {node} sent a reply that this version cannot read: {error}"
+            why = f"Node {node} sent a reply that this gateway's version cannot read: {error}"
             return WireError(ErrorCode.MODEL_UNAVAILABLE, why)

@@ -1,7 +1,7 @@
 """What operators can tell the fleet through any gateway: load, unload, pull, pin, drain, add.
 
 Loads, unloads and pulls are orders to a node, checked by the same placement as the placer's own;
-pins and drained nodes are wishes that stand in KV, and the placer carries them out. Raises
+pins and drained nodes are intents that stand in KV, and the placer carries them out. Raises
 ``FleetError`` for what cannot be done, with what would help. Must not know HTTP.
 """
 
@@ -41,18 +41,18 @@ class Planned(NamedTuple):
     model: str
     answer: FitResult
     lines: tuple[str, ...] = ()
-    """The arithmetic of its memory."""
+    """The breakdown of its memory, line by line."""
     already: tuple[str, ...] = ()
-    """Nodes that have it, or are about to: nothing is to be done."""
+    """Nodes that have it or are loading it, so that nothing is to be done."""
 
     @property
     def fit(self) -> Fit | None:
-        """The best one."""
+        """The best fit; None when it fits nowhere."""
         return self.answer.fits[0] if self.answer.fits else None
 
 
 class Operations:
-    """The verbs of one gateway."""
+    """The operators' verbs at one gateway."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Operations:
     # -- loads ---------------------------------------------------------------------------------
 
     def plan(self, name: str, node: str = "") -> Planned:
-        """What a load would do."""
+        """Plans a load without carrying it out."""
         model = self._known(name)
         if node:
             self._check_node(node)
@@ -94,7 +94,8 @@ class Operations:
         return Planned(model, answer, lines)
 
     async def load(self, name: str, node: str = "", source: str = "") -> Planned:
-        """Has a node load a model, in the place of others if need be; nothing new where it is."""
+        """Loads a model on a node, evicting others if necessary; does nothing where it is loaded
+        already."""
         if source:
             return await self._load_from(name, node, source)
         planned = self.plan(name, node)
@@ -113,13 +114,16 @@ class Operations:
             Victim(victim.model, self._snapshots.drain_seconds(victim.model))
             for victim in fit.victims
         )
-        devices = fit.devices if fit.has_files else ()  # what it takes is not known before
+        devices = (
+            fit.devices if fit.has_files else ()
+        )  # before the node has the files, it does not know what the model takes
         said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
         await self._order(fit.node, said)
         return planned
 
     async def _load_from(self, name: str, node: str, source: str) -> Planned:
-        """A source that the node may not know yet: it finds out what that takes."""
+        """Loads from a source that the node may not know yet: the node finds out what that
+        takes."""
         model = self._catalogue.resolve(name, self._fleet.models())
         node = node or self._only_node()
         self._check_node(node)
@@ -131,7 +135,7 @@ class Operations:
     async def unload(
         self, name: str, node: str = "", drain_seconds: float = 0.0, *, force: bool = False
     ) -> tuple[str, list[str]]:
-        """The model and the nodes on which it is unloaded."""
+        """Unloads a model; returns it and the nodes that unload it."""
         model = self._catalogue.resolve(name, self._fleet.models())
         if node:
             self._check_node(node)
@@ -143,7 +147,7 @@ class Operations:
             loaded = ", ".join(m for m in self._fleet.models() if self._fleet.placed(m)) or "none"
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"{where} the model {name!r} loaded. Loaded are: {loaded}.",
+                f"{where} the model {name!r} loaded. Loaded models: {loaded}.",
                 param="model",
             )
         pinned = sorted({*self._pinned_on(model)} & set(nodes))
@@ -151,7 +155,7 @@ class Operations:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
                 f"{model} is pinned on {', '.join(pinned)}. Unpin it first, or unload it with "
-                "force; as long as it is pinned, it comes back.",
+                "force; as long as it is pinned, it will be loaded again.",
                 param="force",
             )
         for one in nodes:
@@ -160,7 +164,7 @@ class Operations:
         return model, nodes
 
     async def pull(self, name: str, node: str = "", source: str = "") -> tuple[str, list[str]]:
-        """The model and the nodes that fetch its files."""
+        """Fetches a model's files; returns the model and the nodes that fetch them."""
         model = self._catalogue.resolve(name, self._fleet.models())
         nodes = [node] if node else sorted(self._fleet.alive_names())
         if not nodes:
@@ -176,15 +180,16 @@ class Operations:
     # -- the catalogue -------------------------------------------------------------------------
 
     async def add(self, profile: Profile) -> None:
-        """From now on the catalogue has this profile, also after restarts. Names that lead
-        elsewhere already are refused."""
+        """Adds a profile to the catalogue, where it survives restarts. Refuses names that already
+        lead elsewhere."""
         self._check_is_not_of_the_file(profile.id)
         for alias in profile.aliases:
             there = self._catalogue.owner(alias)
             if there not in ("", profile.id) or alias in self._catalogue.models:
                 raise FleetError(
                     ErrorCode.INVALID_REQUEST,
-                    f"aliases: {alias!r} is a name of {there or alias}.",
+                    f"aliases: {alias!r} is already a name of {there or alias}. Choose another "
+                    "one.",
                     param="aliases",
                 )
         record = CatalogueRecord(self._instance, profile, Origin.OPERATOR)
@@ -193,13 +198,13 @@ class Operations:
             raise _not_written()
 
     async def remove(self, model: str) -> None:
-        """The catalogue has it no more; what is loaded stays."""
+        """Removes a profile from the catalogue; a loaded model stays loaded."""
         self._check_is_not_of_the_file(model)
         if model not in self._catalogue.models:
             have = ", ".join(self._catalogue.models) or "none"
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"The catalogue has no model {model!r}. It has: {have}.",
+                f"The catalogue has no model {model!r}. Its models: {have}.",
                 param="model",
             )
         if not await KvBucket(self._bus, keys.CATALOGUE).delete(keys.catalogue(model)):
@@ -209,21 +214,21 @@ class Operations:
         if self._catalogue.origin(model) is Origin.FILE:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"{model} is in models.toml, and would be as it says there again. Change the file, "
-                "and have it read with 'cortex reload' or SIGHUP.",
+                f"{model} is defined in models.toml, which would overwrite this change. Edit the "
+                "file, then have it read with 'cortex reload' or SIGHUP.",
                 param="model",
             )
 
-    # -- wishes that stand ---------------------------------------------------------------------
+    # -- intents that stand --------------------------------------------------------------------
 
     async def pin(self, name: str, nodes: Sequence[str] = ()) -> tuple[str, list[str]]:
-        """From now on the model is always loaded on these nodes, and never evicted."""
+        """Pins a model: it is always loaded on these nodes, and never evicted."""
         model = self._known(name)
         on = set(nodes) or {p.record.node for p in self._fleet.ready(model)}
         if not on:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"node: {model} is loaded nowhere. Say on which node it shall be pinned.",
+                f"node: {model} is not loaded on any node. Name the node to pin it on.",
                 param="node",
             )
         for node in on:
@@ -234,13 +239,13 @@ class Operations:
         return model, sorted(on)
 
     async def unpin(self, name: str, node: str = "") -> tuple[str, list[str]]:
-        """The model and the nodes on which it is no longer pinned."""
+        """Unpins a model; returns it and the nodes on which it is no longer pinned."""
         model = self._catalogue.resolve(name, self._fleet.models())
         pinned = self._intent.pinned_on(model)
         gone = ({node} if node else set(pinned)) & pinned
         if not gone:
             listed = self._catalogue.profile(model).pinned_on
-            why = f" It is pinned on {', '.join(listed)} by models.toml." if listed else ""
+            why = f" models.toml pins it on {', '.join(listed)}: edit it there." if listed else ""
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
                 f"No operator has pinned {model}{f' on {node}' if node else ''}.{why}",
@@ -255,12 +260,13 @@ class Operations:
         return model, sorted(gone)
 
     async def drain(self, node: str) -> None:
-        """The node's models go, as their streams end, and none come, until it is undrained."""
+        """Drains a node: its models go as their streams end, and no model is loaded until it is
+        undrained."""
         self._check_node(node)
         await self._write(keys.drain(node), codec.encode(Drain(self._instance, node)))
 
     async def undrain(self, node: str) -> None:
-        """The node takes models again."""
+        """Lets a drained node take models again."""
         if not self._intent.is_drained(node):
             raise FleetError(
                 ErrorCode.INVALID_REQUEST, f"node: {node} is not drained.", param="node"
@@ -280,8 +286,8 @@ class Operations:
             have = ", ".join(self._fleet.models()) or "none"
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"No node offers the model {name!r}, nor is it in the catalogue. There are: {have}."
-                " A folder or a Hugging Face id is named as the source.",
+                f"No node offers the model {name!r}, nor is it in the catalogue. Known models: "
+                f"{have}. To load a folder or a Hugging Face id, name it as the source.",
                 param="model",
             )
         return model
@@ -295,7 +301,7 @@ class Operations:
             have = ", ".join(sorted(names)) or "none"
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"node: there is no node {node!r}. There are: {have}.",
+                f"node: there is no living node {node!r}. Living nodes: {have}.",
                 param="node",
             )
 
@@ -303,8 +309,8 @@ class Operations:
         names = sorted(self._fleet.alive_names())
         if len(names) == 1:
             return names[0]
-        have = f"There are: {', '.join(names)}." if names else "There is none at the moment."
-        raise FleetError(ErrorCode.INVALID_REQUEST, f"node: say which. {have}", param="node")
+        have = f"Living nodes: {', '.join(names)}." if names else "No node is alive at the moment."
+        raise FleetError(ErrorCode.INVALID_REQUEST, f"node: name one. {have}", param="node")
 
     async def _order(self, node: str, rank_victims: Order) -> None:
         error = await self._orders.send(node, rank_victims)
@@ -314,7 +320,9 @@ class Operations:
 
 def _not_written() -> FleetError:
     return FleetError(
-        ErrorCode.BUS_UNAVAILABLE, "NATS has not stored the wish.", retry_after_seconds=2
+        ErrorCode.BUS_UNAVAILABLE,
+        "NATS did not store the change. Try again in a few seconds.",
+        retry_after_seconds=2,
     )
 
 

@@ -1,4 +1,4 @@
-"""What may differ between the gateways of a fleet in how they place models."""
+"""The settings by which gateways may differ in how they place models."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ PLACE_SECONDS = 120.0
 
 
 class PlacementOptions(NamedTuple):
-    """What may differ between gateways; it should not between those of one fleet."""
+    """How a gateway places models; all gateways of one fleet should agree."""
 
     strategy: Strategy = Strategy.LRU
-    """Who goes first when memory is needed."""
+    """Decides who is evicted first when memory is needed."""
     defrag_after_cycles: int = 0
-    """Loads on a node after which its older engines are started anew; 0 = never."""
+    """Loads on a node after which its older engines are restarted; 0 means never."""
     place_seconds: float = PLACE_SECONDS
-    """How long a request waits for a place for its model."""
+    """How long a request waits for room for its model."""
     admitted: frozenset[str] = frozenset()
-    """Only these nodes are used; empty = all."""
+    """The only nodes that are used; empty means all."""

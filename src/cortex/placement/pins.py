@@ -1,4 +1,4 @@
-"""What operators have said for good, pins and drained nodes; a view of ``cortex_placement``."""
+"""Operators' standing intent, pins and drained nodes: a view of ``cortex_placement``."""
 
 import logging
 
@@ -10,17 +10,17 @@ log = logging.getLogger("placer")
 
 
 class OperatorIntent:
-    """Wishes that stand until they are taken back; and what the placer has written beside them."""
+    """Intent that stands until it is withdrawn, beside what the placer wrote there."""
 
     def __init__(self) -> None:
         self._pins: dict[str, frozenset[str]] = {}
         self._drained: set[str] = set()
         self._placements: dict[str, Placement] = {}
         self.version = 0
-        """Another one after every change."""
+        """Changes whenever a record does."""
 
     def key_changed(self, key: str, value: bytes | None) -> None:
-        """A key of ``cortex_placement`` was written, or is gone (None)."""
+        """Takes in a key of ``cortex_placement`` that was written, or removed (None)."""
         self.version += 1
         kind, _, rest = key.partition(".")
         try:
@@ -38,22 +38,22 @@ class OperatorIntent:
                 if value:
                     self._placements[key] = codec.read_placement(value)
         except (InvalidName, codec.UnreadableMessage) as error:
-            log.warning("ignored %s in %s: %s", key, keys.PLACEMENT, error)
+            log.warning("ignored the unreadable record %s in %s: %s", key, keys.PLACEMENT, error)
 
     @property
     def pins(self) -> dict[str, frozenset[str]]:
-        """Nodes by pinned model."""
+        """Returns the nodes of every pinned model."""
         return dict(self._pins)
 
     @property
     def placements(self) -> tuple[Placement, ...]:
-        """What the placer has decided."""
+        """Returns what the placer has decided."""
         return tuple(self._placements.values())
 
     def pinned_on(self, model: str) -> frozenset[str]:
-        """The nodes on which an operator wants it."""
+        """Returns the nodes on which operators have pinned *model*."""
         return self._pins.get(model, frozenset())
 
     def is_drained(self, node: str) -> bool:
-        """Whether it shall have no models."""
+        """Whether operators have drained *node*."""
         return node in self._drained

@@ -1,8 +1,8 @@
 """The placer: the one gateway that loads and evicts. It looks, plans, and sends orders.
 
 It acts only while it holds the lease, and every order carries the lease's epoch, so that a neuron
-refuses what a predecessor still sends. Nothing is remembered that a successor would need: what is
-wanted and what is lies in the records.
+refuses what a predecessor still sends. It remembers nothing that a successor would need: the
+records hold what is wanted and what is loaded.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from protocol.runtime.waiting import wait_at_most
 log = logging.getLogger("placer")
 
 LOOK_SECONDS = 0.1
-"""Between two looks while something is wanted."""
+"""Time between two looks while something is wanted."""
 IDLE_LOOK_SECONDS = 2.0
 WRITE_SECONDS = 0.5
-"""Between two looks at whether what people read has changed."""
+"""Time between two checks of whether the displayed records must change."""
 SEEN_SECONDS = 3.0
-"""An order whose effect is not seen in the records by then had none."""
+"""An order that shows no effect in the records within this time had none."""
 COOLING_SECONDS = 3.0
-"""A node that could not obey is not asked for the same model again for so long."""
+"""How long a node that refused a load is not asked for the same model again."""
 
 
 class _Sent(NamedTuple):
-    """An order whose effect is not in the records yet."""
+    """A load order whose effect does not show in the records yet."""
 
     load: planner.LoadAction
     at: float
@@ -59,7 +59,8 @@ class Published(NamedTuple):
 
 
 class Placer:
-    """Of one gateway. *epoch* is None while another one places."""
+    """Places models while its gateway holds the lease; *epoch* is None while another gateway
+    does."""
 
     def __init__(
         self,
@@ -94,11 +95,11 @@ class Placer:
         """Orders that nodes have accepted since the start, by kind; load victims are evictions."""
 
     def wake(self) -> None:
-        """Something new is wanted."""
+        """Looks again at once, as something has changed."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Places until it is cancelled."""
         while True:
             self._woken.clear()
             epoch = self._epoch()
@@ -143,8 +144,15 @@ class Placer:
             epoch,
             load.why,
         )
-        goes = f", {', '.join(load.victims)} goes" if load.victims else ""
-        log.info("epoch %d: %s to %s: %s%s", epoch.revision, load.model, load.node, load.why, goes)
+        goes = f"; evicting {', '.join(load.victims)}" if load.victims else ""
+        log.info(
+            "epoch %d: loading %s on %s: %s%s",
+            epoch.revision,
+            load.model,
+            load.node,
+            load.why,
+            goes,
+        )
         self._sent[load.node] = _Sent(load, time.monotonic())
         self._whys[load.node, load.model] = Placement(
             self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
@@ -159,7 +167,11 @@ class Placer:
         if self._is_told(unload.node, unload.model):
             return
         log.info(
-            "epoch %d: %s leaves %s: %s", epoch.revision, unload.model, unload.node, unload.why
+            "epoch %d: unloading %s from %s: %s",
+            epoch.revision,
+            unload.model,
+            unload.node,
+            unload.why,
         )
         order = UnloadOrder(
             unload.model, self._snapshots.drain_seconds(unload.model), epoch, unload.why
@@ -170,7 +182,7 @@ class Placer:
     async def _pull(self, pull: planner.PullAction, epoch: Epoch) -> None:
         if self._is_told(pull.node, pull.model):
             return
-        log.info("epoch %d: %s fetches %s: %s", epoch.revision, pull.node, pull.model, pull.why)
+        log.info("epoch %d: fetching %s on %s: %s", epoch.revision, pull.model, pull.node, pull.why)
         profile = self._catalogue.listed(pull.model)
         order = PullOrder(pull.model, profile.source if profile else "", profile, epoch)
         await self._order(pull.node, order)
@@ -178,7 +190,7 @@ class Placer:
     async def _recycle(self, recycle: planner.RecycleAction, epoch: Epoch) -> None:
         if self._is_told(recycle.node, recycle.model):
             return
-        log.info("%s on %s is to be recycled: %s", recycle.model, recycle.node, recycle.why)
+        log.info("restarting the engine of %s on %s: %s", recycle.model, recycle.node, recycle.why)
         began = next(
             (
                 placed.record.loads
@@ -190,11 +202,11 @@ class Placer:
         order = RecycleOrder(recycle.model, began + recycle.loads, epoch)
         if await self._order(recycle.node, order):
             self.ordered["recycle"] += 1
-        else:
-            self._told.pop((recycle.node, recycle.model), None)  # in use by now: soon again
+        else:  # it is in use by now: ask again soon
+            self._told.pop((recycle.node, recycle.model), None)
 
     def _is_told(self, node: str, model: str) -> bool:
-        """Whether an order to the node has just gone out, whose effect is not to be seen yet."""
+        """Whether an order to the node has just gone out and cannot have shown its effect yet."""
         now = time.monotonic()
         self._told = {key: at for key, at in self._told.items() if now - at < SEEN_SECONDS}
         if (node, model) in self._told:
@@ -203,9 +215,9 @@ class Placer:
         return False
 
     async def _order(self, node: str, order: Order) -> bool:
-        """Sends an order; True when the node has accepted it."""
+        """Sends an order; True when the node accepted it."""
         if self._epoch() is None:
-            return False  # it ran out while this was on its way
+            return False  # the lease expired while this was being prepared
         error = await self._orders.send(node, order)
         if error is None:
             return True
@@ -216,10 +228,10 @@ class Placer:
             self._cool(node, order.model, error.message)
         return False
 
-    # -- what becomes of them ------------------------------------------------------------------
+    # -- outcomes of orders ---------------------------------------------------------------------
 
     def _settle(self, snapshot: Snapshot) -> None:
-        """Forgets orders whose effect is in the records, or did not come."""
+        """Forgets orders whose effect shows in the records, or never came."""
         now = time.monotonic()
         for node, sent in list(self._sent.items()):
             states = {p.record.node: p.record.state for p in self._fleet.placed(sent.load.model)}
@@ -228,7 +240,7 @@ class Placer:
                     del self._sent[node]
             elif now - sent.at > SEEN_SECONDS:
                 del self._sent[node]
-                self._cool(node, sent.load.model, "it gave up a load a moment ago")
+                self._cool(node, sent.load.model, "it abandoned a load of this model a moment ago")
 
     def _cool(self, node: str, model: str, why: str) -> None:
         self._cooling[node, model] = (time.monotonic() + COOLING_SECONDS, why)
@@ -238,10 +250,10 @@ class Placer:
         self._cooling = {key: c for key, c in self._cooling.items() if c[0] > now}
         return {key: why for key, (_, why) in self._cooling.items()}
 
-    # -- what people read ----------------------------------------------------------------------
+    # -- records for people ---------------------------------------------------------------------
 
     async def _write(self, snapshot: Snapshot, epoch: Epoch) -> None:
-        """What should be where, and who would go first; on change only."""
+        """Writes what should be where and who would be evicted first, where that changed."""
         here = {(node.name, r.model): r for node in snapshot.nodes for r in node.residents}
         self._whys = {
             key: p for key, p in self._whys.items() if key in here or key[0] in self._sent

@@ -1,15 +1,16 @@
-"""Which model is loaded where, and what goes for it, and when. Pure: the picture in, orders out.
+"""Plans which model is loaded where, what is evicted for it, and when.
 
-Loading is dear and waiting is cheap, up to a bound. So a model that is wanted displaces
+Pure: a snapshot in, orders out. Loading is expensive; waiting is cheap until it nears its bound. So
+a wanted model displaces
 
-- what is idle, once its requests have waited for half again as long as the node has spent on
-  loading in the last minute: at once where nothing was loaded lately; and the more the models take
-  turns, the longer requests gather, so that one load serves them all; or once it has been idle for
-  long beside what the load takes;
-- whatever may go, as soon as a later start would let somebody wait beyond the bound.
+- what is idle, once its requests have waited 1.5 times as long as the node has spent on loading in
+  the last minute: at once where nothing was loaded lately, and later the more the models take
+  turns, so that requests gather and one load serves them all; or once the idle model has been idle
+  for long compared with the time of the load;
+- whatever may be evicted, as soon as a later start would make a request wait beyond the bound.
 
-Wants of one node are served by deadline, each with the time for its own load and a little service,
-so that the last of them is still in time. A stream that runs is never cut: its model drains.
+Wants of one node are served by deadline, each with the time for its own load and some service, so
+that even the last of them is in time. A running stream is never cut: its model drains.
 """
 
 import itertools
@@ -30,41 +31,41 @@ from cortex.placement.fit import (
 )
 
 GATHER = 1.5
-"""Times the seconds that a node has spent on loading in the last minute, requests for a model wait
-before it displaces an idle one."""
+"""Requests for a model wait this many times the seconds that a node spent on loading in the last
+minute, before the model displaces an idle one."""
 COLD = 3.0
-"""Times the seconds of the load, after which an idle one goes at once: then somebody who uses one
-model after the other gains nothing from waiting."""
+"""A model that has been idle for this many times the seconds of the load goes at once: then a user
+who uses one model after another would gain nothing from waiting."""
 SERVICE_SECONDS = 2.0
-"""A model that was loaded serves for so long before the next one takes its place."""
+"""How long a loaded model serves before the next one takes its place."""
 CROWDED_SECONDS = 5.0
-"""Requests that wait for so long beside busy replicas are worth another one."""
+"""How long requests must wait beside busy replicas to justify another replica."""
 
 
 class Want(NamedTuple):
-    """A model that requests wait for, or that shall always be there."""
+    """A model that requests wait for, or that must always be loaded."""
 
     need: Need
     waited_seconds: float
-    """The oldest request."""
+    """How long the oldest request has waited."""
     bound_seconds: float
     """How long a request may wait for its model."""
     load_seconds: float
-    """What a load of it takes, as far as is known."""
+    """What loading it takes, as far as is known."""
     replicas: int = 0
-    """How many are ready; then all of them are busy."""
+    """How many replicas are ready, all of them busy."""
     max_replicas: int = 1
     why: str = ""
-    """When it is not requests that want it."""
+    """The reason, when it is not a waiting request."""
 
     @property
     def deadline(self) -> float:
-        """Seconds from now until the oldest request has waited for too long."""
+        """Seconds from now until the oldest request has waited too long."""
         return self.bound_seconds - self.waited_seconds
 
 
 class LoadAction(NamedTuple):
-    """An order: the victims are drained in this order, until the model fits."""
+    """An order to load a model: the victims are drained in this order, until the model fits."""
 
     model: str
     node: str
@@ -74,7 +75,7 @@ class LoadAction(NamedTuple):
 
 
 class PullAction(NamedTuple):
-    """An order: fetch the files, so that it can be loaded."""
+    """An order to fetch a model's files, so that it can be loaded."""
 
     model: str
     node: str
@@ -82,7 +83,7 @@ class PullAction(NamedTuple):
 
 
 class UnloadAction(NamedTuple):
-    """An order: it has been idle for longer than it may be, or its node shall be empty."""
+    """An order to unload a model: it exceeds its idle limit, or its node is being drained."""
 
     model: str
     node: str
@@ -90,17 +91,17 @@ class UnloadAction(NamedTuple):
 
 
 class RecycleAction(NamedTuple):
-    """An order: start its engine anew."""
+    """An order to restart a model's engine."""
 
     model: str
     node: str
     loads: int
-    """Of the node, since its engine was started or should have been."""
+    """Loads of the node since the engine was started, or should have been."""
     why: str
 
 
 class PlacementPlan(NamedTuple):
-    """What is to be done now."""
+    """What to do now."""
 
     loads: tuple[LoadAction, ...]
     unloads: tuple[UnloadAction, ...]
@@ -115,11 +116,11 @@ def plan(
     strategy: Strategy,
     defrag_after: int = 0,
 ) -> PlacementPlan:
-    """The orders of this moment.
+    """Decides the orders of this moment.
 
-    *nodes*: what an order under way will take or free is in their books already. *taken*: nodes on
-    which a load is under way; each does one at a time. *defrag_after*: so many loads on a node make
-    its older engines worth a new start, when they are idle; 0 = never.
+    *nodes* already count what an order under way will take or free. *taken* are the nodes on which
+    a load is under way; each does one at a time. *defrag_after* is the number of loads on a node
+    after which its older engines are restarted when they are idle; 0 means never.
     """
     books = {node.name: node for node in nodes}
     free = set(books) - set(taken)
@@ -151,7 +152,7 @@ def plan(
 
 
 def _recycle(node: NodeView, defrag_after: int) -> RecycleAction | None:
-    """One at a time on a node, the oldest first."""
+    """Restarts one engine at a time on a node, the oldest first."""
     old = [r for r in node.residents if r.loads_since >= defrag_after]
     idle = [r for r in old if r.is_ready and not r.is_busy]
     if not idle or not all(r.is_ready for r in node.residents):
@@ -163,8 +164,8 @@ def _recycle(node: NodeView, defrag_after: int) -> RecycleAction | None:
 
 
 def _unloads(books: dict[str, NodeView]) -> list[UnloadAction]:
-    """Of replicas that have been idle for too long the longest idle goes, and the others are looked
-    at again without it."""
+    """Unloads replicas that exceed their idle limit: the longest idle first, then looks at the
+    others again without it."""
     unloads = []
     found = [(r.idle_seconds, node, r.model) for node in books for r in books[node].residents]
     for _, node, model in sorted(found, reverse=True):
@@ -179,7 +180,7 @@ def _unloads(books: dict[str, NodeView]) -> list[UnloadAction]:
 
 
 def _count_out(books: dict[str, NodeView], models: Collection[str]) -> None:
-    """One replica less of each of *models*, for those that stay."""
+    """Subtracts one replica of each of *models* from the books of those that stay."""
     for name, node in books.items():
         residents = tuple(
             r._replace(replicas=r.replicas - 1) if r.model in models else r for r in node.residents
@@ -188,18 +189,19 @@ def _count_out(books: dict[str, NodeView], models: Collection[str]) -> None:
 
 
 def _why_unload(node: NodeView, resident: ResidentView) -> str:
-    """Empty for one that stays."""
+    """Returns the reason to unload a resident; empty for one that stays."""
     if not resident.is_ready:
         return ""
     if node.is_draining:
-        return "the node drains"
+        return "the node is draining"
     if resident.is_expired and not (resident.is_pinned or resident.is_last):
         return f"idle for {resident.idle_seconds:.0f} s"
     return ""
 
 
 def _is_worth(want: Want) -> bool:
-    """The first replica at once, another one when its requests keep waiting."""
+    """Whether another load is justified: the first replica always is, a further one when its
+    requests keep waiting."""
     if want.replicas == 0:
         return True
     return want.replicas < want.max_replicas and want.waited_seconds >= CROWDED_SECONDS
@@ -219,7 +221,8 @@ def _ask(
         return has_gathered or all(map(is_cold, until(resident, node)))
 
     def until(resident: ResidentView, node: NodeView) -> Iterator[ResidentView]:
-        """It and those that go before it: by classes they may have been used more recently."""
+        """Seconds until *resident* and those that go before it may be displaced: in order of class,
+        those before it may have been used more recently."""
         for other in rank_victims(
             (r for r in node.residents if may_displace(want.need, r)), strategy
         ):
@@ -234,14 +237,15 @@ def _ask(
 
 
 def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:
-    """Models that must be started now, or somebody on their node waits beyond the bound."""
+    """Selects models whose load must start now, because otherwise a request on their node would
+    wait beyond the bound."""
     queues: dict[str, list[Want]] = {}
     for want in wants:
         answer = could_be_had(want.need, nodes)
         if answer.fits and not want.replicas:
             queues.setdefault(answer.fits[0].node, []).append(want)
     urgent = set()
-    for queue in queues.values():  # by deadline, as the wants are
+    for queue in queues.values():  # sorted by deadline, as the wants are
         ends = itertools.accumulate(want.load_seconds + SERVICE_SECONDS for want in queue)
         slack = (want.deadline - end for want, end in zip(queue, ends, strict=True))
         if min(slack) <= 0:
@@ -250,7 +254,7 @@ def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:
 
 
 def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
-    """The node's books with an order entered: the victims' memory is spoken for."""
+    """Returns the node's books with an order entered: the victims' memory is spoken for."""
     gone = {victim.model for victim in fit.victims}
     freed = [
         sum(r.bytes_each for r in fit.victims if device in r.devices)
@@ -275,4 +279,6 @@ def _why(want: Want) -> str:
         return want.why
     if not want.replicas:
         return f"wanted for {want.waited_seconds:.0f} s"
-    return f"{want.replicas} replicas are full, requests have waited {want.waited_seconds:.0f} s"
+    return (
+        f"{want.replicas} replicas are full, and requests have waited {want.waited_seconds:.0f} s"
+    )

@@ -1,7 +1,7 @@
-"""Everything of a gateway that has to do with where models are: the one place that wires it.
+"""Wires everything in a gateway that concerns where models are, in one place.
 
-The views of what is wanted and pinned, the survey of the fleet, the lease, the placer, and the
-verbs of operators.
+It holds the views of demand and pins, the snapshots of the fleet, the lease, the placer, and the
+operators' verbs.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from protocol.bus.view import Listener
 
 
 class PlacementService:
-    """One gateway's. *on_change* is called when it has won or lost the lease."""
+    """One gateway's share in placement. *on_change* is called when it has won or lost the lease."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PlacementService:
         )
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs views, lease and placer until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for view in self._views:
                 tasks.create_task(view.run(), name="view of placement")
@@ -93,4 +93,5 @@ class PlacementService:
 
 
 def _unread(key: str, value: bytes | None) -> None:
-    """The order of eviction is for people; the view is what the mirror compares with."""
+    """Ignores the eviction order, which is for people; the view serves the mirror for
+    comparison."""

@@ -1,8 +1,8 @@
 """The fleet as placement sees it: nodes with their books, and what is wanted of them.
 
-It turns records, heartbeats, profiles, pins and demand into the plain data of ``placement`` and
-``planner``, and remembers what no record says: since when a model is ready, what was loaded lately,
-which order is under way. It decides nothing.
+It turns records, heartbeats, profiles, pins and demand into the plain data of ``fit`` and
+``planner``, and remembers what no record says: since when a model has been ready, what was loaded
+lately, which order is under way. It decides nothing.
 """
 
 import time
@@ -19,35 +19,35 @@ from cortex.placement.planner import Want
 from protocol.fleet import Device, DeviceKind, ModelLoad, ModelRecord, ModelState
 
 RECENT_SECONDS = 60.0
-"""What was loaded in it counts as lately."""
+"""Loads within this time count as recent."""
 DRAIN_SECONDS = 30.0
 USUAL_LOAD_SECONDS = 5.0
-"""Of a model that was never loaded, and what its bytes take besides."""
+"""Assumed load time of a model that was never loaded, to which the time for its bytes is added."""
 BYTES_PER_SECOND = 1e9
 STANDING_BOUND_SECONDS = 60.0
 """How long a pinned model, or one below its minimum, may stay unloaded beside busy ones."""
 
 _HOLDING = (ModelState.LOADING, ModelState.READY, ModelState.DRAINING)
 Key = tuple[str, str]
-"""Node and model."""
+"""A node and a model."""
 
 
 class Snapshot(NamedTuple):
-    """Of one moment."""
+    """The fleet at one moment."""
 
     nodes: tuple[NodeView, ...]
     wants: tuple[Want, ...]
     taken: frozenset[str]
-    """Nodes that load something, or make room for it."""
+    """Nodes that are loading a model or making room for one."""
 
 
 def has_only_cpu(devices: Sequence[Device]) -> bool:
-    """Whether all devices that models may have are CPUs."""
+    """Whether all devices that models may use are CPUs."""
     return all(device.kind is DeviceKind.CPU for device in devices if device.budget_bytes)
 
 
 class SnapshotBuilder:
-    """One gateway's."""
+    """Makes one gateway's snapshots."""
 
     def __init__(
         self,
@@ -66,17 +66,19 @@ class SnapshotBuilder:
         self._loads: deque[tuple[float, str, float]] = deque()
         self._missing_since: dict[Key, float] = {}
         self._known: set[str] = set()  # nodes that were alive at the last look
-        self._recent: dict[str, float] = defaultdict(float)  # seconds of loads lately, by node
-        self._ready: Counter[str] = Counter()  # replicas, as of the last look
+        self._recent: dict[str, float] = defaultdict(
+            float
+        )  # seconds spent on recent loads, by node
+        self._ready: Counter[str] = Counter()  # ready replicas, as of the last look
         self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
 
     @property
     def version(self) -> object:
-        """Another one after every change but those of loads and ages."""
+        """Changes with everything except slot loads and ages."""
         return self._fleet.version, self._catalogue.version, self._intent.version
 
     def need(self, model: str) -> Need:
-        """What a model asks of a node."""
+        """Returns what a model requires of a node."""
         profile = self._catalogue.profile(model)
         return Need(
             model,
@@ -87,7 +89,7 @@ class SnapshotBuilder:
         )
 
     def look(self, refused: dict[Key, str] | None = None) -> Snapshot:
-        """*refused*: what the caller knows to be no use now."""
+        """Takes a snapshot; *refused* are loads that the caller knows to be pointless now."""
         self._remember()
         demands = self._demands.by_model()
         models = self._fleet.models()
@@ -102,12 +104,12 @@ class SnapshotBuilder:
         return Snapshot(nodes, tuple(self._wants(nodes, demands)), taken)
 
     def drain_seconds(self, model: str) -> float:
-        """How long streams may stay on a replica that goes, until they move: only where somebody
-        else has the model; 0 = for as long as they take."""
+        """How long streams may stay on a replica that is being unloaded before they move, which
+        needs another replica; 0 means for as long as they take."""
         return DRAIN_SECONDS if len(self._fleet.ready(model)) > 1 else 0.0
 
     def is_coming(self, model: str) -> bool:
-        """Whether some node loads or fetches it."""
+        """Whether some node is loading or fetching it."""
         return any(
             placed.record.state in (ModelState.LOADING, ModelState.FETCHING)
             for placed in self._fleet.placed(model)
@@ -144,11 +146,14 @@ class SnapshotBuilder:
         )
 
     def _unknown_to(self, node: Node, records: list[ModelRecord]) -> dict[str, str]:
-        """Models that this node does not offer, or of which nobody can say whether they fit."""
+        """Lists models that this node does not offer, or of which it is not known whether they
+        fit."""
         if node.info is None:
-            return dict.fromkeys(self._asked, "it has not said yet what devices it has")
+            return dict.fromkeys(self._asked, "it has not reported its devices yet")
         known = {record.model for record in records}
-        return dict.fromkeys(self._asked - known, "it has neither the files nor a source of them")
+        return dict.fromkeys(
+            self._asked - known, "it has neither the model's files nor a source for them"
+        )
 
     def _devices(self, node: Node, held: list[ModelRecord]) -> Iterator[DeviceView]:
         usage = node.live.usage if node.live else ()
@@ -182,7 +187,7 @@ class SnapshotBuilder:
         )
 
     def _remember(self) -> None:
-        """Notes what has become ready, and what it took."""
+        """Records which models have become ready, and how long they took to load."""
         now, ready, alive = self._clock(), set(), set()
         for node in self._fleet.alive():
             alive.add(node.name)
@@ -192,7 +197,7 @@ class SnapshotBuilder:
                     ready.add(key)
                     if key not in self._ready_since:
                         self._ready_since[key] = now
-                        if node.name in self._known:  # else it may have been there for long
+                        if node.name in self._known:  # otherwise it may have been there for long
                             self._loads.append((now, node.name, record.load_seconds))
         self._known = alive
         for key in set(self._ready_since) - ready:
@@ -226,7 +231,7 @@ class SnapshotBuilder:
                 )
 
     def _standing_wants(self, nodes: tuple[NodeView, ...]) -> list[Want]:
-        """Pins, and minimum replicas, as far as they are not met."""
+        """Lists pins and minimum replicas that are not met."""
         wants = []
         alive = {node.name: node for node in nodes if not node.is_draining}
         known = {*self._catalogue.models, *self._intent.pins}
@@ -244,7 +249,7 @@ class SnapshotBuilder:
         return wants
 
     def _load_seconds(self, model: str) -> float:
-        """What a load takes, as far as is known."""
+        """Estimates how long loading *model* takes."""
         records = self._fleet.records(model)
         if took := [r.load_seconds for r in records if r.load_seconds]:
             return max(took)

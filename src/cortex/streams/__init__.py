@@ -1,1 +1,9 @@
-"""Room."""
+"""The life of one answer as its gateway sees it: frames in, events and actions out.
+
+Decided here: which frame belongs to the present attempt, what is missing, what the client gets, and
+when a stream is over. Pure: ``cortex.dispatch.receiver`` feeds frames in and carries out the
+actions, and the dialects render the events.
+
+Read ``events`` (what comes out) first, then ``state`` (the state machine), then ``inbox`` (how a
+reader takes many events at once).
+"""

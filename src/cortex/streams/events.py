@@ -37,7 +37,7 @@ class Alive(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The answer is complete."""
+    """The answer is complete; nothing follows."""
 
     reason: FinishReason
     usage: Usage

@@ -1,7 +1,7 @@
 """Histograms that cost little per observation.
 
 Those of prometheus-client walk their buckets in Python for every value, which is too much for every
-token of every stream; here an observation is one bisection, and the walk happens at the scrape.
+token of every stream. Here an observation is one bisection, and the walk happens at the scrape.
 """
 
 from bisect import bisect_left

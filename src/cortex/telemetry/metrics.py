@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    """The client left."""
+    """The client left before the end."""
     REFUSED = "refused"
     """The request itself was at fault."""
     OVERLOADED = "overloaded"
@@ -88,11 +88,13 @@ class Metrics:
             "cortex_tokens", "Tokens by kind.", ["model", "kind"], registry=self._registry
         )
         self._moves = Counter(
-            "cortex_moves", "Neurons that a stream was moved from.", registry=self._registry
+            "cortex_moves",
+            "Times that a stream was moved away from a neuron.",
+            registry=self._registry,
         )
         self._moved = Counter(
             "cortex_moved_requests",
-            "Finished answers that moved: the same to the bit, or only continued.",
+            "Finished answers that moved: bit-identical, or only continued.",
             ["continuity"],
             registry=self._registry,
         )
@@ -100,21 +102,21 @@ class Metrics:
             self._moved.labels(continuity)
         self._offers = Counter(
             "cortex_prefix_offers",
-            "Requests offered to the node that has computed their prompt's beginning.",
+            "Requests offered to the node that has computed their prompt's prefix.",
             ["outcome"],
             registry=self._registry,
         )
         for answer in _OFFERS.values():
             self._offers.labels(answer)
-        self._queue = self._histogram("cortex_queue_seconds", "In the line.", _LATENCY)
+        self._queue = self._histogram("cortex_queue_seconds", "Seconds in the queue.", _LATENCY)
         self._first = self._histogram(
-            "cortex_first_token_seconds", "From admission to the first token.", _LATENCY
+            "cortex_first_token_seconds", "Seconds from admission to the first token.", _LATENCY
         )
         self._between = self._histogram(
-            "cortex_inter_token_seconds", "Between two tokens of a stream.", GAP_BOUNDS
+            "cortex_inter_token_seconds", "Seconds between two tokens of a stream.", GAP_BOUNDS
         )
         self._whole = self._histogram(
-            "cortex_request_seconds", "From admission to the end.", _LATENCY
+            "cortex_request_seconds", "Seconds from admission to the end.", _LATENCY
         )
 
     def began(self, record: Record) -> None:

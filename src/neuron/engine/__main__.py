@@ -1,7 +1,7 @@
 """``python -m neuron.engine --fd N``: an engine process, started by the neuron service.
 
-*N* is its end of the channel's socketpair. A model over several devices has such a process for each
-of them, its ranks. The process ends with its parent, whatever happens.
+*N* is its end of the channel's socketpair. A model that is spread over several devices has one such
+process per device, its ranks. The process always ends together with its parent.
 """
 
 import argparse
@@ -24,12 +24,17 @@ def main() -> int:
     """Runs the engine; returns the exit status (see ``serve.py``)."""
     parser = argparse.ArgumentParser(prog="neuron.engine", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the channel's file descriptor")
-    parser.add_argument("--rank", type=int, default=0, help="which one of its group it is")
+    parser.add_argument("--rank", type=int, default=0, help="its rank in the group")
     parser.add_argument(
-        "--lines", type=int, nargs="*", default=[], help="of rank 0: to the others; of them: to it"
+        "--lines",
+        type=int,
+        nargs="*",
+        default=[],
+        help="sockets: rank 0's to the others, or one to it",
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends us
+    # Ctrl-C is for the service, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(os.getppid())
     for variable in heap.KERNELS_VARIABLES:
         os.environ.setdefault(variable, str(KERNELS_KEPT))
@@ -37,7 +42,8 @@ def main() -> int:
     channel = EngineEnd(socket.socket(fileno=arguments.fd))
     lines = [socket.socket(fileno=line) for line in arguments.lines]
     try:
-        # Late, because it imports torch: until here a dying parent is noticed within milliseconds.
+        # A late import, because it loads torch: before it, a parent's death is noticed in
+        # milliseconds.
         from neuron.engine.serve import serve, serve_rank
 
         if arguments.rank:
@@ -54,4 +60,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # the kernel takes the memory back faster than torch gives it up
+    os._exit(status)  # the kernel frees the memory faster than torch would

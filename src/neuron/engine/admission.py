@@ -1,7 +1,7 @@
-"""Which requests can run here at all: the checks before a sequence is queued; no torch.
+"""Checks whether a request can run here at all, before its sequence is queued; no torch.
 
-The service has checked what a person can get wrong; this is the engine's own guard, so that no
-input reaches an assertion or poisons a batch.
+The service has already checked what a person can get wrong. This is the engine's own guard, so that
+no input reaches an assertion or poisons a batch.
 """
 
 import math
@@ -11,23 +11,23 @@ from neuron.ipc.messages import Add, Refused, SamplingParams
 from protocol.errors import ErrorCode
 
 MAX_LOGPROBS = 20
-"""OpenAI's bound for alternatives."""
+"""OpenAI's limit on alternatives."""
 MAX_TOKEN_LIST = 1024
-"""Entries of a bias or a list of tokens. They travel in one message and become a table at the first
-step; a constraint on more of the vocabulary than this is a grammar's business."""
+"""Entries of a bias or token list. They travel in one message and become a table at the first step;
+restricting more of the vocabulary than this is a grammar's job."""
 MAX_STOPS = 256
 MAX_STOP_CHARACTERS = 65_536
-"""All stop texts together; the automaton that finds them has a state for each character."""
+"""Of all stop texts together; the automaton that finds them has one state per character."""
 MAX_PROMPT_SCORES = 1_000_000
-"""Numbers that prompt_logprobs may ask for: with up to 15 bytes each they leave the engine in one
-frame, which may have 32 MiB."""
+"""Numbers that prompt_logprobs may ask for. At up to 15 bytes each they leave the engine in one
+frame, whose limit is 32 MiB."""
 
 
 def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:
-    """Why *add* can never run, or None.
+    """Returns why *add* can never run, or None if it can.
 
-    ``context_length_exceeded`` when no token of an answer fits behind the prompt,
-    ``invalid_request`` for everything else.
+    The code is ``context_length_exceeded`` when no token of an answer fits after the prompt, else
+    ``invalid_request``.
     """
     tokens = len(add.prompt) + len(add.generated)
     if not add.prompt:
@@ -36,15 +36,15 @@ def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:
         if not 0 <= token < vocab_size:
             return _invalid(
                 add.id,
-                f"Token id {token} does not exist: the model has {vocab_size}. "
-                "Tokenise with this model's own tokenizer.",
+                f"Token id {token} does not exist: the model has {vocab_size} tokens. "
+                "Tokenize with this model's own tokenizer.",
             )
     if len(add.prompt) >= context_limit or tokens > context_limit:
         return Refused(
             add.id,
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"The prompt has {tokens} tokens; this model takes {context_limit} with at least one "
-            "for the answer. Shorten the conversation.",
+            f"The prompt has {tokens} tokens, but this model's limit is {context_limit}, "
+            "including at least one for the answer. Shorten the conversation.",
         )
     fault = (
         _number_fault(add.sample)
@@ -65,7 +65,7 @@ def _number_fault(sample: SamplingParams) -> str | None:
             "temperature",
             sample.temperature,
             sample.temperature >= 0 and math.isfinite(sample.temperature),
-            "a number from 0",
+            "a finite number of at least 0",
         ),
         ("top_k", sample.top_k, 0 <= sample.top_k < 2**31, "at least 0 and below 2**31"),
         ("choice", sample.choice, sample.choice >= 0, "at least 0"),
@@ -77,7 +77,7 @@ def _number_fault(sample: SamplingParams) -> str | None:
             "repetition_penalty",
             sample.repetition_penalty,
             0.001 <= sample.repetition_penalty <= 1000,
-            "between 0.001 and 1000; 1 is none",
+            "between 0.001 and 1000, where 1 means none",
         ),
         *(
             (name, value, value is None or 0 <= value <= MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}")
@@ -103,12 +103,12 @@ def _amount_fault(add: Add) -> str | None:
     )
     for name, amount, most, what in amounts:
         if amount > most:
-            return f"{name} has {amount} {what}; at most {most} are taken. Send fewer."
+            return f"{name} has {amount} {what}; the limit is {most}. Send fewer."
     scores = 0 if sample.prompt_logprobs is None else sample.prompt_logprobs + 1
     if scores * len(add.prompt) > MAX_PROMPT_SCORES:
         return (
             f"prompt_logprobs is {sample.prompt_logprobs} for {len(add.prompt)} prompt tokens: "
-            f"{scores * len(add.prompt)} numbers, at most {MAX_PROMPT_SCORES} are reported. "
+            f"{scores * len(add.prompt)} numbers, but the limit is {MAX_PROMPT_SCORES}. "
             "Ask for fewer alternatives or send a shorter prompt."
         )
     return None
@@ -132,23 +132,23 @@ def _tokens(sample: SamplingParams) -> Iterator[tuple[str, int]]:
 
 
 def _choice_fault(sample: SamplingParams, vocab_size: int) -> str | None:
-    """What is wrong with the bias, or leaves nothing to choose."""
+    """Describes what is wrong with the bias, or why no token could be chosen; None if nothing."""
     for token, bias in sample.logit_bias:
         if not -100 <= bias <= 100:
             return f"logit_bias of token {token} is {bias}; it must be between -100 and 100."
     if len({token for token, _ in sample.logit_bias}) < len(sample.logit_bias):
-        return "logit_bias names a token twice; name each once."
+        return "logit_bias lists a token twice; list each token once."
     bad = set(sample.bad_tokens)
     if sample.allowed_tokens is None:
         if len(bad) < vocab_size:
             return None
-        return f"bad_tokens has all {vocab_size} tokens of the model; leave at least one."
+        return f"bad_tokens lists all {vocab_size} tokens of the model; leave out at least one."
     if not sample.allowed_tokens:
-        return "allowed_tokens is empty; name at least one token, or leave it out to allow all."
+        return "allowed_tokens is empty; list at least one token, or omit it to allow all."
     if bad.issuperset(sample.allowed_tokens):
         return (
-            f"bad_tokens has all {len(set(sample.allowed_tokens))} of allowed_tokens, so nothing "
-            "can be chosen; leave at least one."
+            f"bad_tokens lists all {len(set(sample.allowed_tokens))} of allowed_tokens, so no "
+            "token can be chosen; leave out at least one."
         )
     return None
 

@@ -1,13 +1,13 @@
-"""The pool of KV cache blocks: who may write where, and what a free block still holds; no torch.
+"""The pool of KV cache blocks: who may write to which, and what free blocks still hold; no torch.
 
-Owns which block is used by how many sequences, and the prefix cache: a full block is published
-under a key that stands for its tokens and all tokens before it, and found again by that key after
-its sequence has ended, until the block is needed for something else.
+Owns how many sequences use each block, and the prefix cache: a full block is cached under a key
+that stands for its tokens and all tokens before it. It can be found by that key even after its
+sequence has ended, until the block is needed for something else.
 
-CPU attention reads a tile of 16 blocks in place if they lie together (``layers/tiles.py``), so the
-pool thinks in tiles too: a sequence's next block is the one behind its last, a new tile is begun
-in an empty one, and the cache forgets whole tiles, the least recently used first. Only when there
-is no such tile are blocks given out one by one, which costs the attention a copy in each step.
+CPU attention reads a tile of 16 blocks in place if they are contiguous (``layers/tiles.py``), so
+the pool also works with tiles: a sequence's next block is the one after its last, a new tile is
+started in an empty one, and the cache evicts whole tiles, the least recently used first. Only when
+there is no such tile are single blocks allocated, which costs attention a copy in every step.
 """
 
 from collections import OrderedDict
@@ -19,15 +19,15 @@ from struct import pack
 from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS, blocks_for
 
 Key = bytes
-"""Names the tokens of a block and of everything before it."""
+"""Identifies the tokens of a block and of everything before it."""
 KEY_BYTES = 16
 
 _USED, _EMPTY, _CACHED = 0, 1, 2
-"""What a block is: used by a sequence; free; free, but found by its key."""
+"""The states of a block: used by a sequence; free; free, but found by its key."""
 
 
 def extend_keys(keys: list[Key], tokens: Sequence[int]) -> None:
-    """Appends the keys of all full blocks of *tokens* that *keys* does not cover yet."""
+    """Appends to *keys* the keys of all full blocks of *tokens* that they do not cover yet."""
     for begin in range(len(keys) * BLOCK_TOKENS, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         data = pack(f"<{BLOCK_TOKENS}q", *tokens[begin : begin + BLOCK_TOKENS])
         before = keys[-1] if keys else b""
@@ -36,31 +36,32 @@ def extend_keys(keys: list[Key], tokens: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PrefixHit:
-    """The beginning of a prompt that the cache holds."""
+    """A prompt's prefix that was found in the cache."""
 
     blocks: list[int]
-    """Its blocks, now used by the new sequence."""
+    """The prefix's blocks, now used by the new sequence."""
     copies: list[tuple[int, int]]
-    """(source, target): contents to copy before anything else is computed, in this order."""
+    """(source, target) blocks to copy, in this order, before anything else is computed."""
 
 
 class BlockPool:
-    """A fixed number of blocks, each used by some sequences or free."""
+    """A fixed number of blocks, each free or used by some sequences."""
 
     def __init__(self, count: int) -> None:
         self.total = count
         self.free_blocks = count
-        """Blocks that can be taken now; the cached ones are among them."""
+        """Blocks that can be allocated now, cached ones included."""
         self._state = bytearray([_EMPTY]) * count
         self._users = [0] * count
         self._keys: list[Key | None] = [None] * count
         self._blocks: dict[Key, int] = {}
         self._roots: OrderedDict[Key, None] = OrderedDict()
-        # By tile; a last one that is not whole is only given out block by block.
+        # Per tile. An incomplete last tile is only allocated block by block.
         tiles = count // TILE_BLOCKS
         self._tile_users = [0] * tiles
         self._tile_empty = bytearray(b"\x01") * tiles
-        self._tile_idle: OrderedDict[int, None] = OrderedDict()  # cached only; the oldest first
+        # Tiles with cached blocks only; the oldest first.
+        self._tile_idle: OrderedDict[int, None] = OrderedDict()
 
     @property
     def cached(self) -> int:
@@ -68,15 +69,15 @@ class BlockPool:
         return len(self._blocks)
 
     def prefix_heads(self, limit: int) -> list[Key]:
-        """The keys of first blocks in the cache, the latest first."""
+        """Returns the keys of first blocks in the cache, the latest first."""
         return [key for key, _ in zip(reversed(self._roots), range(limit), strict=False)]
 
-    # -- taking and giving back ------------------------------------------------------------------
+    # -- allocating and freeing ------------------------------------------------------------------
 
     def allocate(self, held: Sequence[int], expected: int = 1) -> int:
-        """Takes one block (there must be a free one) for a sequence that holds *held*.
+        """Allocates one block (one must be free) for a sequence that holds *held*.
 
-        *expected*: how many more the sequence is going to need, this one included.
+        *expected* is how many more blocks the sequence will need, including this one.
         """
         assert self.free_blocks > 0
         if len(held) % TILE_BLOCKS:
@@ -88,8 +89,8 @@ class BlockPool:
         return self._claim(self._any() if tile is None else tile * TILE_BLOCKS)
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Ends one use of each of *blocks*. Published ones stay in the cache while they can."""
-        for block in reversed(blocks):  # so that the end of a sequence is forgotten first
+        """Ends one use of each of *blocks*. Cached ones stay in the cache as long as possible."""
+        for block in reversed(blocks):  # so that the end of a sequence is evicted first
             assert self._users[block] > 0, f"block {block} is free already"
             self._users[block] -= 1
             if not self._users[block]:
@@ -121,7 +122,7 @@ class BlockPool:
             self._settle(tile)
 
     def _settle(self, tile: int) -> None:
-        """A tile without users is empty or idle."""
+        """Files a tile without users as empty or idle."""
         if self._tile_users[tile]:
             return
         begin = tile * TILE_BLOCKS
@@ -132,8 +133,11 @@ class BlockPool:
             self._tile_empty[tile] = 1
 
     def _pick_tile(self, held: Sequence[int], count: int) -> int | None:
-        """An empty tile: behind the last one, with *count* − 1 empty ones behind it, any, or the
-        least recently used of the idle ones, which is forgotten."""
+        """Returns an empty tile, or None.
+
+        In order of preference: the tile after the last one; one followed by *count* − 1 empty
+        tiles; any empty one; the least recently used idle one, which is evicted.
+        """
         if held:
             behind = held[-1] // TILE_BLOCKS + 1
             if behind < len(self._tile_empty) and self._tile_empty[behind]:
@@ -151,19 +155,19 @@ class BlockPool:
         return tile
 
     def _any(self) -> int:
-        """Some free block, where possible one that the cache does not need."""
+        """Returns some free block, if possible one that the cache does not need."""
         empty = self._state.find(_EMPTY)
         return empty if empty >= 0 else self._state.find(_CACHED)
 
     # -- the prefix cache ------------------------------------------------------------------------
 
     def cache(self, block: int, key: Key, *, root: bool) -> None:
-        """Lets the used and full *block* be found by *key*; *root*: it begins a prompt."""
+        """Caches the used and full *block* under *key*; *root*: it begins a prompt."""
         assert self._users[block], f"block {block} is not in use"
         known = self._blocks.get(key)
         if known is not None and (known == block or self._users[known]):
             return
-        if known is not None:  # the newer one lies with what follows it
+        if known is not None:  # the newer block is next to those that follow it
             self._forget(known)
             if known // TILE_BLOCKS < len(self._tile_users):
                 self._settle(known // TILE_BLOCKS)
@@ -173,7 +177,7 @@ class BlockPool:
             self._roots[key] = None
 
     def match(self, keys: Sequence[Key]) -> list[int]:
-        """The cached blocks of the longest known beginning."""
+        """Returns the cached blocks of the longest known prefix."""
         blocks = []
         for key in keys:
             block = self._blocks.get(key)
@@ -183,7 +187,7 @@ class BlockPool:
         return blocks
 
     def need(self, found: Sequence[int], blocks: int) -> int:
-        """Free blocks that it takes at most to hold *blocks* blocks which begin with *found*."""
+        """Free blocks needed at most to hold *blocks* blocks, the first of which are *found*."""
         for begin in range(0, len(found), TILE_BLOCKS):
             part = found[begin : begin + TILE_BLOCKS]
             if len(part) == TILE_BLOCKS and _together(part):
@@ -193,8 +197,8 @@ class BlockPool:
     def reuse(self, found: Sequence[int]) -> PrefixHit:
         """Uses the blocks that :meth:`match` found for a new sequence.
 
-        A whole tile that lies together is shared. What begins a tile is taken over with it if
-        nobody uses the rest, so that the sequence can go on behind it; everything else is copied
+        A whole contiguous tile is shared. The beginning of a tile is reused in place if nobody uses
+        the rest of the tile, so that the sequence can continue after it. Everything else is copied
         into the sequence's own blocks, because attention reads whole tiles.
         """
         blocks: list[int] = []
@@ -214,8 +218,11 @@ class BlockPool:
         return PrefixHit(blocks, copies)
 
     def _continuable(self, part: Sequence[int]) -> bool:
-        """Whether *part*, used by its new sequence, can stay where it is: it lies together and is
-        a whole tile, or the beginning of one that nobody else uses."""
+        """Whether *part*, now used by its new sequence, can stay where it is.
+
+        It can if it is contiguous and either a whole tile, or the beginning of one that nobody else
+        uses.
+        """
         if not _together(part):
             return False
         if len(part) == TILE_BLOCKS:
@@ -237,7 +244,7 @@ class BlockPool:
 
 
 def _together(part: Sequence[int]) -> bool:
-    """Whether *part* is the beginning of one tile."""
+    """Whether *part* is contiguous and begins at the start of a tile."""
     return part[0] % TILE_BLOCKS == 0 and all(b == part[0] + i for i, b in enumerate(part))
 
 

@@ -1,8 +1,8 @@
-"""The engine proper: requests in, one step at a time, what happened out.
+"""The engine proper: requests in, one step at a time, results out.
 
-Owns the sequences' life from Add to the end of their answer, by way of the scheduler (what to
-compute), the runner (computing it) and the answers (text and end). Must not know the channel or
-the process around it.
+Owns the life of sequences from Add to the end of their answer. It uses the scheduler (what to
+compute), the runner (computing it) and the answers (text and end). Must not know the channel or the
+process around it.
 """
 
 import time
@@ -20,12 +20,12 @@ from neuron.ipc.messages import Add, Output, Progress, Refused, Step
 from protocol.errors import ErrorCode
 
 PREFIXES = 32
-"""At most so many beginnings of prompts are told to the fleet."""
+"""Most prompt prefixes that are reported to the fleet."""
 PREFIX_DIGITS = 16
 
 
 class Engine:
-    """Generates for many sequences at once."""
+    """Generates for many sequences at the same time."""
 
     def __init__(
         self,
@@ -44,7 +44,8 @@ class Engine:
         self._context_limit = context_limit
         self._vocab_size = vocab_size
         self._answers: dict[int, AnswerText] = {}
-        self._over: dict[int, Output] = {}  # complete on arrival: reported with the next step
+        # Answers that were complete when they were added; reported with the next step.
+        self._over: dict[int, Output] = {}
         self._steps = 0
         self._roots: list[Key] = []
 
@@ -53,12 +54,14 @@ class Engine:
         return self._scheduler.has_work or bool(self._over)
 
     def add(self, add: Add) -> Refused | None:
-        """Queues a request; returns why not, if it cannot run or the queue is full."""
+        """Queues a request. Returns the refusal if it cannot run or the queue is full."""
         bad = refusal(add, context_limit=self._context_limit, vocab_size=self._vocab_size)
         if bad is not None:
             return bad
         if add.id in self._answers or add.id in self._over:
-            return Refused(add.id, ErrorCode.INVALID_REQUEST, f"Id {add.id} is in use already.")
+            return Refused(
+                add.id, ErrorCode.INVALID_REQUEST, f"Id {add.id} is already in use. Use a new one."
+            )
         if self._scheduler.is_full:
             return self._overloaded(add.id)
         sequence = Sequence.from_add(add, self._context_limit, time.monotonic())
@@ -73,14 +76,14 @@ class Engine:
         return None
 
     def abort(self, sequence_id: int) -> None:
-        """Forgets a sequence: the next step does not know it any more."""
+        """Drops a sequence; the next step no longer includes it."""
         self._over.pop(sequence_id, None)
         self._answers.pop(sequence_id, None)
         self._scheduler.remove(sequence_id)
         self._runner.forget(sequence_id)
 
     def expire(self) -> list[Refused]:
-        """Drops the sequences whose deadline has passed."""
+        """Drops the sequences whose deadline has passed, and returns their refusals."""
         late = self._scheduler.overdue(time.monotonic())
         for sequence in late:
             self.abort(sequence.id)
@@ -88,7 +91,8 @@ class Engine:
             Refused(
                 sequence.id,
                 ErrorCode.TIMEOUT,
-                f"The deadline passed after {sequence.generated} tokens of the answer.",
+                f"The deadline passed after {sequence.generated} tokens of the answer. Allow more "
+                "time, or ask for fewer tokens.",
             )
             for sequence in late
         ]
@@ -124,7 +128,7 @@ class Engine:
         )
 
     def _new_prefixes(self) -> tuple[str, ...] | None:
-        """The beginnings of prompts that can be found now, if they have changed."""
+        """The prompt prefixes that can be found now, or None if they have not changed."""
         roots = self._pool.prefix_heads(PREFIXES)
         if roots == self._roots:
             return None
@@ -164,7 +168,7 @@ class Engine:
 
 
 def _replay(answer: AnswerText, add: Add) -> Output | None:
-    """Lets *answer* catch up with an earlier attempt; an Output if that one had ended it."""
+    """Replays an earlier attempt's tokens into *answer*; returns an Output if they ended it."""
     end = answer.replay(add.generated)
     if end is None:
         return None

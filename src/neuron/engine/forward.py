@@ -1,4 +1,4 @@
-"""What every rank does in a step: a batch through the layers, and the head on some of its rows.
+"""What every rank does in a step: runs a batch through the layers, and the head on some rows.
 
 Owns the tensors of a step. Must not know sequences, plans or sampling.
 """
@@ -14,18 +14,18 @@ from neuron.models.decoder import Decoder
 
 
 class Forward:
-    """A rank's model, its KV cache and the device they live on."""
+    """A rank's model, its KV cache and their device."""
 
     def __init__(self, model: Decoder, cache: KVCache, path: KernelPath) -> None:
         self.model = model
         self._cache = cache
         self._path = path
         self._windows = set(model.config.windows)
-        self._sharing = model.heads // model.kv_heads  # query heads of a key head
+        self._sharing = model.heads // model.kv_heads  # query heads per key head
         self._hidden = torch.empty(0)
 
     def compute(self, batch: Compute) -> None:
-        """The batch through the layers; :meth:`logits` has what comes out."""
+        """Runs the batch through the layers and keeps the result for :meth:`logits`."""
         self._cache.copy(batch.copies)
         tokens: list[int] = []
         positions: list[int] = []
@@ -44,8 +44,7 @@ class Forward:
         self._hidden = self.model.hidden(self._tensor(tokens), at, self._cache, step)
 
     def logits(self, rows: list[int]) -> torch.Tensor:
-        """Float32 logits of some rows of the batch computed last, ``[rows, vocab]``; on rank 0
-        only."""
+        """Float32 logits ``[rows, vocab]`` of some rows of the last batch; on rank 0 only."""
         return self.model.logits(self._hidden[self._tensor(rows)])
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
@@ -53,7 +52,7 @@ class Forward:
 
 
 def _slots(blocks: list[int], start: int, end: int) -> list[int]:
-    """Where the tokens ``start … end`` of a block table lie: block * 16 + offset."""
+    """Cache slots of the tokens ``start … end`` of a block table: block * 16 + offset."""
     slots: list[int] = []
     while start < end:
         index, offset = divmod(start, BLOCK_TOKENS)

@@ -1,8 +1,8 @@
-"""Log-probabilities of prompts, collected chunk by chunk while they are computed.
+"""Prompt logprobs, collected chunk by chunk as the prompt is computed.
 
-The logits of a whole chunk are never there at once: the head is applied to slices whose logits fit
-``logprobs.SLICE_BYTES``, whatever the chunk and the vocabulary. Owns what has been collected of
-each sequence until it is taken; must not know the model behind the head.
+The logits of a whole chunk never exist at once: the head is applied to slices whose logits fit into
+``logprobs.SLICE_BYTES``, whatever the sizes of chunk and vocabulary. Owns what has been collected
+for each sequence until it is taken. Must not know the model behind the head.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from neuron.engine.scheduler import Chunk
 from neuron.ipc.messages import Logprobs
 
 Head = Callable[[list[int]], torch.Tensor]
-"""Rows of the batch → their float32 logits ``[rows, vocab]``."""
+"""Maps rows of the batch to their float32 logits ``[rows, vocab]``."""
 
 
 class PromptLogprobs:
-    """What is known so far of the prompts that ask."""
+    """The prompt logprobs known so far, of the sequences that ask for them."""
 
     def __init__(self, vocab: int) -> None:
         self._vocab = vocab
         self._found: dict[int, list[Logprobs]] = {}
 
     def add(self, chunk: Chunk, first: int, head: Head) -> bool:
-        """Scores the prompt tokens that follow those of *chunk*, whose rows begin with *first*.
+        """Computes the logprobs of the prompt tokens that follow those of *chunk*.
 
-        Nothing happens for a sequence that does not ask or has answer tokens: then its prompt was
-        reported before. One whose prompt is computed anew begins anew. Returns False where the
-        logits are not finite.
+        *first* is the chunk's first row. Does nothing for a sequence that does not ask, or that has
+        answer tokens: its prompt was reported before. A prompt that is recomputed starts over.
+        Returns False if the logits are not finite.
         """
         sequence = chunk.sequence
         top = sequence.sample.prompt_logprobs
@@ -38,8 +38,8 @@ class PromptLogprobs:
         if chunk.start == 0:
             self._found[sequence.id] = []
         found = self._found[sequence.id]
-        # Every token's own score is at the place before it. A prompt must be computed from its
-        # first token on: a cached prefix has no logits.
+        # A token's logprob comes from the position before it. The prompt must be computed from its
+        # first token on, because a cached prefix has no logits.
         assert len(found) == chunk.start
         next_tokens = sequence.tokens[chunk.start + 1 : chunk.start + chunk.count + 1]
         rows = slice_rows(self._vocab)
@@ -52,5 +52,5 @@ class PromptLogprobs:
         return True
 
     def take(self, sequence: int) -> list[Logprobs] | None:
-        """What a sequence has, once; None if it did not ask."""
+        """Returns a sequence's prompt logprobs once; None if it did not ask."""
         return self._found.pop(sequence, None)

@@ -1,7 +1,7 @@
-"""Carries out a plan: one flat batch through the model, then a token for every row that asks.
+"""Executes a plan: one flat batch through the model, then a token for every row that samples.
 
-What other ranks have to do for it, they are told. Must not know queues, text or messages beyond the
-sampling parameters.
+Tells the other ranks what to compute with it. Must not know queues, text, or messages other than
+the sampling parameters.
 """
 
 import torch
@@ -18,7 +18,7 @@ from neuron.ipc.rank_commands import Compute, Project, SequenceTokens
 
 
 class EngineFault(Exception):
-    """Raised when the engine cannot go on; it becomes a ``Fatal`` message."""
+    """Raised when the engine cannot go on; it is sent as a ``Fatal`` message."""
 
 
 class PoisonedLogits(EngineFault):
@@ -26,7 +26,7 @@ class PoisonedLogits(EngineFault):
 
 
 class Runner:
-    """A model as rank 0 uses it, alone or with the ranks that it leads."""
+    """The model as rank 0 uses it, alone or leading other ranks."""
 
     def __init__(self, forward: Forward, leader: RankBroadcast | None = None) -> None:
         self._forward = forward
@@ -37,17 +37,17 @@ class Runner:
         self._prompt_logprobs = PromptLogprobs(vocab)
 
     def forget(self, sequence_id: int) -> None:
-        """Drops what is kept for sampling a sequence that is over."""
+        """Drops the sampling state of a sequence that has ended."""
         self._processors.forget(sequence_id)
         self._prompt_logprobs.take(sequence_id)
 
     def take_prompt_logprobs(self, sequence_id: int) -> list[Logprobs] | None:
-        """Those of a sequence whose prompt has been computed, once; None if it did not ask."""
+        """Returns the prompt logprobs of a computed prompt, once; None if not requested."""
         return self._prompt_logprobs.take(sequence_id)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Chosen]:
-        """Computes *plan*; returns the next token of each chunk that samples, in order.
+        """Computes *plan* and returns the next token of each chunk that samples, in order.
 
         Raises :class:`PoisonedLogits` when a row's logits are not finite.
         """
@@ -75,7 +75,7 @@ class Runner:
     def logits(self, plan: StepPlan, *, every: bool = False) -> torch.Tensor:
         """Computes *plan* and returns float32 logits ``[rows, vocab]``.
 
-        A row for each chunk that samples, or with *every* for each token of the batch.
+        There is one row per chunk that samples or, with *every*, one per token of the batch.
         """
         self._compute(plan)
         return self._logits(list(range(plan.tokens)) if every else _ends(plan))
@@ -98,7 +98,7 @@ def _piece(chunk: Chunk) -> SequenceTokens:
 
 
 def _ends(plan: StepPlan) -> list[int]:
-    """The rows of the batch that sample."""
+    """Indices of the batch's rows that sample."""
     at, ends = 0, []
     for chunk in plan.chunks:
         at += chunk.count

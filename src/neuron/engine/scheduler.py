@@ -1,21 +1,21 @@
-"""What every step computes: pure bookkeeping over sequences and blocks; no torch, no clock.
+"""Decides what every step computes. Pure bookkeeping over sequences and blocks; no torch, no clock.
 
-There are no phases. Each step first gives one token to every sequence that lacks only one
-(decode), then shares what is left of the budget among the others (prefill) by water-filling: all
-get the same, and what a short prompt does not need goes to the longer ones. So a short prompt
-that arrives in the middle of a long prefill overtakes it. While anyone decodes, prefill is cut to
-a smaller budget that bounds the time between the tokens of running streams, and a token far into
-a long prompt counts for more, as its attention costs more.
+There are no phases. Each step first gives one token to every sequence that needs only one (decode),
+then shares the rest of the budget among the others (prefill) by water-filling: all get the same
+share, and what a short prompt does not need goes to the longer ones. A short prompt that arrives
+during a long prefill therefore overtakes it. While any sequence decodes, prefill is limited to a
+smaller budget that bounds the time between tokens of running streams, and a token far into a long
+prompt counts for more, because its attention costs more.
 
-Nobody gets much less than a block, because every chunk reads its whole context: only as many
-sequences take part in a step as the budget has blocks for. The oldest always does, on top of the
-budget where a block of it costs more than that.
+No sequence gets much less than a block, because every chunk reads its whole context: a step
+includes only as many sequences as its budget has blocks for. The oldest always takes part, even
+where one block of it costs more than the budget.
 
 Admission is first come, first served, when the free blocks hold the prompt and one more block for
-every running sequence. A sequence whose beginning another one is computing waits for it and takes
-it from the cache. When the blocks run out, the youngest sequence gives up its own and waits at the
-front: what it had computed mostly comes back from the cache, the rest is computed again, and its
-tokens do not change.
+every running sequence. A sequence whose prefix another one is computing waits and then reuses it
+from the cache. When the blocks run out, the youngest sequence is preempted and waits at the front
+of the queue: most of what it had computed comes back from the cache, the rest is recomputed, and
+its tokens do not change.
 """
 
 import math
@@ -28,20 +28,20 @@ from neuron.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """The scheduler's bounds; sequences and tokens."""
+    """The scheduler's limits, in sequences and tokens."""
 
     max_running: int
     max_queued: int
     max_step_tokens: int
-    """Tokens of a step in which nobody decodes."""
+    """Token budget of a step in which no sequence decodes."""
     prefill_chunk_tokens: int
-    """Prefill tokens of a step in which somebody does."""
+    """Prefill tokens of a step in which some sequence decodes."""
     context_weight: float = 0.0
-    """What a token of context adds to the cost of computing a token, in tokens: 1 / 4,000, say,
+    """Cost that each token of context adds to computing a token, in tokens: for example 1 / 4,000
     when attention over 4,000 tokens costs as much as everything else."""
 
     def __post_init__(self) -> None:
-        # One token for every running sequence is what keeps all of them moving.
+        # One token for each running sequence is what keeps them all moving.
         assert self.max_running >= 1
         assert self.max_queued >= 0
         assert self.max_step_tokens >= self.max_running
@@ -51,7 +51,7 @@ class SchedulerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens ``start … start + count`` of one sequence, to be computed in a step."""
+    """The tokens ``start … start + count`` of one sequence that a step computes."""
 
     sequence: Sequence
     start: int
@@ -59,7 +59,7 @@ class Chunk:
 
     @property
     def samples(self) -> bool:
-        """Whether it catches up, so that the step yields the sequence's next token."""
+        """Whether it computes the last known token, so that the step yields the next one."""
         return self.start + self.count == self.sequence.total
 
 
@@ -69,7 +69,7 @@ class StepPlan:
 
     chunks: list[Chunk]
     copies: list[tuple[int, int]] = field(default_factory=list)
-    """Blocks whose contents to copy before anything is computed, (source, target), in order."""
+    """(source, target) blocks to copy, in order, before anything is computed."""
 
     @property
     def tokens(self) -> int:
@@ -77,16 +77,16 @@ class StepPlan:
 
 
 class Scheduler:
-    """Holds the waiting and the running sequences."""
+    """Holds the waiting and the running sequences and plans their steps."""
 
     def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
         self.limits = limits
         self.preemptions = 0
-        """Since the start."""
+        """Sequences preempted since the engine started."""
         self._pool = pool
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}  # in order of admission
-        self._coming: dict[Key, int] = {}  # key → the running sequence that will publish it
+        self._coming: dict[Key, int] = {}  # key → the running sequence that will cache it
         self._copies: list[tuple[int, int]] = []
 
     @property
@@ -103,19 +103,21 @@ class Scheduler:
 
     @property
     def is_full(self) -> bool:
-        """Whether another sequence would exceed the bounded queue."""
+        """Whether the queue has no room for another sequence."""
         room = self.limits.max_running + self.limits.max_queued
         return len(self._running) + len(self._waiting) >= room
 
     def add(self, sequence: Sequence) -> None:
-        """Queues *sequence*; the caller has checked :attr:`is_full`, and that the pool as a whole
-        can hold it."""
+        """Queues *sequence*.
+
+        The caller has checked :attr:`is_full`, and that the whole pool could hold the sequence.
+        """
         assert not self.is_full
         assert blocks_for(sequence.limit) <= self._pool.total
         self._waiting.append(sequence)
 
     def plan(self) -> StepPlan:
-        """Admits whom it can and decides the next step; empty only without work."""
+        """Admits the sequences that fit and plans the next step; empty only without work."""
         self._grow()
         self._admit()
         decode: list[Chunk] = []
@@ -129,13 +131,13 @@ class Scheduler:
         return StepPlan(decode + self._share(prefill, len(decode)), copies)
 
     def commit(self, plan: StepPlan) -> None:
-        """Records that *plan* has been computed; sampled tokens are appended by the caller."""
+        """Records that *plan* has been computed; the caller appends the sampled tokens."""
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.start + chunk.count
             self._publish(chunk.sequence)
 
     def remove(self, sequence_id: int) -> Sequence | None:
-        """Takes a sequence out, finished or aborted, and frees its blocks; None if unknown."""
+        """Removes a finished or aborted sequence and frees its blocks; None if it is unknown."""
         sequence = self._running.get(sequence_id)
         if sequence is not None:
             self._leave(sequence)
@@ -147,17 +149,17 @@ class Scheduler:
         return None
 
     def overdue(self, now: float) -> list[Sequence]:
-        """The sequences whose deadline has passed; they stay until they are removed."""
+        """Returns the sequences whose deadline has passed, without removing them."""
         everyone = (*self._running.values(), *self._waiting)
         return [s for s in everyone if s.deadline is not None and s.deadline <= now]
 
     # -- blocks ------------------------------------------------------------------------------------
 
     def _grow(self) -> None:
-        """Gives every running sequence the blocks for its tokens; the oldest first."""
+        """Allocates the blocks that each running sequence needs, the oldest sequence first."""
         for sequence in list(self._running.values()):
             if sequence.id not in self._running:
-                continue  # preempted for an older one
+                continue  # preempted in favour of an older one
             while len(sequence.blocks) < blocks_for(sequence.total):
                 if not self._pool.free_blocks:
                     youngest = next(reversed(self._running.values()))
@@ -181,7 +183,7 @@ class Scheduler:
                 del self._coming[key]
 
     def _publish(self, sequence: Sequence) -> None:
-        """Lets others find the blocks that have become full."""
+        """Caches the blocks that have become full, so that other sequences find them."""
         full = sequence.computed // BLOCK_TOKENS
         if full == sequence.published:
             return
@@ -195,7 +197,7 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        held: list[Sequence] = []  # they wait for a beginning that is being computed
+        held: list[Sequence] = []  # these wait for a prefix that is being computed
         while self._waiting and len(self._running) < self.limits.max_running:
             sequence = self._waiting.popleft()
             keys = self._reusable_keys(sequence)
@@ -211,7 +213,7 @@ class Scheduler:
         self._waiting.extendleft(reversed(held))
 
     def _reusable_keys(self, sequence: Sequence) -> list[Key]:
-        """The keys to look for: never of the last token, whose logits are needed."""
+        """The keys to look up, without the last token's block: that token's logits are needed."""
         if not sequence.uses_cache:
             return []
         return sequence.full_keys()[: (sequence.total - 1) // BLOCK_TOKENS]
@@ -254,13 +256,13 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Want:
-    """What a sequence's tokens cost in a step; costs in tokens without a context."""
+    """The cost of a sequence's tokens in a step, in units of a token without context."""
 
     sequence: Sequence
     token: float
-    """One of them."""
+    """Cost of one token."""
     piece: int
-    """How many should be computed at once, at least."""
+    """Fewest tokens that should be computed at once."""
 
     @property
     def all(self) -> int:
@@ -268,7 +270,7 @@ class _Want:
 
     @property
     def least(self) -> int:
-        """The least that should be computed at once."""
+        """Cost of the fewest tokens that should be computed at once."""
         return math.ceil(min(self.sequence.remaining, self.piece) * self.token)
 
     def chunk(self, share: int) -> Chunk:
@@ -277,8 +279,10 @@ class _Want:
 
 
 def _fitting(wants: list[_Want], budget: int) -> list[_Want]:
-    """Those whose next blocks fit into *budget* together, the cheapest first; in the given order.
-    Shares smaller than a block would read many contexts for little each."""
+    """The sequences whose next blocks fit into *budget* together, cheapest first; in given order.
+
+    Shares smaller than a block would read many contexts for little progress each.
+    """
     chosen = []
     for index in sorted(range(len(wants)), key=lambda index: wants[index].least):
         budget -= wants[index].least
@@ -289,9 +293,9 @@ def _fitting(wants: list[_Want], budget: int) -> list[_Want]:
 
 
 def water_fill(needs: list[int], budget: int) -> list[int]:
-    """Shares *budget* so that nobody gets more than needed and the others get the same.
+    """Shares *budget* so that nobody gets more than needed and all others get the same.
 
-    What cannot be divided goes to the first in the list, one each; the whole budget is spent
+    An indivisible remainder goes to the first in the list, one each; the whole budget is spent
     unless all needs are met. (Max-min fairness, Bertsekas & Gallager, *Data Networks*, 6.5.2.)
     """
     shares = [0] * len(needs)

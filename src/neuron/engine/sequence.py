@@ -1,4 +1,4 @@
-"""One generation as the scheduler and the runner see it; no torch, no text."""
+"""One generation, as the scheduler and the runner see it; no torch, no text."""
 
 from dataclasses import dataclass, field
 
@@ -8,36 +8,36 @@ from neuron.ipc.messages import Add, SamplingParams
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Tokens, how many of them the KV cache holds, and the blocks that hold them.
+    """A sequence's tokens, how many of them the KV cache holds, and the blocks that hold them.
 
-    There are no phases: a sequence is always *computed* tokens out of *total*, and every step
-    gives it tokens to catch up. When it has caught up, the step yields its next token.
+    There are no phases: a sequence always has *computed* out of *total* tokens, and every step
+    computes some of the rest. When all are computed, the step yields the next token.
     """
 
     id: int
     sample: SamplingParams
     tokens: list[int]
-    """The prompt, then the answer so far."""
+    """The prompt, followed by the answer so far."""
     prompt_tokens: int
     limit: int
-    """The most tokens it may ever have: prompt plus max_tokens, or the context limit."""
+    """Most tokens it may ever have: prompt plus max_tokens, or the context limit."""
     deadline: float | None = None
-    """On the engine's monotonic clock."""
+    """Time on the engine's monotonic clock."""
     computed: int = 0
     cached: int = 0
-    """Tokens of the prompt that the prefix cache held when it was first admitted."""
+    """Prompt tokens found in the prefix cache when it was first admitted."""
     admitted: bool = False
     """Whether it has run before (a preempted sequence waits again)."""
     blocks: list[int] = field(default_factory=list)
-    """Grows at its end; other blocks are another list (``ranks.py`` counts on it)."""
+    """Only grows at its end; a changed table is a new list (``ranks/lines.py`` relies on that)."""
     keys: list[Key] = field(default_factory=list)
-    """The keys of its full blocks, as far as they have been needed."""
+    """Keys of its full blocks, as far as they have been needed."""
     published: int = 0
-    """Blocks whose keys the pool knows."""
+    """Number of its blocks whose keys the pool knows."""
 
     @classmethod
     def from_add(cls, add: Add, context_limit: int, now: float = 0.0) -> "Sequence":
-        """A sequence that has computed nothing yet; *add* has been checked (``admission.py``)."""
+        """Makes a sequence with nothing computed; *add* has been checked (``admission.py``)."""
         left = add.seconds_left
         return cls(
             id=add.id,
@@ -50,7 +50,7 @@ class Sequence:
 
     @property
     def total(self) -> int:
-        """Tokens of prompt and answer so far."""
+        """Number of tokens, prompt and answer so far."""
         return len(self.tokens)
 
     @property
@@ -60,12 +60,12 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        """Tokens of the answer so far."""
+        """Number of answer tokens so far."""
         return len(self.tokens) - self.prompt_tokens
 
     @property
     def uses_cache(self) -> bool:
-        """Whether it may skip tokens that are cached: not if it needs their logits."""
+        """Whether it may skip cached tokens; not if it needs their logits."""
         return self.sample.prompt_logprobs is None
 
     def full_keys(self) -> list[Key]:

@@ -1,7 +1,7 @@
 """The life of an engine process on its channel: load, then step until told to end.
 
-Owns the loop. Commands are drained before every step, so an abort takes effect before the next
-one; without work the loop sleeps in ``receive``. A rank other than 0 does what rank 0 tells it.
+Owns the loop. Commands are read before every step, so an abort takes effect before the next one;
+without work the loop sleeps in ``receive``. Ranks other than 0 do what rank 0 tells them.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,15 @@ from neuron.ipc.rank_commands import Compute, Join, Project
 from neuron.models.errors import LoadCode, LoadError
 
 OK, LOAD_FAILED, FATAL = 0, 3, 4
-"""Exit statuses; 1 and 2 are Python's own."""
+"""Exit statuses; Python itself uses 1 and 2."""
 T = TypeVar("T")
 
 
 def serve(channel: EngineEnd, leader: RankBroadcast | None = None) -> int:
-    """Serves one model, as rank 0 of the ranks that *leader* leads; returns the exit status. Raises
-    ChannelClosed when the service, or another rank, is gone."""
+    """Serves one model as rank 0, leading the ranks of *leader*; returns the exit status.
+
+    Raises ChannelClosed when the service or another rank is gone.
+    """
     start, rest = _start(channel)
     loaded = _load(channel, start, lambda: load_engine(start, channel.send, leader))
     if loaded is None:
@@ -38,8 +40,10 @@ def serve(channel: EngineEnd, leader: RankBroadcast | None = None) -> int:
 
 
 def serve_rank(channel: EngineEnd, line: FollowerEnd, rank: int) -> int:
-    """Does another rank's part; returns the exit status. Raises ChannelClosed when rank 0 is
-    gone."""
+    """Runs a rank other than 0; returns the exit status.
+
+    Raises ChannelClosed when rank 0 is gone.
+    """
     start, _ = _start(channel)
     forward = _load(channel, start, lambda: load_follower(start, channel.send, line, rank))
     if forward is None:
@@ -54,7 +58,7 @@ def _start(channel: EngineEnd) -> tuple[Start, list[ToEngine]]:
 
 
 def _load(channel: EngineEnd, start: Start, load: Callable[[], T]) -> T | None:
-    """None when it cannot be loaded; then the service has been told why."""
+    """Runs *load*; returns None if it fails, after telling the service why."""
     try:
         return load()
     except LoadError as error:
@@ -63,8 +67,8 @@ def _load(channel: EngineEnd, start: Start, load: Callable[[], T]) -> T | None:
         if (lacking := shortage(error)) is None:
             raise
         message = (
-            f"{start.device} ran out of memory during the load: {lacking}. Unload a model first, "
-            "or give this one less with max_context or slots."
+            f"{start.device} ran out of memory while loading: {lacking}. Unload another model "
+            "first, or lower max_context or slots for this one."
         )
         channel.send(LoadFailed(LoadCode.OUT_OF_MEMORY, message))
     return None
@@ -78,24 +82,26 @@ def _work(channel: EngineEnd, start: Start, work: Callable[[], int]) -> int:
     except Exception as error:
         if (lacking := shortage(error)) is None:
             raise
-        channel.send(Fatal(f"{start.device} ran out of memory while it computed: {lacking}"))
+        channel.send(Fatal(f"{start.device} ran out of memory while computing: {lacking}"))
     return FATAL
 
 
 @torch.inference_mode()
 def _obey(forward: Forward, line: FollowerEnd) -> int:
-    """Until rank 0 is gone."""
+    """Carries out rank 0's commands until rank 0 is gone."""
     step = 0
     while True:
         match line.next():
             case Compute(step=number) as batch:
                 step += 1
                 if number != step:
-                    raise EngineFault(f"rank 0 sent step {number}, step {step} was due")
+                    raise EngineFault(f"rank 0 sent step {number}, but step {step} was due")
                 forward.compute(batch)
             case Project(step=number, rows=rows):
                 if number != step:
-                    raise EngineFault(f"rank 0 wants rows of step {number}, {step} was the last")
+                    raise EngineFault(
+                        f"rank 0 wants rows of step {number}, but the last was {step}"
+                    )
                 forward.logits(rows)
             case Join():
                 raise EngineFault("rank 0 sent a second Join")

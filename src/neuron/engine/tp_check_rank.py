@@ -1,7 +1,7 @@
 """``python -m neuron.engine.tp_check_rank``: one rank of ``neuron tp-check``.
 
-Rank 0 writes the report to stdout: whether the ranks meet, whether their sums are right, what a sum
-costs by its size, and whether the demo model computes over all of them what it computes on one.
+Rank 0 writes the report to stdout: whether the ranks connect, whether their sums are right, how
+long a sum takes by size, and whether the demo model computes the same over all ranks as on one.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from protocol.runtime.die_with_parent import die_with_parent
 
 OK, WRONG, NO_DEVICE = 0, 3, 4
 SIZES = (4 << 10, 64 << 10, 1 << 20, 16 << 20)
-"""Bytes: a decode row of a small model, of a large one, a batch, a prefill."""
+"""In bytes: a decode row of a small model and of a large one, a batch, a prefill."""
 REPEATS = 30
 TOLERANCE = 1e-4
 _PROMPT = list(range(5, 45))
 
 
 def main() -> int:
-    """Runs one rank; returns the exit status."""
+    """Runs one rank and returns the exit status."""
     parser = argparse.ArgumentParser(prog="neuron.engine.tp_check_rank", description=__doc__)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--device", required=True)
@@ -66,7 +66,9 @@ def main() -> int:
     group.least(0)
     report = _Report(is_silent=arguments.rank > 0)
     backend = distributed.get_backend()
-    report.line(f"{group.size} ranks met after {time.monotonic() - began:.1f} s, over {backend}")
+    report.line(
+        f"{group.size} ranks connected after {time.monotonic() - began:.1f} s, over {backend}"
+    )
     is_right = _sums_are_right(group, device, report)
     _costs(group, device, report)
     if not is_right:
@@ -75,7 +77,7 @@ def main() -> int:
     possible = possible_ranks(load_config(folder))
     if group.size not in possible:
         numbers = ", ".join(map(str, possible))
-        report.line(f"the demo model is not tried: it spreads over {numbers} ranks")
+        report.line(f"the demo model was not tried: it can be split over {numbers} ranks only")
         return UNTRIED
     return OK if _model_is_right(folder, group, device, report) else WRONG
 
@@ -85,14 +87,14 @@ class _Report:
         self._is_silent = is_silent
 
     def line(self, text: str) -> None:
-        """Writes a line, at once."""
+        """Writes one line and flushes it."""
         if not self._is_silent:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
 
 
 def _sums_are_right(group: Group, device: torch.device, report: _Report) -> bool:
-    """In every dtype, by numbers below 256, which all of them hold exactly."""
+    """Checks sums in every dtype, with numbers below 256, which all of them represent exactly."""
     wrong = []
     for dtype in SUMMED:
         x = torch.arange(1024, device=device).remainder(8).to(dtype) + group.rank
@@ -129,7 +131,7 @@ def _model_is_right(folder: Path, group: Group, device: torch.device, report: _R
     error = float((found - expected).abs().max() / expected.abs().max())
     is_same = torch.equal(found.argmax(-1), expected.argmax(-1))
     is_right = error <= TOLERANCE and is_same
-    verdict = "as on one rank" if is_right else "WRONG"
+    verdict = "the same as on one rank" if is_right else "WRONG"
     report.line(f"the demo model's logits: {verdict} (largest difference {error:.1e})")
     return is_right
 

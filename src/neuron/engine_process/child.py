@@ -1,4 +1,4 @@
-"""A child process with its last words: spawn, kill, wait, and say how it ended; no torch."""
+"""A child process: spawn it, kill it, wait for it, and report how it ended; no torch."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ _READ_BYTES = 1 << 14
 
 
 class Child:
-    """One process in its own session; what it writes to stderr is kept, the last lines of it."""
+    """One process in its own session. Keeps the last lines that it writes to stderr."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._was_killed = False  # by us
+        self._was_killed = False  # by this service
         self._lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._reading = asyncio.create_task(self._read_stderr(), name=f"stderr-{process.pid}")
 
@@ -43,18 +43,18 @@ class Child:
 
     @property
     def stderr(self) -> list[str]:
-        """The last lines that it wrote."""
+        """The last lines that the process wrote to stderr."""
         return list(self._lines)
 
     def kill(self) -> None:
-        """Kills the process and everything in its session's group."""
+        """Kills the process and everything in its process group."""
         if self._process.returncode is None:
             self._was_killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def ended(self, kill_after: float | None = None) -> str:
-        """Waits for the end, forcing it after *kill_after* seconds; returns how it ended."""
+        """Waits for the end, by force after *kill_after* seconds; returns how it ended."""
         try:
             async with asyncio.timeout(kill_after):
                 await self._process.wait()
@@ -66,7 +66,7 @@ class Child:
         assert status is not None
         how = f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}"
         if -status == signal.SIGKILL and not self._was_killed:
-            how += " (by somebody, or by the kernel for want of memory: see dmesg)"
+            how += " (from outside, or from the kernel when memory ran out: see dmesg)"
         last = " | ".join(self.stderr[-3:])
         return f"{how}; last on stderr: {last}" if last else how
 

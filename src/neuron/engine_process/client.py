@@ -1,7 +1,7 @@
 """The engine process as the neuron service sees it: start, add, abort, watch, stop; no torch.
 
-Owns its processes, usually one. A stuck engine is killed; a dead one ends every open stream
-with :class:`EngineDied`. Starting a new one after that is the service's business.
+Owns the engine's processes, usually one. A stuck engine is killed; a dead one ends every open
+stream with :class:`EngineDied`. Starting a new one is the service's business.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ STOP_GRACE_SECONDS = 5.0
 
 
 class EngineLoadError(Exception):
-    """Raised when an engine does not become ready; *code* and *message* as in ``LoadFailed``.
+    """Raised when an engine does not become ready; has the fields of ``LoadFailed``.
 
-    *code* is also ``crashed`` when the process ended, and ``timeout`` when it fell silent.
+    *code* can also be ``crashed`` when the process ended, and ``timeout`` when it fell silent.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -56,7 +56,7 @@ class EngineProcess:
     def __init__(self, ranks: RankProcesses, ready: Ready, deadlines: Deadlines) -> None:
         self.ready = ready
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Resolves to the reason when the process has ended, however it did."""
+        """Resolves to the exit reason once the process has ended, however it ended."""
         self._ranks = ranks
         self._watch = StepWatch(deadlines)
         self._streams: dict[int, SequenceStream] = {}
@@ -77,8 +77,8 @@ class EngineProcess:
     ) -> "EngineProcess":
         """Spawns an engine and waits until it is ready.
 
-        Where ``start.devices`` share the model, there is a process for each of them. *environment*
-        is the processes' whole environment; None inherits. Raises :class:`EngineLoadError`.
+        Where ``start.devices`` share the model, each of them gets a process. *environment* is the
+        processes' complete environment; None inherits this one's. Raises :class:`EngineLoadError`.
         Cancelling it ends the processes.
         """
         deadlines = deadlines or Deadlines()
@@ -98,17 +98,17 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of rank 0."""
+        """Process id of rank 0."""
         return self._ranks.pids[0]
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of all ranks, in order."""
+        """Process ids of all ranks, in order."""
         return self._ranks.pids
 
     @property
     def stats(self) -> EngineStats:
-        """The state after the last step."""
+        """The engine's state after its last step."""
         step = self._last_step
         if step is None:
             return EngineStats(kv_tokens_free=self.ready.kv_cache_tokens, open=len(self._streams))
@@ -126,23 +126,23 @@ class EngineProcess:
         )
 
     async def add(self, add: Add) -> SequenceStream:
-        """Starts a generation; its id must not be open. Raises :class:`EngineDied`."""
+        """Starts generating. The id must not be in use. Raises :class:`EngineDied`."""
         if self.died.done():
             raise EngineDied(self.died.result())
         if add.id in self._streams:
-            raise ValueError(f"sequence id {add.id} is open already")
+            raise ValueError(f"sequence id {add.id} is already in use")
         stream = self._streams[add.id] = SequenceStream(add.id)
         try:
             await self._ranks.send(add)
         except ChannelClosed:
-            pass  # the stream is told why as soon as the process has ended
+            pass  # the stream learns why as soon as the process has ended
         except BaseException:
             self.abort(add.id)
             raise
         return stream
 
     def abort(self, sequence_id: int) -> None:
-        """Ends a generation; its stream ends after what has been delivered already.
+        """Ends a generation; its stream ends after what has already been delivered.
 
         Unknown and finished ids are ignored.
         """
@@ -152,7 +152,7 @@ class EngineProcess:
             self._ranks.send_soon(Abort(sequence_id))
 
     async def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
-        """Ends the process, by force after *grace_seconds*; returns when it is gone."""
+        """Ends the process, forcibly after *grace_seconds*; returns when it is gone."""
         self._reason = self._reason or "it was stopped"
         self._ranks.send_soon(Shutdown())
         try:
@@ -163,7 +163,10 @@ class EngineProcess:
             await asyncio.shield(self._task)
 
     async def _serve(self) -> None:
-        """The other ranks only ever say why they end; what they told of the load may come late."""
+        """Handles messages until the engine ends.
+
+        Other ranks only report why they end; their messages about the load may still arrive late.
+        """
         watchdog = asyncio.create_task(self._watch_steps(), name=f"watchdog-{self.pid}")
         try:
             while (arrived := await self._ranks.receive()).messages:
@@ -180,7 +183,7 @@ class EngineProcess:
             await self._bury()
 
     async def _bury(self) -> None:
-        """A channel has ended, so all processes have or must."""
+        """Reaps the processes after a channel ended, and ends all streams with the exit reason."""
         exit_reason = await self._ranks.reap()
         reason = f"{self._reason} ({exit_reason})" if self._reason else exit_reason
         self.died.set_result(reason)
@@ -213,7 +216,7 @@ class EngineProcess:
     def _deliver(self, event: Output | Progress | Refused) -> None:
         stream = self._streams.get(event.id)
         if stream is None:
-            return  # aborted while this was on its way
+            return  # aborted while the event was in transit
         stream.push(event)
         if is_last(event):
             del self._streams[event.id]
@@ -224,8 +227,8 @@ class EngineProcess:
             interval = min(1.0, self._watch.deadline / 4)
             before = loop.time()
             await asyncio.sleep(interval)
-            # When this very process was held up, the engine's steps wait unread: count no more
-            # than was meant to pass.
+            # When this process itself was delayed, the engine's steps wait unread: count at most
+            # twice the interval.
             passed = min(loop.time() - max(before, self._last_step_at), 2 * interval)
             if self._watch.tick(passed, has_work=bool(self._streams)):
                 self._reason = (
@@ -240,7 +243,7 @@ class EngineProcess:
 async def _loaded(
     ranks: RankProcesses, start: Start, on_progress: OnProgress, deadlines: Deadlines
 ) -> Ready:
-    """Waits for rank 0's Ready; raises :class:`EngineLoadError`."""
+    """Waits for rank 0's Ready. Raises :class:`EngineLoadError`."""
     fatal = ""
     progress: dict[int, Loading] = {}
     while True:
@@ -251,8 +254,8 @@ async def _loaded(
             ranks.kill()
             raise EngineLoadError(
                 LoadCode.TIMEOUT,
-                f"The engine gave no sign of life for {deadlines.load_seconds:.0f} s while it "
-                f"loaded {start.model_dir}. Check the disk and the device, then load it again.",
+                f"The engine was silent for {deadlines.load_seconds:.0f} s while it loaded "
+                f"{start.model_dir}. Check the disk and the device, then load the model again.",
             ) from error
         if not arrived.messages:
             exit_reason = await ranks.reap()
@@ -264,7 +267,7 @@ async def _loaded(
             raise EngineLoadError(
                 LoadCode.CRASHED,
                 f"The engine ended while it loaded {start.model_dir}: {why}. "
-                "Load it again; if it ends again, report this text.",
+                "Load the model again; if that fails too, report this text.",
             )
         for message in arrived.messages:
             match message:
@@ -285,7 +288,7 @@ async def _loaded(
 
 
 def _together(progress: Mapping[int, Loading]) -> Loading:
-    """The progress of all ranks: the stage of the last one."""
+    """The joint progress of all ranks: the earliest stage, and the sums of bytes."""
     stages = list(LoadStage)
     return Loading(
         min((one.stage for one in progress.values()), key=stages.index),

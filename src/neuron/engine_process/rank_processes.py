@@ -1,7 +1,7 @@
-"""The processes of one engine as the service sees them: rank 0, and those that it leads; no torch.
+"""The processes of one engine as the service sees them: rank 0 and the ranks it leads; no torch.
 
-They live and die together: when one is gone, so is the model, and the others are ended. Each has
-a channel to the service, and rank 0 a line to each of the others.
+They live and die together: when one is gone, so is the model, and the others are ended. Each has a
+channel to the service, and rank 0 has a line to each of the others.
 """
 
 import asyncio
@@ -16,28 +16,28 @@ from neuron.ipc.channel import ChannelClosed, FrameError, ServiceEnd
 from neuron.ipc.messages import FromEngine, Start, ToEngine
 
 EXIT_SECONDS = 5.0
-"""How long a process whose channel has ended may take to end too."""
+"""Seconds within which a process must end once its channel has ended."""
 
 
 class Arrived(NamedTuple):
-    """What has come from one rank."""
+    """What arrived from one rank."""
 
     rank: int
     messages: list[FromEngine]
-    """Empty = the rank is gone."""
+    """Empty means that the rank is gone."""
     fault: str = ""
-    """Its channel carries nonsense."""
+    """Why its channel cannot be decoded, if so."""
 
 
 class RankProcess(NamedTuple):
-    """One rank."""
+    """The process of one rank, and the channel to it."""
 
     child: Child
     channel: ServiceEnd
 
 
 class RankProcesses:
-    """All ranks of one engine. Create it with :meth:`spawn`."""
+    """All ranks of one engine; created by :meth:`spawn`."""
 
     def __init__(self, processes: Sequence[RankProcess]) -> None:
         self._processes = tuple(processes)
@@ -51,7 +51,7 @@ class RankProcesses:
 
     @classmethod
     async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "RankProcesses":
-        """Starts *size* processes, which wait for their :meth:`begin`."""
+        """Starts *size* processes, which then wait for :meth:`begin`."""
         lines = [socket.socketpair() for _ in range(size - 1)]
         processes: list[RankProcess] = []
         try:
@@ -72,29 +72,29 @@ class RankProcesses:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """In the order of the ranks."""
+        """Process ids in the order of the ranks."""
         return tuple(process.child.pid for process in self._processes)
 
     async def begin(self, starts: Sequence[Start]) -> None:
         """Tells each rank what to load."""
         for process, start in zip(self._processes, starts, strict=True):
-            with contextlib.suppress(ChannelClosed):  # it is noticed by what it does not answer
+            with contextlib.suppress(ChannelClosed):  # noticed when it does not answer
                 await process.channel.send(start)
 
     async def send(self, message: ToEngine) -> None:
-        """To rank 0; raises ChannelClosed when it is gone."""
+        """Sends to rank 0. Raises ChannelClosed when it is gone."""
         await self._processes[0].channel.send(message)
 
     def send_soon(self, message: ToEngine) -> None:
-        """To rank 0, without waiting."""
+        """Sends to rank 0 without waiting."""
         self._processes[0].channel.send_soon(message)
 
     async def receive(self) -> Arrived:
-        """The next messages of any rank."""
+        """Waits for the next messages of any rank."""
         return await self._arrived.get()
 
     def kill(self, *, spared: int | None = None) -> None:
-        """Ends all of them now; the *spared* one ends by itself."""
+        """Kills all processes at once, except the *spared* rank, which ends by itself."""
         self._was_killed = True
         for rank, process in enumerate(self._processes):
             if rank != spared:
@@ -108,7 +108,7 @@ class RankProcesses:
         others = [process for rank, process in enumerate(self._processes) if rank != first]
         for process in others:
             process.channel.close()
-        # Rank 0 ends the others by ending itself; whoever of them ends first is missed by it.
+        # The others end when rank 0 ends; rank 0 does not notice when one of them ends first.
         if first != 0:
             self.kill()
         await asyncio.gather(*(process.child.ended(EXIT_SECONDS) for process in others))

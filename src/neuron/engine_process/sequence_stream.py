@@ -1,7 +1,7 @@
-"""What one sequence receives from its engine, as an asynchronous iterator; no torch.
+"""The events of one sequence, as an asynchronous iterator; no torch.
 
 Owns the buffer between the engine's channel and one consumer. It is bounded by the sequence's own
-tokens, so a slow consumer costs that much and never holds up another.
+tokens, so a slow consumer costs only that memory and never delays another.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ Event = Output | Progress | Refused
 
 
 class EngineDied(Exception):
-    """Raised when the engine process ended before an answer did; the message says why."""
+    """Raised when the engine process ended before the answer did; the message says why."""
 
 
 class SequenceStream:
@@ -42,14 +42,14 @@ class SequenceStream:
         raise event
 
     def push(self, event: Event) -> None:
-        """Delivers an event; for the engine's client."""
+        """Delivers an event; called by the engine's client."""
         self._events.put_nowait(event)
 
     def end(self, reason: EngineDied | None = None) -> None:
-        """Ends the iteration after what has been delivered; for the engine's client."""
+        """Ends the iteration after the delivered events; called by the engine's client."""
         self._events.put_nowait(reason)
 
 
 def is_last(event: Event) -> bool:
-    """Whether nothing follows *event*."""
+    """Whether *event* is its sequence's last."""
     return isinstance(event, Refused) or (isinstance(event, Output) and event.finish is not None)

@@ -1,4 +1,4 @@
-"""When an engine that has work is considered stuck; pure, no clock, no torch."""
+"""Decides when an engine that has work is stuck; pure, no clock, no torch."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ class Deadlines:
     """How long an engine may be silent, in seconds."""
 
     load_seconds: float = 300.0
-    """Between two signs of life while it loads."""
+    """Between two messages while it loads."""
     first_step_seconds: float = 120.0
-    """Until its first step ends: kernels may be compiled in it."""
+    """Until its first step ends, which may compile kernels."""
     step_seconds: float = 30.0
-    """Until each later step ends, at least; see *factor*."""
+    """Least time allowed for each later step; see *factor*."""
     factor: float = 10.0
-    """A step may take this many times the slowest of the recent ones."""
+    """A step may take this many times as long as the slowest recent one."""
 
 
 class StepWatch:
-    """Adds up how long the engine has had work without finishing a step."""
+    """Measures how long the engine has had work without finishing a step."""
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
@@ -36,11 +36,11 @@ class StepWatch:
         return max(self._deadlines.step_seconds, self._deadlines.factor * max(self._recent))
 
     def step(self, seconds: float) -> None:
-        """A step has ended, *seconds* after it began."""
+        """Records a step that took *seconds*."""
         self._recent.append(seconds)
         self.silent_seconds = 0.0
 
     def tick(self, seconds: float, *, has_work: bool) -> bool:
-        """*seconds* more have passed without a step; returns whether the engine is stuck."""
+        """Counts *seconds* without a finished step; returns whether the engine is stuck."""
         self.silent_seconds = self.silent_seconds + seconds if has_work else 0.0
         return self.silent_seconds > self.deadline

@@ -119,9 +119,8 @@ def _check_sums(repo: str, folder: Path) -> None:
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,
                 f"{repo} cannot be used: {path.name} arrived damaged (SHA-256 {digest[:12]}… "
-                "instead of "
-                f"{content.name[:12]}…). The file was removed; the next attempt downloads it "
-                "again.",
+                f"instead of {content.name[:12]}…). The file was removed; the next attempt "
+                "downloads it again.",
             )
 
 
@@ -164,13 +163,11 @@ class Transfer:
         """The newest bar that counts bytes; an older one counts compressed bytes on the network."""
 
     def bar_class(self) -> type["_Bar"]:
-        """Returns a new class each time: the downloader takes a class, and each transfer needs
-        one."""
+        """Returns a new class: the downloader takes a class, and each transfer needs its own."""
         return type("Bar", (_Bar,), {"transfer": self})
 
     def advanced(self, bar: "_Bar") -> None:
-        """Takes a progress report in any thread. Raises to end the download: there is no other
-        way."""
+        """Takes a progress report in any thread. Raising is the only way to end a download."""
         if not self.wanted:
             raise _Stopped
         now = time.monotonic()

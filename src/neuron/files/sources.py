@@ -169,8 +169,7 @@ class _Source(NamedTuple):
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,
                 f"{text!r} does not name a model: {error}. Give {DEMO_ID}, a folder, a Hugging "
-                "Face id "
-                "such as Qwen/Qwen3-8B, or NAME=FOLDER.",
+                "Face id such as Qwen/Qwen3-8B, or NAME=FOLDER.",
             ) from None
 
     @classmethod

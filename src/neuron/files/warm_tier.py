@@ -117,9 +117,8 @@ class WarmTier:
             async with self._turn:
                 await self._keep(order, folder)
         except (FleetError, PagesError) as error:
-            self._let_go(
-                model
-            )  # held pages are of older files, not of those that a load would read
+            # Held pages are of older files, not of those that a load would read.
+            self._let_go(model)
             return str(error)
         finally:
             self._orders.discard(order)

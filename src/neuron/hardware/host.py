@@ -36,8 +36,7 @@ class Host:
         self._cgroup = cgroup
 
     def cpu_name(self) -> str:
-        """For example ``AMD EPYC 9654``; the architecture where Linux does not name a model
-        (ARM)."""
+        """For example ``AMD EPYC 9654``; the architecture where Linux names no model (ARM)."""
         fields = _fields(self._proc / "cpuinfo")
         return fields.get("model name") or fields.get("Model") or platform.machine() or "CPU"
 

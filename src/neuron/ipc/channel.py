@@ -1,8 +1,8 @@
 """The channel between the neuron service and an engine process: both of its ends.
 
-A socketpair carries frames: four bytes of big-endian length, then one msgpack message of the
-unions in ``messages.py``. Owns framing and its bounds; must not know what messages mean, and
-imports no torch, since the service uses it.
+A socketpair carries frames: a length in four big-endian bytes, then one msgpack message of the
+unions in ``messages.py``. Owns framing and its limits. Must not know what messages mean, and must
+not import torch, because the service uses it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ import msgspec
 from neuron.ipc.messages import FromEngine, ToEngine
 
 MAX_FRAME_BYTES = 32 << 20
-"""No message is larger; a length beyond it means that the other end is not speaking frames."""
+"""Size limit of a message; a longer length means that the other end does not send frames."""
 WRITE_BUFFER_BYTES = 1 << 20
-"""Bytes that may wait in the service for a slow engine before ``send`` waits."""
+"""Bytes that may be buffered in the service for a slow engine before ``send`` waits."""
 _RECEIVE_BYTES = 1 << 16
 _LENGTH_BYTES = 4
 
@@ -29,25 +29,25 @@ class ChannelClosed(Exception):
 
 
 class FrameError(Exception):
-    """Raised when bytes on the channel are no valid frame or message."""
+    """Raised when bytes on the channel are not a valid frame or message."""
 
 
 class FrameReader(Generic[Received]):
-    """Cuts a stream of bytes into messages."""
+    """Splits a stream of bytes into messages."""
 
     def __init__(self, decoder: "msgspec.msgpack.Decoder[Received]") -> None:
         self._decoder = decoder
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Received]:
-        """Takes more bytes and yields every message that is now complete."""
+        """Takes more bytes and yields each message that they complete."""
         self._buffer += data
         while (frame := self._frame()) is not None:
             try:
                 message = self._decoder.decode(frame)
             except msgspec.DecodeError as error:
                 raise FrameError(
-                    f"the engine channel carries an unreadable message: {error}"
+                    f"an undecodable message arrived on the engine channel: {error}"
                 ) from error
             yield message
 
@@ -56,7 +56,10 @@ class FrameReader(Generic[Received]):
             return None
         size = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
         if size > MAX_FRAME_BYTES:
-            raise FrameError(f"the engine channel announces {size} bytes, over {MAX_FRAME_BYTES}")
+            raise FrameError(
+                f"a frame of {size} bytes was announced on the engine channel; the limit is "
+                f"{MAX_FRAME_BYTES}"
+            )
         end = _LENGTH_BYTES + size
         if len(self._buffer) < end:
             return None
@@ -69,7 +72,7 @@ def encode_frame(encoder: msgspec.msgpack.Encoder, message: msgspec.Struct) -> b
     """One message as a frame; raises :class:`FrameError` if it is too large."""
     body = encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise FrameError(f"a message of {len(body)} bytes is over {MAX_FRAME_BYTES}")
+        raise FrameError(f"a message has {len(body)} bytes; the limit is {MAX_FRAME_BYTES}")
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
@@ -83,14 +86,14 @@ class EngineEnd:
         self._reader = FrameReader(msgspec.msgpack.Decoder(ToEngine))
 
     def send(self, message: FromEngine) -> None:
-        """Sends one message; waits while the service is slow to read."""
+        """Sends one message; blocks while the service is slow to read."""
         try:
             self._socket.sendall(encode_frame(self._encoder, message))
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
     def receive(self, *, wait: bool) -> list[ToEngine]:
-        """Everything that has arrived; with *wait*, at least one message.
+        """Returns all messages that have arrived; with *wait*, at least one.
 
         Raises :class:`ChannelClosed` when the service is gone.
         """
@@ -118,18 +121,18 @@ class ServiceEnd:
 
     @classmethod
     async def open(cls, connection: socket.socket) -> "ServiceEnd":
-        """Takes over *connection*."""
+        """Wraps *connection* and takes ownership of it."""
         reader, writer = await asyncio.open_connection(sock=connection)
         writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         return cls(reader, writer)
 
     async def send(self, message: ToEngine) -> None:
-        """Sends one message; waits while too many bytes wait for the engine.
+        """Sends one message; waits while the engine's buffer is full.
 
         Raises :class:`ChannelClosed` when the engine is gone.
         """
         if self._writer.is_closing():
-            raise ChannelClosed("the engine's end is closed")
+            raise ChannelClosed("the engine closed the channel")
         self.send_soon(message)
         try:
             await self._writer.drain()
@@ -137,12 +140,12 @@ class ServiceEnd:
             raise ChannelClosed(str(error)) from error
 
     def send_soon(self, message: ToEngine) -> None:
-        """Sends a small message without waiting; silently lost if the engine is gone."""
+        """Sends a small message without waiting; it is lost silently if the engine is gone."""
         if not self._writer.is_closing():  # uvloop raises where asyncio only logs
             self._writer.write(encode_frame(self._encoder, message))
 
     async def receive(self) -> list[FromEngine]:
-        """Waits for messages; an empty list means that the engine is gone."""
+        """Waits for messages. An empty list means that the engine is gone."""
         while True:
             try:
                 data = await self._reader.read(_RECEIVE_BYTES)
@@ -155,5 +158,5 @@ class ServiceEnd:
                 return messages
 
     def close(self) -> None:
-        """Closes this end; the engine sees the end of the channel and exits."""
+        """Closes this end; the engine notices that and exits."""
         self._writer.close()

@@ -1,8 +1,8 @@
-"""What the neuron service and an engine process say to each other.
+"""The messages between the neuron service and an engine process.
 
-The channel is a socketpair that carries length-prefixed msgpack (``channel.py``); the unions at
-the bottom are decoded in one call. Sequence ids are integers that the service gives out, unique
-for the life of the engine process.
+The channel is a socketpair that carries length-prefixed msgpack (``channel.py``); the unions at the
+bottom are decoded in one call. Sequence ids are integers that the service assigns, unique for the
+life of the engine process.
 """
 
 from enum import StrEnum
@@ -15,8 +15,8 @@ from protocol.generate import FinishReason
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """The first message to an engine: load this model and serve it.
 
-    Numbers that are None are chosen by the engine from the model and the hardware, and reported
-    back in :class:`Ready`.
+    Numbers that are None are chosen by the engine from the model and the hardware, and reported in
+    :class:`Ready`.
     """
 
     model_dir: str
@@ -24,33 +24,32 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     device: str = "cpu"
     """``cpu`` or ``cuda:N``."""
     devices: tuple[str, ...] = ()
-    """Of all ranks, where several share the model; each rank is told its own as *device*."""
+    """The devices of all ranks, where several share the model; *device* is this rank's own."""
     dtype: str = "auto"
-    """``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the checkpoint's own, but
-    float32 on a CPU without bfloat16 instructions."""
+    """``auto``, ``float32``, ``bfloat16`` or ``float16``. ``auto`` is the checkpoint's own dtype,
+    except on a CPU without bfloat16 instructions, where it is float32."""
     exact: bool | None = None
-    """Logits that do not depend on the batch to the bit; None = where the device can."""
+    """Logits that are bit-identical in every batch; None = where the device can."""
     reference: bool = False
-    """Compute with the plain-torch path, whatever the device: slow, and the others' oracle."""
+    """Compute with the plain torch path on any device: slow, and the oracle of the others."""
     max_running: int = 8
-    """Sequences that may hold KV cache at once."""
+    """Sequences that may hold KV cache at the same time."""
     max_queued: int = 64
-    """Sequences that may wait in the engine beyond those."""
+    """Further sequences that may wait in the engine."""
     max_step_tokens: int | None = None
     """Token budget of one step, decode rows and prefill chunks together."""
     max_context: int | None = None
-    """Upper bound for prompt plus answer; None = the model's own limit."""
+    """Upper limit on prompt plus answer, in tokens; None = the model's own limit."""
     kv_cache_bytes: int | None = None
-    """None = a share of free memory, never more than max_running full contexts need."""
+    """None = a share of free memory, at most what max_running full contexts need."""
     threads: int | None = None
-    """Compute threads of all ranks together on a CPU; None = the physical cores that they may
-    use."""
+    """Compute threads of all ranks together on a CPU; None = the physical cores they may use."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Sampling with every default resolved; the engine guesses nothing.
+    """Sampling parameters with every default resolved; the engine guesses nothing.
 
-    What changes logits does so in vLLM's order: ``allowed_tokens``, ``bad_tokens``, ``min_tokens``,
+    Logits are processed in vLLM's order: ``allowed_tokens``, ``bad_tokens``, ``min_tokens``,
     ``logit_bias``, ``repetition_penalty``, ``frequency_penalty``, ``presence_penalty``; then
     temperature, top-k, top-p, min-p.
     """
@@ -63,40 +62,39 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int = 0
     choice: int = 0
     min_tokens: int = 0
-    """No end token is chosen before this many tokens, unless nothing else may be chosen."""
+    """No end token is sampled before this many tokens, unless no other token is allowed."""
     stop: tuple[str, ...] = ()
     end_tokens: tuple[int, ...] = ()
-    """Tokens that end the answer: the model's own set plus the request's. Empty under
-    ``ignore_eos``."""
+    """Tokens that end the answer: the model's own and the request's. Empty with ``ignore_eos``."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of every token that the answer holds already."""
+    """Subtracted from the logit of every token that the answer already contains."""
     frequency_penalty: float = 0.0
-    """Subtracted once for each time that the answer holds the token."""
+    """Subtracted once for each occurrence of the token in the answer."""
     repetition_penalty: float = 1.0
-    """Divides a positive logit, multiplies another one, of every token of prompt and answer."""
+    """Divides the logit of every token in prompt and answer if positive, else multiplies it."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of a token id and what is added to its logit."""
+    """Pairs of a token id and the number to add to its logit."""
     allowed_tokens: tuple[int, ...] | None = None
-    """Only these can be chosen; None = all."""
+    """The only tokens that may be sampled; None = all."""
     bad_tokens: tuple[int, ...] = ()
-    """These are never chosen."""
+    """Tokens that are never sampled."""
     logprobs: int | None = None
-    """Report the log-probability of each token, and of that many best ones; None = off."""
+    """Report the logprob of each token, and of this many top tokens; None = off."""
     prompt_logprobs: int | None = None
-    """The same for each token of the prompt but the first, once, with the first output."""
+    """The same for each prompt token but the first, once, with the first output."""
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
-    """Generate: prompt tokens, and tokens that an earlier attempt already generated."""
+    """Generate from prompt tokens, and from tokens that an earlier attempt already generated."""
 
     id: int
     prompt: list[int]
     sample: SamplingParams
     generated: list[int] = []
-    """Continue after these; they count as answer tokens (positions, max_tokens, stop texts). Their
-    texts come with the first output, as :attr:`Output.replayed`."""
+    """Tokens to continue after; they count as answer tokens (positions, max_tokens, stop texts).
+    Their texts come with the first output, as :attr:`Output.replayed`."""
     seconds_left: float | None = None
-    """Until it is refused with ``timeout``; None = it may take as long as it takes."""
+    """Seconds until the sequence is refused with ``timeout``; None = no limit."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -106,7 +104,7 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """End the process at once; running sequences are dropped."""
+    """End the process at once and drop running sequences."""
 
 
 class LoadStage(StrEnum):
@@ -118,7 +116,7 @@ class LoadStage(StrEnum):
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """Progress of the load; at most a few per second."""
+    """Progress of the load, sent at most a few times per second."""
 
     stage: LoadStage
     done_bytes: int
@@ -126,27 +124,28 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded; Adds may come. Everything the node publishes about it."""
+    """The model is loaded and Adds may come. Holds everything the node publishes about it."""
 
     architecture: str
     dtype: str
     context_limit: int
-    """Tokens of prompt plus answer that one sequence may have."""
+    """Most tokens of prompt plus answer that one sequence may have."""
     max_running: int
     weight_bytes: int
     kv_cache_bytes: int
     kv_cache_tokens: int
     kv_cache_why: str
-    """Where that size comes from, with the numbers."""
+    """How that size was determined, with the numbers."""
     vocab_size: int
     load_seconds: float
     exact: bool
-    """Logits do not depend on the batch, to the bit."""
+    """Whether logits are bit-identical in every batch."""
     numerics: str
-    """Two engines with the same text here compute bit-identical logits in exact mode: engine
-    and torch version, device kind and instruction set, threads, dtype, kernels."""
+    """Names the numerics: two engines with the same text compute bit-identical logits in exact
+    mode. Covers engine and torch version, device kind and instruction set, threads, dtype,
+    kernels."""
     notes: tuple[str, ...] = ()
-    """What this machine could not do, for the operator."""
+    """What this machine cannot do, for the operator."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -156,17 +155,17 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     """A value of :class:`neuron.models.errors.LoadCode`: ``not_found``, ``corrupt``,
     ``unsupported`` or ``out_of_memory``."""
     message: str
-    """What, why (with the numbers) and what to do; made for people."""
+    """What happened, why (with the numbers) and what to do, for people."""
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural log-probabilities at one position, of the model's own distribution: before bias,
-    penalties, temperature and truncation. All are finite."""
+    """Natural logprobs at one position, of the model's own distribution: before bias, penalties,
+    temperature and truncation. All are finite."""
 
     token: float
-    """Of the token that is there."""
+    """Logprob of the token at this position."""
     top: list[tuple[int, float]] = []
-    """The best token ids with theirs, descending; equal ones by id."""
+    """Ids and logprobs of the top tokens, in descending order; ties by id."""
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -174,26 +173,26 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: int
     index: int
-    """How many tokens of the answer came before these (``Add.generated`` included)."""
+    """Number of answer tokens before these (``Add.generated`` included)."""
     tokens: list[int]
     text: str = ""
-    """Text that is now certain: whole characters, beyond the reach of any stop text."""
+    """Text that is now final: whole characters, and out of reach of any stop text."""
     finish: FinishReason | None = None
     stop_text: str = ""
-    """The stop text that ended it, if one did."""
+    """The stop text that ended the answer, if one did."""
     logprobs: list[Logprobs] = []
-    """Parallel to *tokens* if asked for, else empty."""
+    """Parallel to *tokens* if requested, else empty."""
     prompt_logprobs: list[Logprobs] | None = None
-    """For the second to the last token of the prompt, with the output of index 0 if asked for. An
-    answer that is continued after ``Add.generated`` has them behind it."""
+    """One entry for each prompt token but the first, with the output of index 0 if requested. An
+    answer that continues after ``Add.generated`` does not repeat them."""
     cached: int = 0
-    """With the first output: prompt tokens that the prefix cache held."""
+    """With the first output: prompt tokens found in the prefix cache."""
     replayed: list[str] = []
     """With the first output: what each token of ``Add.generated`` added to the text."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """A prefill chunk of one sequence that produced no token yet."""
+    """Prefill progress of one sequence that has not produced a token yet."""
 
     id: int
     computed: int
@@ -205,23 +204,23 @@ class Step(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
 
     number: int
     tokens: int
-    """Tokens computed, all sequences together."""
+    """Tokens computed, of all sequences together."""
     seconds: float
     outputs: list[Output] = []
     progress: list[Progress] = []
     running: int = 0
     queued: int = 0
     kv_tokens_free: int = 0
-    """The cached ones are among them."""
+    """Free tokens of the KV cache, cached ones included."""
     kv_tokens_cached: int = 0
     preemptions: int = 0
-    """Since the engine started."""
+    """Sequences preempted since the engine started."""
     prefixes: tuple[str, ...] | None = None
-    """The beginnings of prompts in the prefix cache, the latest first; None = as before."""
+    """The prompt prefixes in the prefix cache, latest first; None = unchanged."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """An Add that can never run here (too long, bad token) or finds the queue full."""
+    """Rejects an Add that can never run here (too long, bad token) or finds the queue full."""
 
     id: int
     code: str
@@ -230,16 +229,16 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
-    """The engine cannot go on (device fault, bug); the process ends after this message."""
+    """The engine cannot go on (device fault, bug). The process ends after this message."""
 
     message: str
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """An engine's state after its last step, as ``client.py`` knows it; not on the channel."""
+    """An engine's state after its last step, as ``client.py`` knows it; not sent on the channel."""
 
     open: int = 0
-    """Streams that have not ended, from the service's view."""
+    """Streams that have not ended, as the service sees it."""
     running: int = 0
     queued: int = 0
     kv_tokens_free: int = 0
@@ -247,10 +246,10 @@ class EngineStats(msgspec.Struct, frozen=True):
     preemptions: int = 0
     prefixes: tuple[str, ...] = ()
     step_number: int = 0
-    """0 before the first step."""
+    """0 until the first step."""
     step_seconds: float = 0.0
     step_age_seconds: float = 0.0
-    """Since the last step arrived; large while there is nothing to do."""
+    """Seconds since the last step arrived; grows while there is nothing to do."""
 
 
 ToEngine = Start | Add | Abort | Shutdown

@@ -1,17 +1,17 @@
-"""The commands that rank 0 of a group sends to the other ranks; see ``engine.ranks.lines``."""
+"""The commands that rank 0 sends to the other ranks; see ``engine.ranks.lines``."""
 
 import msgspec
 
 ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
-"""What a rank's process must have in it, so that the group talks over loopback only."""
+"""Environment of a rank's process, so that the group communicates over loopback only."""
 
 
 UNTRIED = 5
-"""Exit status of ``check.py``: the ranks work together, and no model was tried."""
+"""Exit status of ``tp_check_rank.py``: the ranks work together, but no model was tried."""
 
 
 class Join(msgspec.Struct, frozen=True, tag="join"):
-    """The first command: where the ranks meet, on this machine."""
+    """The first command: where on this machine the ranks connect."""
 
     port: int
     size: int
@@ -23,11 +23,11 @@ class SequenceTokens(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sequence: int
     tokens: list[int]
     start: int
-    """Tokens of it that the cache already holds."""
+    """Tokens of the sequence that the KV cache already holds."""
     blocks: list[int]
-    """Its block table; on a line, without its first *known* ones."""
+    """Its block table; on a line, without the first *known* blocks."""
     known: int = 0
-    """So many blocks the other end has from the step before; 0 where nothing is left out."""
+    """Leading blocks that the other end knows from the step before; 0 = none is omitted."""
 
 
 class Compute(msgspec.Struct, frozen=True, tag="compute", gc=False):
@@ -36,7 +36,7 @@ class Compute(msgspec.Struct, frozen=True, tag="compute", gc=False):
     step: int
     pieces: list[SequenceTokens]
     copies: list[tuple[int, int]] = []
-    """Blocks of the cache to copy first, (source, target) each."""
+    """KV cache blocks to copy first, as (source, target)."""
 
 
 class Project(msgspec.Struct, frozen=True, tag="project", gc=False):

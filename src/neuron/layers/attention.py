@@ -1,8 +1,8 @@
 """Attention over the paged KV cache: the contract, and the reference path in plain torch.
 
-An :class:`AttentionStep` says what each sequence of a step attends to; the model hands it queries,
-keys and values layer by layer. Every path computes one sequence at a time, so that nobody's result
-depends on who else is in the batch. The reference path runs on every device and is the oracle of
+An :class:`AttentionStep` says what each sequence of a step attends to; the model passes it queries,
+keys and values layer by layer. Every path computes one sequence at a time, so that no result
+depends on what else is in the batch. The reference path runs on every device and is the oracle for
 the others (``tiles.py``). Must not know sequences, scheduling or architectures.
 """
 
@@ -26,16 +26,16 @@ class AttentionRow:
     """The tokens of one sequence in a step."""
 
     start: int
-    """Where its tokens begin in the flat batch."""
+    """Index of its first token in the flat batch."""
     count: int
     context: int
-    """Tokens of it that the cache already holds."""
+    """Number of its tokens that the cache already holds."""
     blocks: list[int]
-    """Its block table."""
+    """The sequence's block table."""
 
     @property
     def length(self) -> int:
-        """Tokens that the cache holds once the new ones are written."""
+        """Tokens in the cache once the new ones are written."""
         return self.context + self.count
 
 
@@ -45,14 +45,16 @@ class AttentionStep(ABC):
     def __init__(self, rows: list[AttentionRow], slots: torch.Tensor) -> None:
         self.rows = rows
         self.slots = slots
-        """``[tokens]``, where each new token's key and value go: block * 16 + offset."""
+        """``[tokens]``, the cache slot of each new token's key and value: block * 16 + offset."""
 
     @abstractmethod
     def attend(
         self, query: torch.Tensor, pages: Pages, window: Window, scale: float
     ) -> torch.Tensor:
-        """*query* ``[tokens, heads, head_dim]``; *pages* are those of the layer. Returns the
-        query's shape."""
+        """Attends with *query* ``[tokens, heads, head_dim]`` to the layer's *pages*.
+
+        Returns the query's shape.
+        """
 
 
 def attend(
@@ -67,8 +69,8 @@ def attend(
 ) -> torch.Tensor:
     """Writes the new keys and values into a layer's pages, then attends.
 
-    *query* ``[tokens, heads, head_dim]``; *key*, *value* ``[tokens, kv_heads, head_dim]``;
-    *scale* of the scores, by default ``head_dim ** -0.5``. The result has the query's shape.
+    *query* ``[tokens, heads, head_dim]``; *key*, *value* ``[tokens, kv_heads, head_dim]``; *scale*
+    multiplies the scores, by default ``head_dim ** -0.5``. The result has the query's shape.
     """
     keys, values = pages
     keys.view(-1, *key.shape[1:]).index_copy_(0, step.slots, key)
@@ -79,7 +81,7 @@ def attend(
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What one row attends to in layers with one window."""
+    """What one row attends to in layers with the same window."""
 
     row: AttentionRow
     begin: int
@@ -90,7 +92,7 @@ class _View:
 
 
 class ReferenceStep(AttentionStep):
-    """Gathers the pages of each sequence and calls scaled_dot_product_attention."""
+    """Gathers each sequence's pages and calls scaled_dot_product_attention on them."""
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ def _attend_row(
     count, heads, dim = query.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
-    # Key heads as the batch, their group as heads; expanding copies nothing.
+    # Key heads as the batch, the query heads of each as heads; expanding does not copy.
     grouped = query.reshape(count, kv_heads, group, dim).permute(1, 2, 0, 3)
     shape = (kv_heads, group, keys.shape[0], dim)
     out = functional.scaled_dot_product_attention(

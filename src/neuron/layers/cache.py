@@ -1,6 +1,6 @@
-"""The paged KV cache: where the keys and values of every token lie.
+"""The paged KV cache: stores the keys and values of every token.
 
-Owns the memory and its layout. Who may write where is the block pool's business
+Owns the memory and its layout. Which sequence may write where is decided by the block pool
 (``engine/blocks.py``).
 """
 
@@ -12,11 +12,11 @@ from neuron.layers.paging import BLOCK_TOKENS, TILE_BLOCKS
 class KVCache:
     """Keys and values of all layers, ``[blocks, 16, kv_heads, head_dim]`` each.
 
-    All of it is written once when it is made: what the system has only promised would be missing
-    later, in the middle of an answer. So every number is finite from the start, as it must be,
-    because attention reads whole tiles and multiplies what lies beyond a sequence by zero. On a CPU
-    a tile may reach beyond the last block. There the keys or values that are next in memory begin,
-    which are as finite; a few blocks that nobody owns follow the very last ones.
+    All of it is written once when it is allocated: memory that the system has only promised would
+    be missing later, in the middle of an answer. So every number is finite from the start. It must
+    be, because attention reads whole tiles and multiplies what lies beyond a sequence by zero. On a
+    CPU a tile may reach beyond the last block, into the keys or values that are next in memory and
+    just as finite; a few unowned blocks follow the very last ones.
     """
 
     def __init__(
@@ -48,6 +48,6 @@ class KVCache:
         return self._layers[index]
 
     def copy(self, pairs: list[tuple[int, int]]) -> None:
-        """Copies blocks, (source, target) each, one after the other, in every layer."""
+        """Copies blocks in every layer, one (source, target) pair after the other."""
         for source, target in pairs:
             self._pages[:, :, target] = self._pages[:, :, source]

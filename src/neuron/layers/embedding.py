@@ -1,4 +1,4 @@
-"""The token embedding and the output head, which may share one matrix in the checkpoint."""
+"""The token embedding and the output head; a checkpoint may use one matrix for both."""
 
 from dataclasses import replace
 
@@ -11,14 +11,14 @@ from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 from neuron.layers.share import Share
 
 _SLICE_BYTES = 64 << 20
-"""Of a packed head's slices: no second copy of the head is ever in memory as a whole."""
+"""Size of a packed head's slices, so that a complete second copy is never in memory."""
 
 
 class Embedding(nn.Module):
-    """A matrix ``[vocab, hidden]``, one row for each token id, of which a rank has a share."""
+    """A matrix ``[vocab, hidden]``, one row per token id; each rank holds a share of the rows."""
 
     def __init__(self, vocab: int, hidden: int, dtype: torch.dtype, group: Group) -> None:
-        """*dtype* of the numbers that come out; those of the matrix may be narrower."""
+        """*dtype* is that of the output; the matrix may be narrower."""
         super().__init__()
         self.share = group.share(vocab)
         self.weight = nn.Parameter(torch.empty(self.share.size, hidden), requires_grad=False)
@@ -27,7 +27,7 @@ class Embedding(nn.Module):
         self._sum = AllReduce(group)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids ``[tokens]`` → ``[tokens, hidden]``."""
+        """Maps token ids ``[tokens]`` to ``[tokens, hidden]``."""
         if self._is_alone:
             return functional.embedding(tokens, self.weight).to(self._dtype)
         own = tokens - self.share.begin
@@ -40,14 +40,15 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-    """A linear map from the last hidden state to the logits of the vocabulary; each rank has a
-    share of them."""
+    """The linear map from the last hidden state to logits; each rank holds a share of the rows."""
 
     def __init__(
         self, weight: nn.Parameter, dtype: torch.dtype, share: Share, group: Group
     ) -> None:
-        """*weight* ``[share of the vocabulary, hidden]``, which may be the embedding's; computes in
-        *dtype*."""
+        """Computes in *dtype*. *weight* is ``[share of the vocabulary, hidden]``.
+
+        It may be the embedding's.
+        """
         super().__init__()
         self.weight = weight
         self.share = share
@@ -57,9 +58,9 @@ class Head(nn.Module):
         self._slices: list[torch.Tensor] = []
 
     def finish(self, plan: LinearPlan, *, shared: bool) -> None:
-        """Brings the loaded weight into the layout of *plan*; *shared* with the embedding."""
+        """Converts the loaded weight, which may be *shared* with the embedding, to *plan*."""
         if not self.share.size:
-            return  # nothing to pack; a rank beyond the vocabulary adds nothing
+            return  # nothing to pack: this rank holds no part of the vocabulary
         self._plan = plan
         if plan.kernel is Kernel.PLAIN:
             return
@@ -69,11 +70,11 @@ class Head(nn.Module):
             self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def pad_to(self, rows: int) -> None:
-        """From now on fewer rows are padded to so many."""
+        """From now on, pads smaller batches to *rows* rows."""
         self._plan = replace(self._plan, least_rows=rows)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[rows, hidden]`` → float32 logits ``[rows, vocab]``, on rank 0 only."""
+        """Maps ``[rows, hidden]`` to float32 logits ``[rows, vocab]``, on rank 0 only."""
         weights = self._slices or [self.weight]
         outs = [linear(hidden, weight, None, self._plan) for weight in weights]
         own = outs[0] if len(outs) == 1 else torch.cat(outs, -1)

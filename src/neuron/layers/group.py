@@ -1,8 +1,8 @@
-"""The ranks that share one model, and what they say to each other while they compute.
+"""The ranks that share one model, and how they communicate while they compute.
 
-Tensor parallelism after Megatron-LM (arXiv 1909.08053): each rank holds a share of every matrix,
+Tensor parallelism as in Megatron-LM (arXiv 1909.08053): each rank holds a share of every matrix,
 and partial sums are added up over the group. A group of one is the usual case and costs nothing.
-Must not know models; how a group comes to be is ``engine/rendezvous.py``'s business.
+Must not know models; ``engine/ranks/rendezvous.py`` forms the group.
 """
 
 import torch
@@ -13,23 +13,23 @@ from neuron.layers.share import Share, even_share, kv_share
 
 SUMMED = (torch.float32, torch.bfloat16, torch.float16)
 _ORDERLESS = 2
-"""Up to so many ranks a sum is the same whatever its order."""
+"""Largest number of ranks whose sum does not depend on the order."""
 
 
 class Group:
     """One rank's view of the group."""
 
     def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
-        """*store*: where the ranks leave words for each other."""
+        """*store* holds the texts that the ranks exchange."""
         self.rank = rank
         self.size = size
         self.is_exact = False
-        """A sum shall not depend, to the bit, on what else is summed with it."""
+        """Whether sums must be bit-identical whatever else is summed with them."""
         self._store = store
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is nobody to talk to."""
+        """Whether this is the only rank."""
         return self.size == 1
 
     def share(self, whole: int) -> Share:
@@ -43,15 +43,15 @@ class Group:
         return kv_share(kv_heads, self.rank, self.size)
 
     def least(self, value: int) -> int:
-        """The smallest of what all ranks say."""
+        """The smallest of the values that the ranks pass."""
         return self._agreed(value, distributed.ReduceOp.MIN)
 
     def total(self, value: int) -> int:
-        """The sum of what all ranks say."""
+        """The sum of the values that the ranks pass."""
         return self._agreed(value, distributed.ReduceOp.SUM)
 
     def words(self, name: str, own: str) -> list[str]:
-        """What each rank says under *name*, which is used once."""
+        """The texts that the ranks pass under *name*, which must be used only once."""
         if self._store is None:
             return [own]
         self._store.set(f"{name}/{self.rank}", own)
@@ -72,30 +72,30 @@ ALONE = Group()
 class AllReduce:
     """Sums a tensor over the group, in place.
 
-    NCCL on GPUs, where it can be captured in a graph; gloo on a CPU. gloo adds up in an order that
-    depends on where in the tensor a number stands, so an exact group of more than two gathers and
-    adds in the order of the ranks.
+    Uses NCCL on GPUs, where it can be captured in a graph, and gloo on a CPU. gloo's order of
+    additions depends on a number's position in the tensor, so an exact group of more than two ranks
+    gathers and adds in the order of the ranks.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """*x*, of float32, bfloat16 or float16, any shape; returns it, summed.
+        """Sums *x* (float32, bfloat16 or float16, any shape) and returns it.
 
         Raises ValueError for a strided *x*: it would have to be copied, and is nearly always a
-        mistake in how the model is put together.
+        mistake in how the model is built.
         """
         if self._group.is_alone:
             return x
         if not x.is_contiguous():
             raise ValueError(
                 f"all-reduce of a strided tensor: shape {list(x.shape)}, strides "
-                f"{list(x.stride())}. Sum a tensor that is contiguous."
+                f"{list(x.stride())}. Pass a contiguous tensor."
             )
         if x.dtype not in SUMMED:
             raise ValueError(
-                f"all-reduce of {x.dtype}; summed are "
+                f"all-reduce of {x.dtype}; the supported dtypes are "
                 f"{', '.join(str(dtype).removeprefix('torch.') for dtype in SUMMED)}."
             )
         if self._group.is_exact and self._group.size > _ORDERLESS:
@@ -113,8 +113,10 @@ class AllReduce:
 
 
 def gather_columns(x: torch.Tensor, share: Share, group: Group) -> torch.Tensor:
-    """Every rank's columns *x* ``[rows, share.size]`` → on rank 0 all of them ``[rows, whole]``;
-    on the others what they gave."""
+    """Gathers every rank's columns *x* ``[rows, share.size]`` into ``[rows, whole]`` on rank 0.
+
+    The other ranks get their own columns back.
+    """
     if group.is_alone:
         return x
     widest = -(-share.whole // group.size)

@@ -1,9 +1,9 @@
-"""Linear maps. Several projections of one input are one matrix, stacked row-wise.
+"""Linear maps; several projections of one input are one matrix, stacked row-wise.
 
-A family by *kernel*: the plain one is ``torch.nn.functional.linear``, the packed one keeps the
-matrix in oneDNN's own layout, which is 1.3 to 3 times as fast for the few rows of a decode step.
-Which one is used, and with how many rows at least, is found by a probe at load
-(``engine/probe.py``): the packed one calls private operators of torch.
+There are two kernels. The plain one is ``torch.nn.functional.linear``. The packed one keeps the
+matrix in oneDNN's own layout, which is 1.3 to 3 times as fast for the few rows of a decode step,
+but calls private operators of torch. Which one is used, and with at least how many rows, is found
+by a probe at load (``engine/machine/kernel_probe.py``).
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from neuron.layers.share import Share
 from neuron.layers.weight_target import WeightTarget
 
 _BATCH_HINT = 8
-"""The rows for which oneDNN chooses the layout; it is asked for no others."""
+"""Number of rows for which oneDNN chooses the layout; used for all batches."""
 
 
 class Kernel(StrEnum):
-    """How a matrix is kept and multiplied."""
+    """How a matrix is stored and multiplied."""
 
     PLAIN = "plain"
     PACKED = "packed"
@@ -35,12 +35,12 @@ class LinearPlan:
 
     kernel: Kernel = Kernel.PLAIN
     least_rows: int = 1
-    """Fewer rows are padded to so many: kernels for one row often round differently, and those for
-    four are often quicker."""
+    """Smaller batches are padded to this many rows: kernels for one row often round differently,
+    and those for four are often faster."""
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
-    """*weight* ``[rows, inputs]`` in oneDNN's layout. Raises RuntimeError where it has none."""
+    """Converts *weight* ``[rows, inputs]`` to oneDNN's layout; RuntimeError if it has none."""
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _BATCH_HINT)
     return packed
 
@@ -48,7 +48,7 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, plan: LinearPlan
 ) -> torch.Tensor:
-    """*x* ``[tokens, inputs]`` → ``[tokens, rows]``; *weight* is in the plan's layout."""
+    """Maps *x* ``[tokens, inputs]`` to ``[tokens, rows]``; *weight* is in the plan's layout."""
     tokens = len(x)
     missing = plan.least_rows - tokens
     if missing > 0:
@@ -61,9 +61,9 @@ def linear(
 
 
 class Linear(nn.Module):
-    """``y = x Wᵀ + b`` where the rows of W are the named *parts*, one after the other.
+    """``y = x Wᵀ + b``, where the rows of W are the named *parts*, one after the other.
 
-    A rank of a group has a share of the rows of each part, or of the columns.
+    Each rank of a group holds a share of the rows of every part, or of the columns.
     """
 
     def __init__(self, inputs: Share, parts: Mapping[str, Share], *, bias: bool = False) -> None:
@@ -71,21 +71,21 @@ class Linear(nn.Module):
         rows = sum(part.size for part in parts.values())
         self.inputs = inputs
         self.nbytes = 0
-        """Of the finished weight."""
+        """Bytes of the finished weight."""
         self.parts = dict(parts)
         self.weight = nn.Parameter(torch.empty(rows, inputs.size), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(rows), requires_grad=False) if bias else None
         self._plan = LinearPlan()
 
     def slots(self, prefix: str) -> dict[str, WeightTarget]:
-        """Checkpoint name → the slice of the parameter that it fills; each is contiguous."""
+        """Maps checkpoint names to the contiguous slices of the parameter that they fill."""
         slots: dict[str, WeightTarget] = {}
         sizes = [part.size for part in self.parts.values()]
         for (name, part), view in zip(
             self.parts.items(), torch.split(self.weight, sizes), strict=True
         ):
             whole = (part.whole, self.inputs.whole)
-            is_column = part.size == part.whole  # then only columns can be cut
+            is_column = part.size == part.whole  # then only columns can be divided
             cut = (1, self.inputs.begin) if is_column else (0, part.begin)
             slots[f"{prefix}{name}.weight"] = WeightTarget(view, whole, *cut)
         if self.bias is not None:
@@ -96,27 +96,27 @@ class Linear(nn.Module):
         return slots
 
     def finish(self, plan: LinearPlan) -> None:
-        """Brings the loaded weight into the layout of *plan*; it cannot be loaded again."""
+        """Converts the loaded weight to the layout of *plan*; it cannot be loaded again."""
         self._plan = plan
         self.nbytes = self.weight.nbytes
         if plan.kernel is Kernel.PACKED:
             self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
 
     def pad_to(self, rows: int) -> None:
-        """From now on fewer rows are padded to so many."""
+        """From now on, pads smaller batches to *rows* rows."""
         self._plan = replace(self._plan, least_rows=rows)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """*x* ``[tokens, inputs]`` → ``[tokens, rows]``."""
+        """Maps *x* ``[tokens, inputs]`` to ``[tokens, rows]``."""
         return self.own(x)
 
     def own(self, x: torch.Tensor) -> torch.Tensor:
-        """What this rank computes by itself."""
+        """Computes this rank's part of the result."""
         return linear(x, self.weight, self.bias, self._plan)
 
 
 class ColumnParallelLinear(Linear):
-    """Each rank computes its share of the outputs, from the whole input."""
+    """Each rank computes its share of the outputs from the whole input."""
 
     def __init__(self, inputs: int, parts: Mapping[str, Share], *, bias: bool = False) -> None:
         super().__init__(Share(0, inputs, inputs), parts, bias=bias)
@@ -133,12 +133,12 @@ class RowParallelLinear(Linear):
         self._sum = AllReduce(group)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """*x* ``[tokens, share of the inputs]`` → ``[tokens, outputs]``."""
+        """Maps *x* ``[tokens, share of the inputs]`` to ``[tokens, outputs]``."""
         if self._is_alone:
             return super().own(x)
         out = self._sum(self.own(x))
         return out if self.bias is None else out + self.bias
 
     def own(self, x: torch.Tensor) -> torch.Tensor:
-        """This rank's summand; the bias comes afterwards, once."""
+        """Computes this rank's summand; the bias is added once, after the sum."""
         return linear(x, self.weight, None, self._plan)

@@ -1,6 +1,6 @@
 """The gated MLP (arXiv 2002.05202): ``down(activation(gate(x)) * up(x))``.
 
-Must not know architectures: the activation is handed in.
+Must not know architectures: the activation is a parameter.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from neuron.layers.weight_target import WeightTarget
 
 
 class GatedMLP(nn.Module):
-    """Gate and up projection as one matrix, the gate's *activation*, the projection back."""
+    """Gate and up projections as one matrix, the *activation* of the gate, the down projection."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class GatedMLP(nn.Module):
         self.activation = activation
 
     def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
-        """Checkpoint name → (a slice of) the parameter that it fills."""
+        """Yields checkpoint names with the (slices of) parameters that they fill."""
         yield from self.gate_up.slots(prefix).items()
         yield from self.down.slots(prefix).items()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """*x* ``[tokens, hidden]`` → the same shape."""
+        """Maps *x* ``[tokens, hidden]`` to the same shape."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (tokens, inner) each
         out: torch.Tensor = self.down(self.activation(gate) * up)
         return out

@@ -1,6 +1,6 @@
 """The parameters of a rotary position embedding, as plain data.
 
-Torch-free: configs are parsed without torch; ``rotary.py`` turns this into frequencies.
+No torch, because configs are parsed without it; ``rotary.py`` computes the frequencies.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ import msgspec
 
 
 class RopeType(StrEnum):
-    """The supported ways to stretch rotary positions over longer contexts."""
+    """The supported ways to scale rotary positions to longer contexts."""
 
     DEFAULT = "default"
     LINEAR = "linear"
@@ -18,18 +18,18 @@ class RopeType(StrEnum):
 
 
 class Rope(msgspec.Struct, frozen=True):
-    """Rotary parameters with every default resolved; a field that a type ignores is unset."""
+    """Rotary parameters with every default resolved; fields that a type ignores stay unset."""
 
     type: RopeType = RopeType.DEFAULT
     theta: float = 10_000.0
     factor: float = 1.0
     original_context: int = 0
-    """Positions the model was trained on before the stretch (llama3, yarn)."""
+    """Positions the model was trained on before the scaling (llama3, yarn)."""
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float = 1.0
-    """Scale of cos and sin (yarn); 1.0 elsewhere."""
+    """Scale of cos and sin (yarn); 1.0 for other types."""
     truncate: bool = True
     """Whether yarn rounds its correction range to whole dimensions."""

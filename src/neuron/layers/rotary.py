@@ -1,7 +1,7 @@
-"""Rotary position embedding (arXiv 2104.09864) with the stretches for long contexts.
+"""Rotary position embedding (arXiv 2104.09864), with the scalings for long contexts.
 
-Frequencies and angles are float32 and computed as transformers computes them, because a position
-of a few thousand magnifies a rounding difference of the frequency.
+Frequencies and angles are float32 and computed as in transformers, because a position of a few
+thousand magnifies any rounding difference of the frequency.
 """
 
 import math
@@ -27,7 +27,7 @@ def frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
 
 
 def _llama3(inverse: torch.Tensor, rope: Rope) -> torch.Tensor:
-    """Llama 3.1: slow frequencies divided by the factor, fast ones kept, a blend between."""
+    """Llama 3.1: low frequencies are divided by the factor, high ones kept, a blend in between."""
     wavelength = 2 * math.pi / inverse
     low = rope.original_context / rope.low_freq_factor
     high = rope.original_context / rope.high_freq_factor
@@ -47,7 +47,7 @@ def _yarn(wavelengths: torch.Tensor, rope: Rope, head_dim: int) -> torch.Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
-        high += 0.001  # the ramp must have a width
+        high += 0.001  # the ramp must not be empty
     dims = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
     ramp = ((dims - low) / (high - low)).clamp(0, 1)
     keep = 1 - ramp
@@ -55,7 +55,7 @@ def _yarn(wavelengths: torch.Tensor, rope: Rope, head_dim: int) -> torch.Tensor:
 
 
 def _rotation_dim(rope: Rope, head_dim: int, rotations: float) -> float:
-    """The dimension that turns *rotations* times over the original context."""
+    """The dimension that makes *rotations* turns over the original context."""
     turns = rope.original_context / (rotations * 2 * math.pi)
     return head_dim * math.log(turns) / (2 * math.log(rope.theta))
 
@@ -63,9 +63,9 @@ def _rotation_dim(rope: Rope, head_dim: int, rotations: float) -> float:
 def angles(
     inverse: torch.Tensor, positions: torch.Tensor, scale: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of *positions* ``[tokens]`` for :func:`rotate`, as *dtype*.
+    """Cosines and sines of *positions* ``[tokens]`` for :func:`rotate`, in *dtype*.
 
-    Both ``[tokens, 1, head_dim]``; the first half of the sines is negated.
+    Both are ``[tokens, 1, head_dim]``; the first half of the sines is negated.
     """
     half = positions.float()[:, None] * inverse  # (tokens, head_dim / 2)
     cos, sin = half.cos(), half.sin()
@@ -76,6 +76,6 @@ def angles(
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates *x* ``[tokens, heads, head_dim]``; the halves of a head form the pairs."""
+    """Rotates *x* ``[tokens, heads, head_dim]``; the two halves of a head form the pairs."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)

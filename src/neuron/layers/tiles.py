@@ -1,26 +1,26 @@
-"""Attention on a CPU: the cache is read in place, tile by tile.
+"""Attention on a CPU: reads the KV cache in place, tile by tile.
 
-A sequence's keys are cut into tiles of 256 tokens at fixed positions. Each tile is one problem of a
-fixed shape for torch's fused CPU kernel, which also returns the log-sum-exp of its scores; the
-partial results are merged by it (Dao et al., arXiv 2205.14135, section 3.1; Milakov & Gimelshein,
-arXiv 1805.02867). Tiles that lie one behind the other in memory are one call; a tile whose blocks
-are scattered is copied together first.
+A sequence's keys are divided into tiles of 256 tokens at fixed positions. Each tile is one problem
+of fixed shape for torch's fused CPU kernel, which also returns the log-sum-exp of its scores; with
+it the partial results are merged (Dao et al., arXiv 2205.14135, section 3.1; Milakov & Gimelshein,
+arXiv 1805.02867). Tiles that are contiguous in memory are one call; a tile whose blocks are
+scattered is first copied into one piece.
 
-**Exact to the bit.** With ``exact`` a token's result does not depend on what else is computed in
-the step or on how the sequence was cut into steps, because the kernel never sees a different
+**Exact to the bit.** With ``exact``, a token's result does not depend on what else the step
+computes or on how the sequence was divided into steps, because the kernel never sees a different
 problem:
 
-- a tile always has all of its keys; those that a query must not see get the score
-  :data:`HIDDEN`, whose weight is exactly zero;
-- how large the first tile is depends on the query's own position alone: queries among the first
-  64 or 128 positions get a smaller one;
-- queries come in multiples of :data:`ROWS`, since matrix products round differently below that;
+- a tile always has all of its keys; those that a query must not see get the score :data:`HIDDEN`,
+  whose weight is exactly zero;
+- the size of the first tile depends only on the query's own position: queries among the first 64 or
+  128 positions get a smaller one;
+- queries come in multiples of :data:`ROWS`, because matrix products round differently below that;
 - tiles are merged in order of position, group by group (``GROUP_TILES``) at fixed positions, with
   running sums whose order does not depend on how many there are. A hidden tile adds exact zeros.
 
-That the kernel's own rounding depends on nothing else is checked at load (``engine/probe.py``).
-Without ``exact``, as many tokens as lie together are one problem, which is quicker for short
-contexts and depends on how the cache was given out.
+A probe at load checks that the kernel's own rounding depends on nothing else
+(``engine/machine/kernel_probe.py``). Without ``exact``, all contiguous tokens are one problem,
+which is faster for short contexts but depends on how the cache's blocks were allocated.
 """
 
 import itertools
@@ -34,36 +34,36 @@ from neuron.layers.attention import AttentionRow, AttentionStep, Pages, Window
 from neuron.layers.paging import BLOCK_TOKENS, GROUP_TILES, TILE_BLOCKS, TILE_TOKENS
 
 ROWS = 4
-"""Queries of a problem come in multiples of this."""
+"""The number of queries in a problem is a multiple of this."""
 SHORT_TOKENS = (64, 128)
-"""Sizes of the only tile of queries before these positions."""
+"""Sizes of the only tile for queries before these positions."""
 HIDDEN = -1e9
-"""The score of a key that must not be seen: finite, so that a hidden tile is no NaN."""
+"""The score of a key that must not be seen: finite, so that a hidden tile does not become NaN."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True, slots=True)
 class _KeyRange:
-    """Some keys of a row that one call of the kernel reads."""
+    """Keys of a row that one call of the kernel reads."""
 
     tiles: int
     tokens: int
-    """Of each tile."""
+    """Tokens of each tile."""
     slot: int
-    """Where the first key lies; unused if the blocks are copied together."""
+    """Cache slot of the first key; unused if the blocks are scattered."""
     blocks: torch.Tensor | None
-    """The scattered blocks that hold them, int64; what lies behind is ignored."""
+    """The scattered blocks that hold the keys, int64; keys beyond the range are ignored."""
     mask: torch.Tensor | None
     """Added to the scores: ``[tiles, 1, queries, tokens]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Consecutive positions whose blocks are consecutive in memory (or, if not, one tile)."""
+    """Consecutive positions whose blocks are contiguous in memory (or one scattered tile)."""
 
     begin: int
-    """The first position; a multiple of the tile size."""
+    """The first position, a multiple of the tile size."""
     tiles: int
     block: int
     scattered: bool = False
@@ -82,7 +82,7 @@ class TiledStep(AttentionStep):
         group: int,
         exact: bool,
     ) -> None:
-        """*group*: query heads that share a key head."""
+        """*group* is the number of query heads that share a key head."""
         if exact:
             rows = [part for row in rows for part in _by_size(row)]
         super().__init__(rows, slots)
@@ -95,7 +95,7 @@ class TiledStep(AttentionStep):
             ]
             for window in windows
         }
-        self._singles = 0  # rows of one token, which come first
+        self._singles = 0  # number of one-token rows, which come first
         while self._singles < len(rows) and rows[self._singles].count == 1:
             self._singles += 1
 
@@ -125,7 +125,7 @@ class TiledStep(AttentionStep):
 
 
 class _Masks:
-    """The masks of one row: who may see which keys."""
+    """The masks of one row: which query may see which keys."""
 
     def __init__(
         self, row: AttentionRow, window: Window, group: int, dtype: torch.dtype, hidden: float
@@ -148,7 +148,7 @@ class _Masks:
         return self._window is not None and begin <= self._row.length - 1 - self._window
 
     def make(self, begin: int, tiles: int, tokens: int) -> torch.Tensor:
-        """``[tiles, 1, queries, tokens]`` for the keys from *begin* on."""
+        """Makes the mask ``[tiles, 1, queries, tokens]`` for the keys from *begin* on."""
         keys = torch.arange(begin, begin + tiles * tokens)[None]
         hidden = keys > self._positions
         if self._window is not None:
@@ -158,12 +158,12 @@ class _Masks:
 
 
 def _short(row: AttentionRow) -> int | None:
-    """The size of the only tile of a row, if that is a small one."""
+    """The size of a row's only tile, if that is a small one."""
     return next((tokens for tokens in SHORT_TOKENS if row.length <= tokens), None)
 
 
 def _by_size(row: AttentionRow) -> Iterator[AttentionRow]:
-    """*row* in parts whose queries have a first tile of the same size."""
+    """Divides *row* into parts whose queries have a first tile of the same size."""
     inside = (tokens for tokens in SHORT_TOKENS if row.context < tokens < row.length)
     for begin, end in itertools.pairwise((row.context, *inside, row.length)):
         yield AttentionRow(row.start + begin - row.context, end - begin, begin, row.blocks)
@@ -172,7 +172,7 @@ def _by_size(row: AttentionRow) -> Iterator[AttentionRow]:
 def _groups(
     row: AttentionRow, window: Window, masks: _Masks, *, exact: bool
 ) -> Iterator[list[_KeyRange]]:
-    """The pieces of a row in order of position, those whose results are merged together."""
+    """A row's key ranges in order of position, grouped by what is merged together."""
     begin = 0 if window is None else max(0, row.context - window + 1)
     first, end = begin // TILE_TOKENS, -(-row.length // TILE_TOKENS)
     if not exact:
@@ -187,7 +187,7 @@ def _groups(
 
 
 def _runs(blocks: list[int], first: int, end: int) -> Iterator[_Run]:
-    """Tiles ``first … end`` of a block table as few runs."""
+    """Joins the tiles ``first … end`` of a block table into as few runs as possible."""
     start, count = first, 0
     for tile in range(first, end):
         own = blocks[tile * TILE_BLOCKS : (tile + 1) * TILE_BLOCKS]
@@ -207,7 +207,7 @@ def _runs(blocks: list[int], first: int, end: int) -> Iterator[_Run]:
 
 
 def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
-    """An exact run: whole tiles, those that need a mask apart unless masks are small."""
+    """An exact run: whole tiles; those that need a mask are separate unless masks are small."""
     blocks = _table(row, run) if run.scattered else None
     slot = run.block * BLOCK_TOKENS
     short = _short(row)
@@ -221,7 +221,7 @@ def _pieces(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
 
 
 def _alike(begins: range, masks: _Masks) -> Iterator[tuple[int, int, bool]]:
-    """The tiles that begin at *begins*, as few runs of (begin, tiles, whether a mask is needed)."""
+    """Joins the tiles at *begins* into few runs: (begin, tiles, whether a mask is needed)."""
     needs = [masks.partial(begin, begin + begins.step) for begin in begins]
     if any(needs) and masks.queries <= 4 * ROWS:
         needs = [True] * len(needs)
@@ -233,7 +233,7 @@ def _alike(begins: range, masks: _Masks) -> Iterator[tuple[int, int, bool]]:
 
 
 def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
-    """A run without ``exact``: just the keys that exist, those that everybody sees apart."""
+    """A run without ``exact``: only existing keys; those that all queries see are separate."""
     end = min(run.begin + run.tiles * TILE_TOKENS, row.length)
     blocks = _table(row, run) if run.scattered else None
     seen = row.context + 1
@@ -245,14 +245,14 @@ def _loose(run: _Run, row: AttentionRow, masks: _Masks) -> Iterator[_KeyRange]:
 
 
 def _table(row: AttentionRow, run: _Run) -> torch.Tensor:
-    """The blocks of a scattered tile; what is missing behind the sequence is anybody's."""
+    """The blocks of a scattered tile, filled up beyond the sequence with an arbitrary block."""
     first = run.begin // BLOCK_TOKENS
     own = row.blocks[first : first + TILE_BLOCKS]
     return torch.tensor(own + [own[0]] * (TILE_BLOCKS - len(own)))
 
 
 def _pad(queries: torch.Tensor) -> torch.Tensor:
-    """``[..., queries, dim]`` with queries of zeros up to the next multiple of :data:`ROWS`."""
+    """Pads ``[..., queries, dim]`` with zero queries to the next multiple of :data:`ROWS`."""
     missing = -queries.shape[-2] % ROWS
     return functional.pad(queries, (0, 0, 0, missing)) if missing else queries
 
@@ -281,7 +281,7 @@ def _attend_group(
     pieces: list[_KeyRange],
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result over some keys and the log-sum-exp of their scores ``[kv_heads, queries]``."""
+    """The result over some keys, and the log-sum-exp of their scores ``[kv_heads, queries]``."""
     results = [_attend_piece(queries, slots, piece, scale) for piece in pieces]
     if len(results) == 1 and pieces[0].tiles == 1:
         out, lse = results[0]
@@ -290,7 +290,7 @@ def _attend_group(
     lses = torch.cat([lse for _, lse in results])  # (tiles, kv_heads, queries)
     top = lses.amax(0)
     weights = (lses - top).exp_()
-    # cumsum adds one after the other, so the sum does not depend on how many zeros follow.
+    # cumsum adds one term after the other, so the sum does not depend on how many zeros follow.
     total = weights.cumsum(0)[-1]
     out = (outs * weights[..., None]).cumsum(0)[-1] / total[..., None]
     return out, top + total.log()

@@ -1,4 +1,4 @@
-"""Where a tensor of a checkpoint goes, or the range of it that a rank holds."""
+"""Where a checkpoint's tensor, or the range of it that a rank holds, is loaded to."""
 
 from typing import NamedTuple, Self
 
@@ -6,23 +6,23 @@ import torch
 
 
 class WeightTarget(NamedTuple):
-    """The place for a tensor, or for the range of it along one dimension that a rank holds."""
+    """The destination of a tensor, or of the range along one dimension that a rank holds."""
 
     target: torch.Tensor
-    """Contiguous; as large as the range."""
+    """Contiguous, and as large as the range."""
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     dim: int = 0
-    """Along which it is cut."""
+    """Dimension along which the range is taken."""
     begin: int = 0
-    """The first index of the range."""
+    """First index of the range."""
 
     @classmethod
     def whole(cls, target: torch.Tensor) -> Self:
-        """For all of a tensor."""
+        """The target for a complete tensor."""
         return cls(target, tuple(target.shape))
 
     @property
     def is_cut_across(self) -> bool:
-        """Whether the range is no single run of bytes in the file."""
+        """Whether the range is not one contiguous run of bytes in the file."""
         return self.dim > 0 and self.target.shape != self.shape

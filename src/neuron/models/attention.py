@@ -1,7 +1,7 @@
-"""A layer's self-attention: projections, norm and rotation of the heads, paged attention.
+"""A layer's self-attention: projections, norms and rotation of the heads, paged attention.
 
-Owns the fused q, k, v matrix and what the traits say about it; the cache and the computation over
-it are in ``layers/attention.py``.
+Owns the fused q, k, v matrix and how the traits shape it; the cache and the attention over it are
+in ``layers/attention.py``.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
             )
 
     def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
-        """Checkpoint name → (a slice of) the parameter that it fills."""
+        """Yields checkpoint names with the (slices of) parameters that they fill."""
         yield from self.qkv.slots(prefix).items()
         yield from self.output.slots(prefix).items()
         if self.norm is not None:
@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep
     ) -> torch.Tensor:
-        """*x* ``[tokens, hidden]`` → the same shape; the cache gets the new keys and values."""
+        """Maps *x* ``[tokens, hidden]`` to the same shape; caches the new keys and values."""
         qkv = self.qkv(x).view(len(x), -1, self.dim)  # (tokens, heads + 2 kv_heads, dim)
         both = self.heads + self.kv_heads
         qk, norm = qkv[:, :both], self.norm

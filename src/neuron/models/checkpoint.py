@@ -1,7 +1,7 @@
-"""A checkpoint's safetensors files, as known from their headers alone; no torch.
+"""A checkpoint's safetensors files, read from their headers alone; no torch.
 
-Owns finding the files, parsing and validating headers, tensors' names and adding up sizes, so that
-a load can be refused before a single weight is read. Must not know what the tensors mean.
+Owns finding the files, parsing and validating headers, tensor names, and adding up sizes, so that a
+load can be refused before any weight is read. Must not know what the tensors mean.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header
 with name → dtype, shape, data_offsets, then the data).
@@ -19,27 +19,27 @@ from neuron.models.errors import LoadCode, LoadError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000
-"""The bound of the reference implementation."""
+"""The limit of the reference implementation."""
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-"""The stored dtypes that can be loaded, with their bytes a number."""
+"""The stored dtypes that can be loaded, with their bytes per number."""
 
 WRAPPERS = ("language_model.model.", "language_model.", "model.language_model.", "model.")
-"""What may stand before a text model's tensors, each before its own beginnings."""
+"""Possible prefixes of a text model's tensor names, longer ones before their own prefixes."""
 
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
-    """Where one tensor lies."""
+    """Where one tensor is stored."""
 
     name: str
     file: Path
     dtype: str
-    """As safetensors spells it: a key of :data:`ITEM_BYTES`."""
+    """The dtype as safetensors spells it: a key of :data:`ITEM_BYTES`."""
     shape: tuple[int, ...]
     begin: int
-    """Offset of the first byte in the file."""
+    """Offset of the tensor's first byte in the file."""
 
     @property
     def elements(self) -> int:
@@ -51,10 +51,10 @@ class TensorEntry(msgspec.Struct, frozen=True):
 
 
 def canonical(name: str) -> str:
-    """A tensor's name without the modules around the text model.
+    """Returns a tensor's name without the modules around the text model.
 
-    Exporters write ``model.`` or leave it out; models with a vision tower have had their text part
-    under ``language_model.model.`` and, since transformers 4.52, ``model.language_model.``.
+    Exporters may or may not write ``model.``; models with a vision tower have had their text part
+    under ``language_model.model.`` and, since transformers 4.52, under ``model.language_model.``.
     """
     for prefix in WRAPPERS:
         if name.startswith(prefix):
@@ -63,7 +63,7 @@ def canonical(name: str) -> str:
 
 
 def most_common_dtype(entries: Iterable[TensorEntry]) -> str:
-    """The stored dtype that holds most bytes."""
+    """The stored dtype that accounts for the most bytes."""
     totals: dict[str, int] = {}
     for entry in entries:
         totals[entry.dtype] = totals.get(entry.dtype, 0) + entry.nbytes
@@ -81,7 +81,7 @@ class _Index(msgspec.Struct):
 
 
 def read_checkpoint(model_dir: Path) -> dict[str, TensorEntry]:
-    """All tensors of *model_dir* by name, from a single file or from an index with shards.
+    """Reads all tensors of *model_dir* by name, from one file or from an index with shards.
 
     Raises :class:`LoadError`: NOT_FOUND for missing files, CORRUPT for damaged or truncated ones,
     UNSUPPORTED for weights in another format or dtype.
@@ -102,12 +102,12 @@ def read_checkpoint(model_dir: Path) -> dict[str, TensorEntry]:
         if not (model_dir / name).exists():
             have = sum((model_dir / other).exists() for other in names)
             raise _missing(
-                model_dir / name, f"the index names {len(names)} shards, {have} are there"
+                model_dir / name, f"the index lists {len(names)} shards, but only {have} exist"
             )
     entries = _read_headers(model_dir / name for name in names)
     for tensor, name in weight_map.items():
         if tensor not in entries:
-            raise _corrupt(model_dir / name, f"it lacks tensor {tensor!r}, which the index names")
+            raise _corrupt(model_dir / name, f"it lacks tensor {tensor!r}, which the index lists")
     return entries
 
 
@@ -121,15 +121,15 @@ def _single_file(model_dir: Path) -> Path:
     if found:
         raise LoadError(
             LoadCode.NOT_FOUND,
-            f"{model_dir} has {len(found)} safetensors files but no {INDEX}, so it is not known "
-            "which of them make up the model. Fetch the model again, with its index.",
+            f"{model_dir} has {len(found)} safetensors files but no {INDEX}, so it is unknown "
+            "which of them make up the model. Download the model again, with its index.",
         )
     other = [path.name for pattern in _OTHER_FORMATS for path in sorted(model_dir.glob(pattern))]
     if other:
         raise LoadError(
             LoadCode.UNSUPPORTED,
-            f"{model_dir} has no safetensors weights but {other[0]}. Only safetensors is loaded; "
-            "fetch or convert the model to it.",
+            f"{model_dir} has no safetensors weights, only {other[0]}, and no other format is "
+            "supported. Download the model as safetensors, or convert it.",
         )
     raise _missing(path, "the folder has no *.safetensors")
 
@@ -147,13 +147,13 @@ def _read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
 
 
 def read_header(file: Path) -> list[TensorEntry]:
-    """The tensors of one safetensors file; raises as :func:`read_checkpoint`."""
+    """Reads the tensors of one safetensors file. Raises what :func:`read_checkpoint` raises."""
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise _corrupt(file, f"it has {size} bytes, its header claims {length}")
+                raise _corrupt(file, f"it has {size} bytes, but its header claims {length}")
             text = stream.read(length)
     except OSError as error:
         raise _missing(file, error.strerror or "unreadable") from error
@@ -162,7 +162,7 @@ def read_header(file: Path) -> list[TensorEntry]:
     ]
     end = max((entry.begin + entry.nbytes for entry in entries), default=8 + length)
     if end != size:
-        raise _corrupt(file, f"it has {size} bytes, its header describes {end}")
+        raise _corrupt(file, f"it has {size} bytes, but its header describes {end}")
     return entries
 
 
@@ -179,25 +179,26 @@ def _entry(file: Path, name: str, raw: _HeaderEntry, base: int, size: int) -> Te
     if raw.dtype not in ITEM_BYTES:
         raise LoadError(
             LoadCode.UNSUPPORTED,
-            f"{file.name} stores {name!r} as {raw.dtype}. Loaded are {', '.join(ITEM_BYTES)}; "
-            "use the unquantised model.",
+            f"{file.name} stores {name!r} as {raw.dtype}, but only {', '.join(ITEM_BYTES)} are "
+            "supported. Use the unquantised model.",
         )
     begin, end = raw.data_offsets
     entry = TensorEntry(name, file, raw.dtype, raw.shape, base + begin)
     if min(raw.shape, default=0) < 0 or begin < 0 or end - begin != entry.nbytes:
         raise _corrupt(
-            file, f"tensor {name!r} of shape {list(raw.shape)} takes {end - begin} bytes"
+            file,
+            f"tensor {name!r} of shape {list(raw.shape)} cannot take {end - begin} bytes",
         )
     if base + end > size:
         raise _corrupt(
             file,
-            f"it has {size} bytes but tensor {name!r} ends at byte {base + end}, so it is cut off",
+            f"it has {size} bytes, but tensor {name!r} ends at byte {base + end}: it was truncated",
         )
     return entry
 
 
 def _corrupt(file: Path, why: str) -> LoadError:
-    return LoadError(LoadCode.CORRUPT, f"{file} is damaged: {why}. Fetch the model again.")
+    return LoadError(LoadCode.CORRUPT, f"{file} is damaged: {why}. Download the model again.")
 
 
 def _missing(file: Path, why: str) -> LoadError:

@@ -1,8 +1,8 @@
 """What a model is, parsed from its config.json and validated; no torch.
 
-Owns the translation from a Hugging Face config to :class:`ModelConfig`, where every default is
-resolved; what each family's keys mean is in ``families.py``. Must not know devices, dtypes in use,
-or how the weights are stored.
+Owns the translation from a Hugging Face config to :class:`ModelConfig`, in which every default is
+resolved; ``families.py`` knows what each family's keys mean. Must not know devices, the dtype in
+use, or how the weights are stored.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from neuron.models.traits import Traits
 T = TypeVar("T")
 VISION = ("vision_tower.", "multi_modal_projector.")
 MOST_LAYERS = 10_000
-"""A config with more is nonsense and would exhaust the memory with its list of layers."""
+"""A config with more layers is nonsense, and its list of layers would exhaust the memory."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
@@ -39,21 +39,23 @@ class ModelConfig(msgspec.Struct, frozen=True):
     windows: tuple[int | None, ...]
     """Per layer: how many positions back (itself included) a token sees; None = all."""
     ropes: tuple[Rope, ...]
-    """Per layer: its rotary parameters."""
+    """Per layer: the rotary parameters."""
     context_limit: int
-    """Positions the checkpoint is made for."""
+    """Number of positions that the checkpoint was made for."""
     dtype: str | None
-    """The dtype that config.json states, if any."""
+    """The dtype stated in config.json, if any."""
     left_out: tuple[str, ...] = ()
-    """What the names of tensors begin with that the engine has no use for."""
+    """Prefixes of the names of tensors that the engine does not use."""
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of KV cache that one token needs over all layers, *itemsize* bytes a number."""
+        """Bytes of KV cache per token over all layers, at *itemsize* bytes per number."""
         return 2 * self.layers * self.kv_heads * self.head_dim * itemsize
 
     def ignores(self, name: str) -> bool:
-        """Whether a checkpoint may hold tensor *name*, in ``checkpoint.canonical`` form, although
-        the model does not read it."""
+        """Whether a checkpoint may contain tensor *name* although the model does not read it.
+
+        *name* is in ``checkpoint.canonical`` form.
+        """
         tied_head = self.tied and name == "lm_head.weight"
         left_out = name.startswith(self.left_out)
         return tied_head or left_out or name.endswith("rotary_emb.inv_freq")
@@ -65,7 +67,7 @@ class _Kind(msgspec.Struct):
 
 
 class _VisionConfig(msgspec.Struct):
-    """The config of Gemma 3 with a vision tower, around that of its text part."""
+    """The config of Gemma 3 with a vision tower, which contains that of its text part."""
 
     text_config: Gemma3 | None = None
     tie_word_embeddings: bool | None = True
@@ -77,7 +79,7 @@ class _VisionConfig(msgspec.Struct):
 def load_config(model_dir: Path) -> ModelConfig:
     """Reads ``config.json`` of *model_dir*.
 
-    Raises :class:`LoadError`: NOT_FOUND without the file, CORRUPT when it is no JSON or
+    Raises :class:`LoadError`: NOT_FOUND without the file, CORRUPT when it is not JSON or
     contradicts itself, UNSUPPORTED for what the engine cannot run.
     """
     path = model_dir / "config.json"
@@ -87,14 +89,14 @@ def load_config(model_dir: Path) -> ModelConfig:
         raise LoadError(
             LoadCode.NOT_FOUND,
             f"{model_dir} cannot be loaded: its config.json cannot be read ({error.strerror}). "
-            "Point to a folder with config.json, *.safetensors and tokenizer.json.",
+            "Name a folder with config.json, *.safetensors and tokenizer.json.",
         ) from error
     return parse_config(raw)
 
 
 def parse_config(text: bytes) -> ModelConfig:
-    """Parses the bytes of a config.json; raises as :func:`load_config`."""
-    # The architecture first: another model's config need not have the keys of ours.
+    """Parses the bytes of a config.json. Raises what :func:`load_config` raises."""
+    # The architecture first: another architecture's config need not have the keys that we know.
     architecture = _architecture(_decode(text, _Kind))
     if architecture is Architecture.GEMMA3_VISION:
         keys = _text_part(_decode(text, _VisionConfig))
@@ -135,7 +137,7 @@ def _decode(text: bytes, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LoadError(
             LoadCode.CORRUPT,
-            f"config.json cannot be understood: {error}. Fetch the model again.",
+            f"config.json cannot be parsed: {error}. Download the model again.",
         ) from error
 
 
@@ -151,7 +153,7 @@ def _architecture(kind: _Kind) -> Architecture:
 
 
 def _text_part(whole: _VisionConfig) -> Keys:
-    """The text part's keys; what concerns all weights is said by the config around it."""
+    """The text part's keys; keys that concern all weights come from the outer config."""
     text = whole.text_config or Gemma3()
     text.tie_word_embeddings = whole.tie_word_embeddings is True
     text.dtype = whole.dtype or whole.torch_dtype or text.dtype
@@ -165,20 +167,20 @@ def _head_dim(keys: Keys) -> int:
     hidden, heads = keys.hidden_size, keys.num_attention_heads
     if hidden % heads:
         raise contradiction(
-            f"hidden_size {hidden} cannot be shared among {heads} attention heads "
+            f"hidden_size {hidden} cannot be divided among {heads} attention heads "
             "and no head_dim is given"
         )
     return hidden // heads
 
 
 def _context_limit(positions: int, ropes: tuple[Rope, ...]) -> int:
-    """Yarn is often switched on without raising max_position_embeddings; both count."""
+    """The larger of both limits: yarn is often enabled without raising max_position_embeddings."""
     stretched = (int(r.original_context * r.factor) for r in ropes if r.type is RopeType.YARN)
     return max(positions, *stretched, 1)
 
 
 def _check_sizes(keys: Keys) -> None:
-    """Before anything is derived from them."""
+    """Checks the sizes before anything is derived from them."""
     sizes = {
         "vocab_size": keys.vocab_size,
         "hidden_size": keys.hidden_size,
@@ -191,23 +193,26 @@ def _check_sizes(keys: Keys) -> None:
     }
     for name, size in sizes.items():
         if size is not None and size < 1:
-            raise contradiction(f"{name} is {size}")
+            raise contradiction(f"{name} is {size}, which is below 1")
     if keys.num_hidden_layers > MOST_LAYERS:
-        raise contradiction(f"num_hidden_layers is {keys.num_hidden_layers}")
+        raise contradiction(
+            f"num_hidden_layers is {keys.num_hidden_layers}, which is above {MOST_LAYERS}"
+        )
     if not keys.rms_norm_eps >= 0:
-        raise contradiction(f"rms_norm_eps is {keys.rms_norm_eps}")
+        raise contradiction(f"rms_norm_eps is {keys.rms_norm_eps}, which is not 0 or more")
 
 
 def _check_shape(config: ModelConfig) -> None:
     window = min((window for window in config.windows if window is not None), default=1)
     if window < 1:
-        raise contradiction(f"sliding_window is {window}")
+        raise contradiction(f"sliding_window is {window}, which is below 1")
     if config.heads % config.kv_heads:
         raise contradiction(
-            f"{config.heads} attention heads cannot share {config.kv_heads} key/value heads"
+            f"{config.heads} attention heads cannot be divided among {config.kv_heads} key/value "
+            "heads"
         )
     if config.head_dim % 2:
         raise contradiction(f"head_dim is {config.head_dim}, which is odd")
     cap = config.traits.logit_cap
     if cap is not None and not cap > 0:
-        raise contradiction(f"final_logit_softcapping is {cap}")
+        raise contradiction(f"final_logit_softcapping is {cap}, which is not above 0")

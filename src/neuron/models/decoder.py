@@ -1,8 +1,8 @@
-"""The decoder that every supported family is; what sets a family apart are its config's traits.
+"""The decoder that all supported families share; their configs' traits make the difference.
 
-One flat batch of tokens from any mix of sequences; what belongs to whom is the attention input's
-business. The reference for the numerics are transformers' models of the same architecture names.
-Must not know families: it asks for a trait, never for a name.
+It computes one flat batch of tokens from any mix of sequences; the attention input knows which
+token belongs to which sequence. The reference for the numerics is transformers' models of the same
+architecture names. Must not know families: it checks traits, never names.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def _norm(config: ModelConfig) -> RMSNorm:
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then the MLP; each reads a normalised copy and is added back to the stream."""
+    """Attention, then the MLP: each reads a normalised copy of the input and adds to it."""
 
     def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: torch.Tensor, turn: Turn, cache: KVCache, step: AttentionStep
     ) -> torch.Tensor:
-        """*x* ``[tokens, hidden]`` → the same shape."""
+        """Maps *x* ``[tokens, hidden]`` to the same shape."""
         attended = self.attention(self.before_attention(x), turn, cache, step)
         if self.after_attention is not None:
             attended = self.after_attention(attended)
@@ -72,14 +72,14 @@ class DecoderLayer(nn.Module):
         return out
 
     def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
-        """Checkpoint name → (a slice of) the parameter that it fills."""
+        """Yields checkpoint names with the (slices of) parameters that they fill."""
         yield from self.attention.slots(f"{prefix}self_attn.")
         yield from self.mlp.slots(f"{prefix}mlp.")
         for name, norm in self._norms().items():
             yield f"{prefix}{name}.weight", WeightTarget.whole(norm.weight)
 
     def _norms(self) -> dict[str, RMSNorm]:
-        """The norms by their names in checkpoints, where "post_attention" has two meanings."""
+        """The norms by their checkpoint names, in which "post_attention" has two meanings."""
         if self.after_attention is None or self.after_mlp is None:
             return {
                 "input_layernorm": self.before_attention,
@@ -95,11 +95,11 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class LoadUnit:
-    """A piece of the model that is loaded as a whole."""
+    """A part of the model that is loaded as a whole."""
 
     module: nn.Module
     slots: Callable[[], dict[str, WeightTarget]]
-    """Checkpoint name, in ``checkpoint.canonical`` form → the (slice of a) parameter it fills."""
+    """Maps checkpoint names, in ``checkpoint.canonical`` form, to (slices of) parameters."""
     holds_head: bool = False
 
 
@@ -120,8 +120,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 class Decoder(nn.Module):
     """The whole model.
 
-    It is made on the meta device, where it costs nothing; then each of its :meth:`parts` is placed,
-    filled and finished before the next, so that there is never more than one part in two layouts.
+    It is created on the meta device, where it takes no memory; then each of its :meth:`parts` is
+    placed, filled and finished before the next, so that at most one part exists in two layouts.
     """
 
     def __init__(
@@ -132,14 +132,17 @@ class Decoder(nn.Module):
         device: torch.device,
         group: Group = ALONE,
     ) -> None:
-        """Computes in *dtype* on *device*. *stored* is the checkpoint's dtype: the embedding, of
-        which single rows are read, and the head until it is packed stay in it. Every rank of a
-        *group* has such a model, with its share of each matrix."""
+        """Computes in *dtype* on *device*.
+
+        *stored* is the checkpoint's dtype, in which the embedding (of which single rows are read)
+        and the head, until it is packed, stay. Every rank of a *group* has such a model, with its
+        share of each matrix.
+        """
         super().__init__()
         self.config = config
         self.device = device
         self.heads = group.share(config.heads).size
-        """Of this rank, as are the next."""
+        """Number of this rank's query heads; *kv_heads* likewise."""
         self.kv_heads = group.heads(config.kv_heads).size
         with torch.device("meta"), _default_dtype(dtype):
             vocab, hidden = config.vocab_size, config.hidden_size
@@ -153,10 +156,10 @@ class Decoder(nn.Module):
                 own = nn.Parameter(torch.empty(share.size, hidden), requires_grad=False)
             weight = self.embedding.weight if config.tied else own
             self.head = Head(weight, dtype, share, group)
-        # Rounded to the dtype of the weights, as the models were trained.
+        # Rounded to the weights' dtype, as in the training of these models.
         root = torch.tensor(hidden**0.5, dtype=dtype)
         self.embedding_scale = float(root) if config.traits.scaled_embedding else None
-        # One or two sets of rotary parameters: each is turned into angles once a step.
+        # One or two sets of rotary parameters; each is turned into angles once per step.
         self._ropes = tuple(dict.fromkeys(config.ropes))
         self._rope_of = [self._ropes.index(rope) for rope in config.ropes]
         inverse = [frequencies(rope, config.head_dim) for rope in self._ropes]
@@ -170,8 +173,10 @@ class Decoder(nn.Module):
         cache: KVCache,
         step: AttentionStep,
     ) -> torch.Tensor:
-        """Computes a step: *tokens*, *positions* ``[tokens]`` → the last layer's output
-        ``[tokens, hidden]``."""
+        """Computes a step: maps *tokens*, *positions* ``[tokens]`` to the last layer's output.
+
+        The output is ``[tokens, hidden]``.
+        """
         x: torch.Tensor = self.embedding(tokens)
         if self.embedding_scale is not None:
             x = x * self.embedding_scale
@@ -184,28 +189,30 @@ class Decoder(nn.Module):
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Outputs of the last layer ``[rows, hidden]`` → float32 logits ``[rows, vocab]``; whole on
-        rank 0 only."""
+        """Maps outputs of the last layer ``[rows, hidden]`` to float32 logits ``[rows, vocab]``.
+
+        Only rank 0 gets the complete logits.
+        """
         logits: torch.Tensor = self.head(self.norm(hidden))
         cap = self.config.traits.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def linear_maps(self) -> Iterator[Linear]:
-        """All but the head, in the order in which they are computed."""
+        """All linear maps except the head, in the order in which they are computed."""
         return (module for module in self.modules() if isinstance(module, Linear))
 
     def pad_to(self, rows: int) -> None:
-        """From now on linear maps pad fewer rows to so many."""
+        """From now on, linear maps pad smaller batches to *rows* rows."""
         for linear in self.linear_maps():
             linear.pad_to(rows)
         self.head.pad_to(rows)
 
     def slots(self) -> dict[str, WeightTarget]:
-        """Checkpoint name, in ``canonical`` form → the (slice of a) parameter that it fills."""
+        """Maps checkpoint names, in ``canonical`` form, to the (slices of) parameters they fill."""
         return {name: slot for part in self.parts() for name, slot in part.slots().items()}
 
     def parts(self) -> list[LoadUnit]:
-        """The model in pieces that are loaded one after the other."""
+        """The parts of the model that are loaded one after the other."""
         parts = [
             LoadUnit(
                 self.embedding, lambda: {"embed_tokens.weight": self._rows(self.embedding.weight)}
@@ -217,7 +224,7 @@ class Decoder(nn.Module):
         parts.append(
             LoadUnit(self.norm, lambda: {"norm.weight": WeightTarget.whole(self.norm.weight)})
         )
-        if self.config.tied:  # nothing to read, but something to finish
+        if self.config.tied:  # nothing to read, but the head must be finished
             parts.append(LoadUnit(nn.Module(), dict, holds_head=True))
         else:
             head = self.head
@@ -227,18 +234,18 @@ class Decoder(nn.Module):
         return parts
 
     def _rows(self, weight: torch.Tensor) -> WeightTarget:
-        """For this rank's rows of a matrix with one row for each token id."""
+        """The target for this rank's rows of a matrix with one row per token id."""
         whole = (self.config.vocab_size, self.config.hidden_size)
         return WeightTarget(weight, whole, 0, self.embedding.share.begin)
 
     def place(self, part: LoadUnit) -> None:
-        """Gives the parameters of *part* memory on the device, uninitialised."""
+        """Allocates the parameters of *part* on the device, uninitialised."""
         part.module.to_empty(device=self.device)
         if part.module is self.embedding and self.config.tied:
             self.head.weight = self.embedding.weight
 
     def finish(self, part: LoadUnit, plan: LinearPlan) -> None:
-        """Brings the loaded parameters of *part* into the form that the forward pass uses."""
+        """Converts the loaded parameters of *part* to the form that the forward pass uses."""
         for module in part.module.modules():
             if isinstance(module, RMSNorm | HeadNorm):
                 module.finish()
@@ -248,5 +255,5 @@ class Decoder(nn.Module):
             self.head.finish(plan, shared=self.config.tied)
 
     def ignores(self, name: str) -> bool:
-        """Whether a checkpoint may hold tensor *name* although the model does not read it."""
+        """Whether a checkpoint may contain tensor *name* although the model does not read it."""
         return self.config.ignores(name)

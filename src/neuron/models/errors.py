@@ -1,30 +1,30 @@
-"""Why a model cannot be loaded.
+"""The reasons why a model cannot be loaded.
 
-Torch-free, so that the service can check a checkpoint's headers without starting an engine.
+No torch, so that the service can check a checkpoint's headers without starting an engine.
 """
 
 from enum import StrEnum
 
 
 class LoadCode(StrEnum):
-    """What kind of obstacle a load met."""
+    """The kind of problem that stopped a load."""
 
     NOT_FOUND = "not_found"
     """The folder, its config.json or a shard is missing."""
     CORRUPT = "corrupt"
-    """Files are there but damaged or contradict each other."""
+    """Files exist, but are damaged or contradict each other."""
     UNSUPPORTED = "unsupported"
-    """The checkpoint is sound but this engine cannot run it."""
+    """The checkpoint is sound, but this engine cannot run it."""
     OUT_OF_MEMORY = "out_of_memory"
-    """Weights or a minimal KV cache do not fit."""
+    """The weights or a minimal KV cache do not fit."""
     CRASHED = "crashed"
-    """The engine process ended while it loaded."""
+    """The engine process ended while it was loading."""
     TIMEOUT = "timeout"
     """The load made no progress within its deadline."""
 
 
 class LoadError(Exception):
-    """Raised when a checkpoint cannot be loaded; *message* is made for people.
+    """Raised when a checkpoint cannot be loaded; *message* is written for people.
 
     It says what happened, why (with the numbers) and what to do.
     """
@@ -36,13 +36,13 @@ class LoadError(Exception):
 
 
 def contradiction(what: str) -> LoadError:
-    """CORRUPT: *what* in config.json cannot be true."""
+    """A CORRUPT error: *what* in config.json cannot be true."""
     return LoadError(
         LoadCode.CORRUPT,
-        f"config.json makes no sense: {what}. Correct it or fetch the model again.",
+        f"config.json is invalid: {what}. Correct it, or download the model again.",
     )
 
 
 def unsupported(what: str, remedy: str) -> LoadError:
-    """UNSUPPORTED because of *what*; *remedy* says what would work."""
+    """An UNSUPPORTED error because of *what*; *remedy* says what would work."""
     return LoadError(LoadCode.UNSUPPORTED, f"This engine cannot run the model: {what}. {remedy}")

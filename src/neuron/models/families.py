@@ -1,8 +1,8 @@
-"""How the families differ: the keys that each reads from config.json, and what they amount to.
+"""How the families differ: the keys that each reads from config.json, and what they mean.
 
-Every family is the decoder of ``decoder.py`` with other :class:`Traits`. A class here is the
-config of one family: its fields are the keys that the family knows, with the defaults of the
-transformers config class of the same name (a family ignores the keys of the others, as there), its
+Every family is the decoder of ``decoder.py`` with different :class:`Traits`. A class here is the
+config of one family. Its fields are the keys that the family knows, with the defaults of the
+transformers config class of the same name (as there, a family ignores the keys of others); its
 methods say what the keys mean. To add a family, add a class and its line in :data:`FAMILIES`.
 
 Must not know torch, files or weights.
@@ -30,7 +30,7 @@ from neuron.models.windows import (
 
 
 class Architecture(StrEnum):
-    """The architectures that the engine can run, by their name in config.json."""
+    """The architectures that the engine can run, by their names in config.json."""
 
     LLAMA = "LlamaForCausalLM"
     MISTRAL = "MistralForCausalLM"
@@ -38,11 +38,11 @@ class Architecture(StrEnum):
     QWEN3 = "Qwen3ForCausalLM"
     GEMMA3 = "Gemma3ForCausalLM"
     GEMMA3_VISION = "Gemma3ForConditionalGeneration"
-    """Gemma 3 with a vision tower, which is left out: text in, text out."""
+    """Gemma 3 with a vision tower, which is not loaded: text in, text out."""
 
 
 class Keys(msgspec.Struct, kw_only=True):
-    """The keys that all families read; a family states the defaults that are not Llama's."""
+    """The keys that all families read, with Llama's defaults; families override theirs."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -65,7 +65,7 @@ class Keys(msgspec.Struct, kw_only=True):
     quantization_config: dict[str, Any] | None = None
 
     def traits(self) -> Traits:
-        """What sets this model apart. Raises LoadError UNSUPPORTED for what cannot be run."""
+        """The model's traits. Raises LoadError UNSUPPORTED for what cannot be run."""
         return Traits(activation=parse_activation(self.hidden_act))
 
     def windows(self) -> Windows:
@@ -73,7 +73,7 @@ class Keys(msgspec.Struct, kw_only=True):
         return (None,) * self.num_hidden_layers
 
     def ropes(self) -> tuple[Rope, ...]:
-        """The rotary parameters of each layer."""
+        """Per layer: the rotary parameters."""
         parameters = self.rope_scaling or self.rope_parameters
         return (self._rope(parameters, self.rope_theta),) * self.num_hidden_layers
 
@@ -90,7 +90,7 @@ class Keys(msgspec.Struct, kw_only=True):
 
 
 class Llama(Keys):
-    """Llama 1 to 3 (arXiv 2302.13971, 2407.21783) and the many models of its shape."""
+    """Llama 1 to 3 (arXiv 2302.13971, 2407.21783) and the many models of the same shape."""
 
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -117,7 +117,7 @@ class Mistral(Keys):
 
 
 class Qwen2(Keys):
-    """Qwen 2 and 2.5 (arXiv 2407.10671): biased queries, keys and values."""
+    """Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values."""
 
     vocab_size: int = 151936
     intermediate_size: int = 22016
@@ -136,7 +136,7 @@ class Qwen2(Keys):
 
 
 class Qwen3(Keys):
-    """Qwen 3, dense (arXiv 2505.09388): normalised queries and keys in place of the biases."""
+    """Qwen 3, dense (arXiv 2505.09388): norms on queries and keys instead of the biases."""
 
     vocab_size: int = 151936
     intermediate_size: int = 22016
@@ -169,9 +169,9 @@ def _qwen_windows(keys: Qwen2 | Qwen3) -> Windows:
 
 
 class Gemma3(Keys):
-    """Gemma 3, its text part (arXiv 2503.19786): most layers see a window only.
+    """The text part of Gemma 3 (arXiv 2503.19786): most layers only see a window.
 
-    The layers with a window have a rotary base of their own, which no scaling stretches.
+    The layers with a window have a rotary base of their own, to which no scaling applies.
     """
 
     vocab_size: int = 262208
@@ -197,17 +197,19 @@ class Gemma3(Keys):
     def traits(self) -> Traits:
         if self.attn_logit_softcapping is not None:
             raise unsupported(
-                f"it squeezes attention scores into ± {self.attn_logit_softcapping} "
+                f"it caps attention scores at ± {self.attn_logit_softcapping} "
                 "(attn_logit_softcapping), which no released Gemma 3 does",
                 "Use a checkpoint without it.",
             )
         if self.use_bidirectional_attention:
             raise unsupported(
-                "its tokens also see later ones (use_bidirectional_attention)",
+                "its attention is bidirectional (use_bidirectional_attention)",
                 "Only models that generate text can run.",
             )
         if not self.query_pre_attn_scalar > 0:
-            raise contradiction(f"query_pre_attn_scalar is {self.query_pre_attn_scalar:g}")
+            raise contradiction(
+                f"query_pre_attn_scalar is {self.query_pre_attn_scalar:g}, which is not above 0"
+            )
         return Traits(
             activation=parse_activation(self.hidden_activation),
             qkv_bias=self.attention_bias,
@@ -231,7 +233,9 @@ class Gemma3(Keys):
         given = self.rope_parameters or {}
         parts = [part or {} for part in given.values()]
         if not given.keys() <= {FULL, SLIDING} or not all(isinstance(p, dict) for p in parts):
-            raise contradiction(f"rope_parameters is not an object per {FULL} and {SLIDING}")
+            raise contradiction(
+                f"rope_parameters must have one object each for {FULL} and {SLIDING}"
+            )
         full = self._rope(
             (given.get(FULL) or {}) | (self.rope_scaling or {}), self.rope_theta or 1_000_000.0
         )
@@ -259,4 +263,4 @@ MODEL_TYPES: Mapping[str, Architecture] = MappingProxyType(
         "gemma3": Architecture.GEMMA3_VISION,
     }
 )
-"""For a config.json without ``architectures``."""
+"""Architectures by model_type, for a config.json without ``architectures``."""

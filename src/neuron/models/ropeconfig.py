@@ -1,8 +1,8 @@
-"""Reading rotary parameters out of a config.json, in the old and in the new spelling.
+"""Reads rotary parameters from a config.json, in the old and the new spelling.
 
-Old: ``rope_theta`` beside ``rope_scaling: {type | rope_type, …}``. New: ``rope_parameters:
-{rope_type, rope_theta, …}``. The precedence is that of transformers: ``rope_scaling`` replaces
-``rope_parameters``, and a theta inside the dict wins over one beside it.
+Old: ``rope_theta`` beside ``rope_scaling: {type | rope_type, …}``. New:
+``rope_parameters: {rope_type, rope_theta, …}``. The precedence is that of transformers:
+``rope_scaling`` replaces ``rope_parameters``, and a theta inside the dict wins over one beside it.
 """
 
 import math
@@ -15,7 +15,7 @@ from neuron.models.errors import LoadCode, LoadError
 
 DEFAULT_THETA = 10_000.0
 LEAST, MOST = 1e-9, 1e9
-"""Beyond these, a parameter is a slip, and angles would no longer be numbers."""
+"""Limits of plausible parameters; beyond them, angles would no longer be finite."""
 
 
 class _RawRope(msgspec.Struct):
@@ -42,11 +42,11 @@ def parse_rope(
     max_positions: int,
     original_positions: int | None,
 ) -> Rope:
-    """Resolves the rope dict of a config (either spelling) into a :class:`Rope`.
+    """Resolves a config's rope dict (in either spelling) into a :class:`Rope`.
 
     *max_positions* and *original_positions* are the config's ``max_position_embeddings`` and its
     own top-level ``original_max_position_embeddings``. Raises :class:`LoadError` for a type or
-    a combination that the engine cannot compute.
+    combination that the engine cannot compute.
     """
     try:
         raw = msgspec.convert(parameters or {}, _RawRope)
@@ -58,8 +58,8 @@ def parse_rope(
         raise _unsupported(f"it rotates only a part ({raw.partial_rotary_factor}) of each head")
     kind = _rope_type(raw.rope_type or raw.type or "default")
     base = raw.rope_theta or theta or DEFAULT_THETA
-    if not base > 1:  # every pair of a head would turn alike, or the last one fastest
-        raise _unsupported(f"its rope_theta is {base:g}, not more than 1")
+    if not base > 1:  # all pairs of a head would rotate alike, or the last one fastest
+        raise _unsupported(f"its rope_theta is {base:g}, but must be above 1")
     original = original_positions or raw.original_max_position_embeddings or max_positions
     match kind:
         case RopeType.DEFAULT:
@@ -97,7 +97,7 @@ def _yarn(raw: _RawRope, base: float, original: int, max_positions: int) -> Rope
 
 
 def _attention_factor(raw: _RawRope, factor: float) -> float:
-    """YaRN's scale of cos and sin (arXiv 2309.00071, section 3.4), as transformers infers it."""
+    """YaRN's scale of cos and sin (arXiv 2309.00071, section 3.4), as transformers derives it."""
     if raw.attention_factor is not None:
         return _positive("attention_factor", raw.attention_factor)
     if raw.mscale and raw.mscale_all_dim:
@@ -126,7 +126,7 @@ def _positions(value: float) -> int:
 def _positive(name: str, value: float | None) -> float:
     if value is None or not LEAST <= value <= MOST:
         raise _unsupported(
-            f"its rope parameter {name!r} is {value}, not a number from {LEAST} to {MOST}"
+            f"its rope parameter {name!r} is {value}, but must be from {LEAST} to {MOST}"
         )
     return value
 

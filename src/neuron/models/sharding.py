@@ -1,18 +1,18 @@
-"""Over how many ranks a model can be spread; no torch.
+"""Decides over how many ranks a model can be split; no torch.
 
-Every rank computes whole attention heads, and equal parts of the MLP. Where there are fewer
-key/value heads than ranks, several ranks have the same one.
+Every rank computes whole attention heads and an equal part of the MLP. With fewer key/value heads
+than ranks, several ranks have the same head.
 """
 
 from neuron.models.config import ModelConfig
 from neuron.models.errors import LoadError, unsupported
 
 MOST_RANKS = 16
-"""More devices than that are not in one host."""
+"""No host has more devices than this."""
 
 
 def check_ranks(config: ModelConfig, ranks: int) -> None:
-    """Raises :class:`LoadError` UNSUPPORTED, which names the numbers that work."""
+    """Raises :class:`LoadError` UNSUPPORTED, naming the numbers that work."""
     why = _obstacle(config, ranks)
     if why:
         raise _refusal(config, ranks, why)
@@ -36,6 +36,6 @@ def _obstacle(config: ModelConfig, ranks: int) -> str:
 def _refusal(config: ModelConfig, ranks: int, why: str) -> LoadError:
     numbers = ", ".join(map(str, possible_ranks(config)))
     return unsupported(
-        f"{why}, which cannot be spread over {ranks} devices",
+        f"{why}, which cannot be split over {ranks} devices",
         f"Set min_devices to one of {numbers}.",
     )

@@ -1,4 +1,4 @@
-"""Filling a model's parameters from a checkpoint: each tensor straight into its final place.
+"""Fills a model's parameters from a checkpoint, each tensor directly in its final place.
 
 Owns the pairing of tensors with their places, and the reading. There is never a second copy of the
 model in memory: a tensor whose dtype stays is read into the parameter itself, any other passes
@@ -21,9 +21,9 @@ from neuron.models.matching import match_tensors
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
-"""Parallel reads; a cold disk gives about three times the bytes of a single reader."""
+"""Parallel reads; from a cold disk they are about three times as fast as a single reader."""
 PIECE_BYTES = 8 << 20
-"""What one reader reads at once; also the size of its buffer where numbers are converted."""
+"""Bytes that one reader reads at once, and the size of its buffer for converted numbers."""
 OnBytes = Callable[[int], None]
 
 
@@ -49,28 +49,27 @@ class _ByteRange:
     target: torch.Tensor
     """A contiguous slice of a slot: of one dimension, or some rows."""
     columns: slice | None = None
-    """Of rows that are read as a whole, those that are wanted."""
+    """The columns to keep, where whole rows are read."""
 
     @property
     def nbytes(self) -> int:
-        """Wanted ones."""
+        """Number of bytes that are kept."""
         return self.target.numel() * DTYPES[self.entry.dtype].itemsize
 
 
 def wanted_bytes(entry: TensorEntry, slot: WeightTarget) -> int:
-    """What :func:`load_weights` is going to report for a pair."""
+    """Bytes that :func:`load_weights` will report for a pair."""
     return slot.target.numel() * DTYPES[entry.dtype].itemsize
 
 
 def load_weights(
     pairs: Iterable[tuple[TensorEntry, WeightTarget]], on_bytes: OnBytes = lambda _: None
 ) -> None:
-    """Reads every paired tensor, or the range of it that is wanted, into its slot, converting
-    dtypes. Of a range of columns the whole rows are read, a few at a time: they lie together in
-    the file.
+    """Reads every paired tensor, or the range of it that is needed, into its slot.
 
-    *on_bytes* is told of every few bytes that have been read. Raises :class:`LoadError`: CORRUPT
-    when a file ends early, NOT_FOUND when it cannot be read.
+    Converts dtypes. For a range of columns it reads whole rows, a few at a time, because they are
+    contiguous in the file. *on_bytes* is called with the size of each chunk that has been read.
+    Raises :class:`LoadError`: CORRUPT when a file ends early, NOT_FOUND when it cannot be read.
     """
     pieces = [piece for entry, slot in pairs for piece in _pieces(entry, slot)]
     pieces.sort(key=lambda piece: (piece.entry.file, piece.offset))
@@ -130,6 +129,6 @@ def _fill(descriptor: int, entry: TensorEntry, target: torch.Tensor, offset: int
             raise LoadError(
                 LoadCode.CORRUPT,
                 f"{entry.file} ends at byte {offset}, inside tensor {entry.name!r}: it was "
-                "truncated. Fetch the model again.",
+                "truncated. Download the model again.",
             )
         view, offset = view[count:], offset + count

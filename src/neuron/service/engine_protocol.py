@@ -1,5 +1,7 @@
-"""What the service needs of an engine: the shape of ``EngineProcess``, so that tests can put a
-scripted one into the real service."""
+"""What the service needs from an engine: the interface of ``EngineProcess``.
+
+Tests use it to put a scripted engine into the real service.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,16 +24,16 @@ class Engine(Protocol):
 
     ready: Ready
     died: asyncio.Future[str]
-    """Resolves to the reason when the engine has ended."""
+    """Resolves to the exit reason when the engine has ended."""
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of its processes."""
+        """Ids of the engine's processes."""
         ...
 
     @property
     def stats(self) -> EngineStats:
-        """The state after the last step."""
+        """The engine's state after its last step."""
         ...
 
     async def add(self, add: Add) -> AsyncIterator[Output | Progress | Refused]:
@@ -42,14 +44,14 @@ class Engine(Protocol):
         """Ends a generation; unknown ids are ignored."""
 
     async def stop(self, grace_seconds: float = ...) -> None:
-        """Ends the engine."""
+        """Ends the engine, forcibly after *grace_seconds*."""
 
 
 class StartEngine(Protocol):
-    """Loads a model; raises ``EngineLoadError``."""
+    """Loads a model. Raises ``EngineLoadError``."""
 
     def __call__(
         self, start: Start, *, on_progress: Callable[[Loading], None]
     ) -> Awaitable[Engine]:
-        """Returns when the engine is ready."""
+        """Returns the engine once it is ready."""
         ...

@@ -1,4 +1,4 @@
-"""Who this neuron is on the bus, and how it answers a job."""
+"""This neuron's identity on the bus, and how it answers jobs."""
 
 from protocol import codec, frames, subjects
 from protocol.bus import Bus
@@ -8,7 +8,7 @@ from protocol.timing import NORMAL, Timing
 
 
 class Identity:
-    """The node, the instance of its process, and the bus on which both speak."""
+    """The node, the instance of its process, and the bus that both use."""
 
     def __init__(self, bus: Bus, node: str, instance: str, timing: Timing = NORMAL) -> None:
         self.bus = bus
@@ -21,7 +21,7 @@ class Identity:
         await self.bus.publish(subjects.reply(job.gateway, job.id), codec.encode(frame))
 
     async def refuse(self, job: Job, error: WireError, *, ack: str, retryable: bool) -> None:
-        """Ends a job that has not begun."""
+        """Refuses a job before it has begun."""
         await self.send(
             job,
             frames.Failed(

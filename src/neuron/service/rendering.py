@@ -1,7 +1,6 @@
-"""Answers what a prompt looks like in text and tokens, for any model whose files are here.
+"""Answers what a prompt looks like as text and tokens, for any model whose files are here.
 
-Loading has nothing to do with it: a tokenizer is read when somebody asks, and the latest few are
-kept.
+The model need not be loaded: its tokenizer is read on request, and the latest few are kept.
 """
 
 import asyncio
@@ -22,15 +21,15 @@ log = logging.getLogger("neuron")
 
 KEPT = 4
 AT_ONCE = 2
-"""Long prompts take a core each."""
+"""Requests handled at the same time; each long prompt takes a core."""
 
 OfferOf = Callable[[str], Offer | None]
 LimitOf = Callable[[str], int]
-"""A loaded model's context; 0 = it is not loaded."""
+"""Returns a loaded model's context limit; 0 = the model is not loaded."""
 
 
 class RenderService:
-    """The endpoint of one node."""
+    """The render endpoint of one node."""
 
     def __init__(self, node: str, bus: Bus, offer_of: OfferOf, limit_of: LimitOf) -> None:
         self._node = node
@@ -42,7 +41,7 @@ class RenderService:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def asked(self, message: BusMessage) -> None:
-        """``cortex.node.<node>.render``."""
+        """Handles a message on ``cortex.node.<node>.render``."""
         task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -52,17 +51,20 @@ class RenderService:
             async with self._turns:
                 rendered = await self._rendered(codec.read_render(message.data))
         except codec.UnreadableMessage as error:
-            log.warning("ignored a question: %s", error)
+            log.warning("ignored an unreadable render request: %s", error)
             return
         except FleetError as error:
             rendered = Rendered(error=error.error)
         except Exception:
-            log.exception("a prompt")
-            text = f"Node {self._node} failed; its log has the details."
+            log.exception("rendering a prompt failed")
+            text = f"Node {self._node} failed to render the prompt; its log has the details."
             rendered = Rendered(error=WireError(ErrorCode.INTERNAL, text))
         data = codec.encode(rendered)
         if len(data) > self._bus.max_payload_bytes:
-            text = f"The answer has {len(data)} bytes, more than fit on the bus. Send less text."
+            text = (
+                f"The answer has {len(data)} bytes, but a message on the bus may have at most "
+                f"{self._bus.max_payload_bytes}. Send less text."
+            )
             data = codec.encode(Rendered(error=WireError(ErrorCode.REQUEST_TOO_LARGE, text)))
         await self._bus.publish(message.reply, data)
 
@@ -82,7 +84,8 @@ class RenderService:
         if offer is None or folder is None:
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,
-                f"Node {self._node} does not have the files of {model}.",
+                f"Node {self._node} does not have the files of {model}. Try again, or pull the "
+                "model.",
                 retry_after_seconds=5,
             )
         style = offer.profile.tool_calls
@@ -97,5 +100,5 @@ class RenderService:
 
 
 def _changed_at(folder: Path) -> float:
-    """Of the newest small file: another one means another tokenizer or template."""
+    """When the newest small file changed: a new one may be another tokenizer or template."""
     return max((path.stat().st_mtime for path in folder.glob("*.json*")), default=0.0)

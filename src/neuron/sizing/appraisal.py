@@ -1,6 +1,6 @@
-"""What a model would take on this node: its profile, the node's settings and its files, together.
+"""Estimates a model's memory on this node from its profile, the node's settings and its files.
 
-The arithmetic is ``neuron.sizing.estimate``'s.
+The arithmetic is in ``neuron.sizing.estimate``.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,14 @@ def appraise(
     devices: Sequence[Device],
     took: int = 0,
 ) -> Estimate | None:
-    """None when it is not known without the files. *took*: what it has been seen to take beside its
-    KV cache; 0 = not loaded yet. Raises ``LoadError`` for a model that no engine here can run. Runs
-    in a thread."""
+    """The model's estimated memory; None when it cannot be known without the files.
+
+    *took* is the memory that was measured at an earlier load, without the KV cache; 0 = never
+    loaded. Raises ``LoadError`` for a model that no engine here can run. Runs in a thread.
+    """
     said, ranks = profile.vram_mb << 20, profile.min_devices
     kind, budget = _place(devices, ranks)
-    spread = 1 if kind is DeviceKind.CPU else ranks  # devices; ranks on a CPU share it
+    spread = 1 if kind is DeviceKind.CPU else ranks  # devices: ranks on a CPU share it
     each = ranks // spread
     if folder is None:
         return _as_said(said, spread) if said else None
@@ -72,26 +74,33 @@ def _estimate_settings(settings: ModelSettings, kind: DeviceKind) -> EstimateSet
 
 
 def _place(devices: Sequence[Device], ranks: int) -> tuple[DeviceKind, int]:
-    """The kind of device that is used, and what models may have of the smallest of the *ranks*
-    largest ones; on a CPU, of all of it."""
+    """The kind of device to use, and the memory that models may take on one of them.
+
+    On GPUs that is the budget of the smallest of the *ranks* largest ones; on a CPU, all of its
+    budget.
+    """
     usable = sorted((d for d in devices if d.budget_bytes), key=lambda d: -d.budget_bytes)
     if not usable:
-        raise LoadError(LoadCode.UNSUPPORTED, "This node has no device for models (device).")
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            "No device of this node may be used for models. Set device in neuron.toml to auto, "
+            "cpu or a GPU that it has.",
+        )
     largest = usable[0]
     if largest.kind is DeviceKind.CPU:
         return largest.kind, largest.budget_bytes
     if len(usable) < ranks:
         raise LoadError(
             LoadCode.UNSUPPORTED,
-            f"The model shall be shared by {ranks} devices (min_devices), and this node has "
-            f"{len(usable)}.",
+            f"The model must be shared by {ranks} devices (min_devices), but this node has "
+            f"{len(usable)}. Lower min_devices, or load it on a node with {ranks} devices.",
         )
     return largest.kind, usable[ranks - 1].budget_bytes
 
 
 def _as_said(said: int, devices: int, found: Estimate | None = None) -> Estimate:
-    """The profile knows better what it takes."""
-    line = f"{size_text(said)} in all: the profile's vram_mb"
+    """The estimate with the profile's ``vram_mb``, which takes precedence."""
+    line = f"{size_text(said)} in total: the profile's vram_mb"
     each = -(-said // devices)
     if found is None:
         return Estimate(each, devices, lines=(line,))

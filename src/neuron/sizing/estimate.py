@@ -1,9 +1,9 @@
-"""What a model is going to take of a device, before anything is loaded. Pure; no torch.
+"""Estimates what a model will take of a device, before anything is loaded. Pure; no torch.
 
-Owns the arithmetic: weights as the engine keeps them, the KV cache that it is given, working
-memory, and the engine's process itself; every term with a line for people. The figures of the last
-two are measured (``python -m bench.memory``, docs/operating.md). Must not know where files lie or
-what else the device holds.
+Owns the arithmetic: weights as the engine keeps them, the KV cache that it gets, working memory,
+and the engine's process itself; every term has a line for people. The figures of the last two are
+measured (``python -m bench.memory``, docs/operating.md). Must not know where files are or what else
+is on the device.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,45 +19,45 @@ from protocol.fleet import DeviceKind
 from protocol.runtime.sizes import size_text
 
 TOKENS_OF_SLOT = 4096
-"""KV cache that each sequence may count on, unless the context is shorter."""
+"""KV cache tokens that each sequence can count on, unless its context is shorter."""
 LONG_CONTEXT = 32_768
-"""A sequence that is alone may be so long."""
+"""Tokens for which the cache has room when one sequence runs alone."""
 LEAST_CONTEXT = 4096
-"""With room for less a model is not worth loading."""
+"""Fewest tokens of KV cache with which a model is worth loading."""
 
 PROCESS_BYTES: Mapping[DeviceKind, int] = MappingProxyType(
     {DeviceKind.CPU: 148 << 20, DeviceKind.CUDA: 512 << 20}
 )
-"""An engine without a model. On a CPU: Python, torch and the rest of what it imports. On a GPU: the
+"""Memory of an engine without a model. On a CPU: Python, torch and its other imports. On a GPU: the
 device's context and its libraries' workspaces; not measured yet."""
 LIBRARY_BYTES = 34 << 20
-"""On a CPU, what the first matrix products leave behind: buffers of MKL, oneDNN and the threads."""
+"""On a CPU, what the first matrix products leave allocated: buffers of MKL, oneDNN and threads."""
 KERNEL_BYTES = 576 << 10
-"""A kernel that oneDNN has compiled for one shape of matrix and one number of rows."""
+"""One kernel, compiled by oneDNN for one matrix shape and one number of rows."""
 _LOGIT_COPIES = 5
-"""Logits in slices and as a whole, weights of the tokens, and what the draw keeps of them."""
+"""Logits in slices and whole, the tokens' weights, and what the draw keeps of them."""
 
 _BY_OUTPUTS = ("q_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head", "o_proj", "down_proj")
 _BY_HEADS = ("k_proj", "v_proj")
 
 
 class EstimateSettings(NamedTuple):
-    """How the model shall be loaded."""
+    """The settings with which the model would be loaded."""
 
     kind: DeviceKind
     slots: int
     """Sequences that run at once."""
     dtype: str = "auto"
     max_context: int | None = None
-    """Tokens of one sequence at most; None = the model's own limit."""
+    """Most tokens of one sequence; None = the model's own limit."""
     kv_bytes: int | None = None
-    """KV cache of each rank, as asked for; None = for the slots."""
+    """KV cache of each rank as configured; None = sized for the slots."""
     ranks: int = 1
     """Devices that share the model by tensor parallelism."""
 
 
 class Term(NamedTuple):
-    """A part of the sum."""
+    """One part of the total."""
 
     what: str
     size: int
@@ -65,25 +65,25 @@ class Term(NamedTuple):
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes of each rank's device."""
+    """Memory on each rank's device, in bytes."""
 
     weight_bytes: int
     kv_bytes: int
-    """For the engine's ``Start.kv_cache_bytes``."""
+    """Becomes the engine's ``Start.kv_cache_bytes``."""
     kv_tokens: int
     overhead_bytes: int
-    """Working memory and the process."""
+    """Working memory and the engine's process."""
     least_bytes: int
-    """The total with as little KV cache as makes sense: with less, it must not be loaded."""
+    """The total with the smallest useful KV cache: with less, the model must not be loaded."""
     terms: tuple[Term, ...]
 
     @property
     def total_bytes(self) -> int:
-        """All together."""
+        """Weights, KV cache and overhead together."""
         return self.weight_bytes + self.kv_bytes + self.overhead_bytes
 
     def lines(self) -> tuple[str, ...]:
-        """The explanation, a line for each term."""
+        """The explanation for people, one line per term."""
         return tuple(f"{term.what} {size_text(term.size)}: {term.why}" for term in self.terms)
 
 
@@ -95,12 +95,12 @@ def estimate(
     available: int | None = None,
     measured_bytes: int | None = None,
 ) -> MemoryEstimate:
-    """What *config* with the checkpoint's *entries* takes.
+    """Estimates the memory of *config* with the checkpoint's *entries*.
 
-    Where *available* bytes are not enough, a KV cache that nobody has asked for shrinks, but not
-    below :data:`LEAST_CONTEXT` tokens; then the total stays above *available*. *measured_bytes* is
-    what it took at an earlier load of the same kind beside its KV cache (:func:`beside_kv`), and
-    replaces what is computed. Raises :class:`LoadError` UNSUPPORTED for a dtype that is none.
+    Where *available* bytes are not enough, a KV cache of unspecified size shrinks, but not below
+    :data:`LEAST_CONTEXT` tokens; then the total exceeds *available*. *measured_bytes* is what the
+    model took beside its KV cache at an earlier load of the same kind (:func:`beside_kv`); it
+    replaces the computed figure. Raises :class:`LoadError` UNSUPPORTED for an unknown dtype.
     """
     entries = list(entries)
     cpu = settings.kind is DeviceKind.CPU
@@ -115,7 +115,7 @@ def estimate(
     ]
     fixed = [weights, *others]
     if measured_bytes is not None:
-        fixed = [Term("all but the KV cache", measured_bytes, "what it took when it was loaded")]
+        fixed = [Term("all but the KV cache", measured_bytes, "measured when it was last loaded")]
         weights = weights._replace(size=min(weights.size, measured_bytes))
     size = sum(term.size for term in fixed)
     each = -(-config.kv_heads // settings.ranks) * config.kv_bytes_per_token(1) // config.kv_heads
@@ -133,11 +133,11 @@ def estimate(
 
 
 def beside_kv(private_bytes: int, kv_cache_bytes: int) -> int:
-    """What a load really took beside its KV cache, for the next estimate's *measured_bytes*.
+    """What a load really took beside its KV cache: *measured_bytes* of the next estimate.
 
-    *private_bytes* of the engine's process (``hardware.host.private_bytes``) is to be the most that
-    was seen while it answered: an engine that has only just been loaded takes less. Keep the result
-    for this revision of the model and these settings.
+    *private_bytes* is the engine process's memory (``hardware.host.private_bytes``), the highest
+    figure seen while it generated: an engine that was only just loaded takes less. The result is
+    valid for this revision of the model and these settings.
     """
     return max(0, private_bytes - kv_cache_bytes)
 
@@ -152,8 +152,12 @@ def _weights(
     dtype: str,
     stored: str | None,
 ) -> Term:
-    """*stored*: the dtype in which an engine with packed matrices keeps the embedding; None = they
-    are not packed. The packed head is a matrix of its own, also where the checkpoint has none."""
+    """The weights of one rank.
+
+    *stored* is the dtype in which an engine with packed matrices keeps the embedding; None = it
+    does not pack. A packed head is a separate matrix even where the checkpoint ties it to the
+    embedding.
+    """
     item = dtypes.ITEM_BYTES[dtype]
     size = numbers = left_out = 0
     table = 0
@@ -176,17 +180,17 @@ def _weights(
         kept = dtypes.STORED[stored]
         size += table * dtypes.ITEM_BYTES[kept]
         if kept != dtype:
-            why += f", {_millions(table)} of them as stored, in {kept}"
+            why += f", of which {_millions(table)} stay as stored, in {kept}"
         if config.tied:
             size += table * item
-            why += f"; {_millions(table)} once more, packed, as the head"
+            why += f"; {_millions(table)} again, packed, for the head"
     if left_out:
-        why += f"; {_millions(left_out)} of the files are not needed"
+        why += f"; {_millions(left_out)} in the files are not loaded"
     return Term("weights", size, why)
 
 
 def _share(name: str, entry: TensorEntry, config: ModelConfig, ranks: int) -> int:
-    """Numbers of a tensor that one rank holds: its rows, columns or heads of a matrix."""
+    """How many numbers of a tensor one rank holds: its rows, columns or heads of a matrix."""
     module = name.removesuffix(".weight").rpartition(".")[2]
     if len(entry.shape) > 1 and module in _BY_OUTPUTS:
         return -(-entry.elements // ranks)
@@ -207,23 +211,23 @@ class _Cache(NamedTuple):
 def _kv_cache(
     config: ModelConfig, settings: EstimateSettings, block_bytes: int, room: int | None
 ) -> _Cache:
-    """*room*: the blocks that fit."""
+    """Sizes the KV cache; *room* is the number of blocks that fit."""
     context = min(config.context_limit, settings.max_context or config.context_limit)
     slots = settings.slots
     most = slots * blocks_for(context)
     each = size_text(block_bytes // BLOCK_TOKENS)
     if settings.kv_bytes is not None:
         blocks = min(most, settings.kv_bytes // block_bytes)
-        why = f"{blocks * BLOCK_TOKENS:,} tokens of {each}: as asked for"
+        why = f"{blocks * BLOCK_TOKENS:,} tokens of {each}: as configured"
         return _Cache(blocks, blocks, why)
     long, of_slots = min(context, LONG_CONTEXT), slots * TOKENS_OF_SLOT
     wanted = blocks_for(min(slots * context, max(long, of_slots)))
     least = min(wanted, blocks_for(min(context, LEAST_CONTEXT)))
     blocks = wanted if room is None else max(least, min(wanted, room))
     if blocks < wanted:
-        reason = f"what there is room for, of {wanted * BLOCK_TOKENS:,} wanted"
+        reason = f"all that fits, of {wanted * BLOCK_TOKENS:,} wanted"
     elif slots * context <= max(long, of_slots):
-        reason = f"{slots} slots × the whole context of {context:,}"
+        reason = f"{slots} slots × the full context of {context:,}"
     elif of_slots >= long:
         reason = f"{slots} slots × {TOKENS_OF_SLOT:,}"
     else:
@@ -231,21 +235,24 @@ def _kv_cache(
     return _Cache(blocks, least, f"{blocks * BLOCK_TOKENS:,} tokens of {each}: {reason}")
 
 
-# -- what else the process takes -------------------------------------------------------------------
+# -- the rest of the process -----------------------------------------------------------------------
 
 
 def _kernels() -> Term:
     return Term(
         "kernels",
         KERNELS_KEPT * KERNEL_BYTES + LIBRARY_BYTES,
-        f"{KERNELS_KEPT} of {size_text(KERNEL_BYTES)}, compiled for a shape of matrix and a number "
-        f"of rows each, and {size_text(LIBRARY_BYTES)} for their libraries",
+        f"{KERNELS_KEPT} of {size_text(KERNEL_BYTES)}, each compiled for one matrix shape and "
+        f"number of rows, and {size_text(LIBRARY_BYTES)} for their libraries",
     )
 
 
 def _working(config: ModelConfig, settings: EstimateSettings, dtype: str) -> Term:
-    """Most of it is what the MLP or the attention of one layer makes for all tokens of a step, and
-    the logits of all slots; a CPU also holds partial results of attention, tile by tile."""
+    """Working memory of a step.
+
+    Most of it is what one layer's MLP or attention makes for all tokens of a step, and the logits
+    of all slots; a CPU also holds partial results of attention, tile by tile.
+    """
     item, ranks = dtypes.ITEM_BYTES[dtype], settings.ranks
     tokens = max(STEP_TOKENS[settings.kind], settings.slots)
     hidden, inner = config.hidden_size, -(-config.intermediate_size // ranks)
@@ -257,7 +264,7 @@ def _working(config: ModelConfig, settings: EstimateSettings, dtype: str) -> Ter
     if settings.kind is DeviceKind.CPU:
         context = min(config.context_limit, settings.max_context or config.context_limit)
         tiles = min(GROUP_TILES, -(-context // TILE_TOKENS))
-        attention += tiles * tokens * q * (2 * item + 8)  # as they come, joined, weighed, summed
+        attention += tiles * tokens * q * (2 * item + 8)  # as computed, joined, weighted, summed
         behind = (TILE_BLOCKS - 1) * BLOCK_TOKENS * kv * item
     logits = settings.slots * config.vocab_size * 4 * _LOGIT_COPIES
     return Term(

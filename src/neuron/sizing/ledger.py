@@ -1,8 +1,9 @@
-"""Who holds how much memory of this node's devices. Pure: sizes in, answers out.
+"""Books of this node's devices: which model holds how much memory. Pure: sizes in, answers out.
 
 A model's memory is reserved before its load begins and released when its process is gone, so that
-no two loads count on the same bytes. What others take (the desktop, another program) is measured
-and not for models; it may come while models are loaded, so room can be negative.
+no two loads count on the same bytes. Memory that others take (the desktop, another program) is
+measured and is not for models; as it may grow while models are loaded, free room can become
+negative.
 """
 
 import itertools
@@ -15,15 +16,15 @@ from protocol.fleet import Device, DeviceKind
 
 
 class Held(NamedTuple):
-    """A model's memory."""
+    """The memory that one model holds."""
 
     devices: tuple[int, ...]
-    """Positions in the node's list."""
+    """Positions in the node's list of devices."""
     bytes_each: int
 
 
 class Ledger:
-    """The books of one node."""
+    """The books of one node's devices."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = devices
@@ -31,48 +32,48 @@ class Ledger:
         self._held: dict[str, Held] = {}
 
     def others_take(self, sizes: Sequence[int]) -> None:
-        """Bytes of each device that others have, just measured."""
+        """Records the measured bytes that other programs take of each device."""
         self._others = list(sizes)
 
     def all_held(self) -> dict[str, Held]:
-        """What models hold."""
+        """The memory that each model holds."""
         return dict(self._held)
 
     def reserve(self, model: str, devices: tuple[int, ...], bytes_each: int) -> None:
-        """Enters a model; whether it fits was asked before."""
+        """Reserves memory for a model. The caller has checked that it fits."""
         assert model not in self._held, f"{model} is entered already"
         self._held[model] = Held(devices, bytes_each)
 
     def release(self, model: str) -> None:
-        """Its process is gone."""
+        """Releases a model's memory, once its process is gone."""
         del self._held[model]
 
     def usable(self, device: int) -> int:
-        """What models may have of a device, all together."""
+        """Bytes of a device that all models together may take."""
         found = self._devices[device]
         return min(found.budget_bytes, found.memory_bytes - self._others[device])
 
     def room(self, device: int) -> int:
-        """What is not reserved."""
+        """Bytes of a device that are usable and not reserved."""
         return self.usable(device) - self._reserved(device)
 
     def fits(self, devices: Sequence[int], bytes_each: int) -> bool:
-        """Whether a model could be loaded there now."""
+        """Whether a model could be loaded on *devices* now."""
         there = range(len(self._devices))
         return all(d in there and self.room(d) >= bytes_each for d in devices)
 
     def choose(self, count: int, bytes_each: int) -> tuple[int, ...]:
-        """The *count* devices on which a model leaves least; empty when it fits on none."""
+        """The *count* devices on which a model leaves the least room; empty if it fits nowhere."""
         able = [i for i, device in enumerate(self._devices) if device.budget_bytes]
         ways = [way for way in itertools.combinations(able, count) if self.fits(way, bytes_each)]
         return min(ways, key=lambda way: sum(map(self.room, way)), default=())
 
     def most_room(self) -> int:
-        """Of the device that has the most."""
+        """Room on the device that has the most."""
         return max((self.room(i) for i, d in enumerate(self._devices) if d.budget_bytes), default=0)
 
     def name(self, device: int) -> str:
-        """As an engine's settings have it: ``cpu`` or ``cuda:N``."""
+        """The device's name in an engine's settings: ``cpu`` or ``cuda:N``."""
         found = self._devices[device]
         return "cpu" if found.kind is DeviceKind.CPU else f"cuda:{found.index}"
 
@@ -83,9 +84,12 @@ class Ledger:
 def with_budgets(
     devices: Sequence[Device], wanted: str, memory_mb: int, share: float, host_cache_bytes: int = 0
 ) -> tuple[Device, ...]:
-    """*devices* with what models may take of each. *wanted*: ``auto`` (all GPUs, else the CPU),
-    ``cpu`` or ``cuda:N``; *memory_mb* of each, or *share* of it when that is 0. *host_cache_bytes*
-    of the host's memory are spoken for."""
+    """Sets on each of *devices* how much models may take of it.
+
+    *wanted* is ``auto`` (all GPUs, else the CPU), ``cpu`` or ``cuda:N``. The budget is *memory_mb*
+    per device, or *share* of its memory when that is 0. *host_cache_bytes* of the host's memory are
+    taken already.
+    """
     has_gpu = any(device.kind is DeviceKind.CUDA for device in devices)
 
     def budget(device: Device) -> int:

@@ -1,5 +1,12 @@
-"""Text in and out of a model: chat templates, tokens, and the parts of an answer.
+"""Text into and out of a model: chat templates, tokens, and the parts of an answer.
 
-Runs in the neuron service, so nothing below may import torch or transformers, even indirectly: the
-service has to start in a fraction of a second and must survive whatever happens to an engine.
+This package runs in the neuron service, so nothing here may import torch or transformers, even
+indirectly: the service must start in a fraction of a second and survive whatever happens to an
+engine. It decides how a conversation becomes a prompt, and how a streamed answer is split into
+thinking, visible text and tool calls. ``neuron.service.jobs`` calls it: ``prompt`` on the way in,
+``answer_parts`` on the way out.
+
+Read ``files`` and ``generation`` (a model folder's small files), then ``tokenizer``, ``sandbox``
+and ``template`` (prompts), then ``call_style``, ``json_stream``, ``tool_calls``, ``xml_calls`` and
+``splitter`` (answers), and ``aligner`` (logprobs) last.
 """

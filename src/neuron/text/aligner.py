@@ -1,8 +1,8 @@
-"""Which tokens of an answer made which of its visible text, for their log-probabilities.
+"""Matches an answer's tokens to the visible text that they produced, for their logprobs.
 
-Tokens and text do not come together: text is held back while it may be a tag or a stop text, and
-thinking, tags and white space are taken out. So each token waits until the text that it begins
-comes out; one whose text never does is dropped.
+Tokens and text do not arrive together: text is held back while it may be a tag or a stop text, and
+thinking, tags and white space are removed. So each token waits until the text that it starts is
+released; a token whose text never is gets dropped.
 """
 
 from collections import deque
@@ -13,19 +13,19 @@ from protocol.generate import TokenLogprobs
 
 
 class Aligner:
-    """Of one answer."""
+    """Matches the tokens and text of one answer."""
 
     def __init__(self) -> None:
         self._tokens: deque[TokenLogprobs] = deque()
         self._over = b""
-        """Bytes of the token given last that have not come out yet."""
+        """Bytes of the last matched token whose text has not been released yet."""
 
     def add(self, tokens: Iterable[TokenLogprobs]) -> None:
-        """Tokens, in the order of the answer."""
+        """Adds tokens, in the order of the answer."""
         self._tokens.extend(token for token in tokens if token.token)
 
     def give(self, parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
-        """*parts* with the log-probabilities of the tokens that made their text."""
+        """Returns *parts* with the logprobs of the tokens that produced their text."""
         given: list[AnswerPart] = []
         for part in parts:
             match part:
@@ -48,7 +48,7 @@ class Aligner:
             entry = self._tokens.popleft()
             common = _common(entry.token, text)
             if not common:
-                continue  # a tag, or white space that was taken out
+                continue  # a tag, or removed white space
             matched.append(entry)
             self._over = entry.token[common:] if common == len(text) else b""
             text = text[common:]
@@ -56,7 +56,7 @@ class Aligner:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """How many bytes both begin with."""
+    """The length of the prefix that both share."""
     size = min(len(one), len(other))
     if one[:size] == other[:size]:
         return size

@@ -1,4 +1,4 @@
-"""How a model writes tool calls, told from its chat template."""
+"""How a model writes tool calls, derived from its chat template."""
 
 from enum import Enum
 
@@ -10,31 +10,31 @@ FUNCTION = "<function="
 PYTHON_TAG = "<|python_tag|>"
 TOOL_CALLS = "[TOOL_CALLS]"
 MARKS = (THINK, THINK_END, CALL, CALL_END, PYTHON_TAG, TOOL_CALLS, "[ARGS]", "[CALL_ID]")
-"""Some vocabularies have these as control tokens, which are no text of an answer otherwise."""
+"""Some vocabularies have these as control tokens, which are not text of an answer otherwise."""
 
 
 class CallStyle(Enum):
-    """A family of models that write calls in the same way."""
+    """A family of models that write tool calls in the same way."""
 
     HERMES = "hermes"
     """JSON in ``<tool_call>``: Qwen 2.5 and 3, Hermes, and most others."""
     XML = "xml"
-    """``<function=…>`` in ``<tool_call>``: Qwen3-Coder and its successors. A call of one of these
-    two styles is understood in the other, too."""
+    """``<function=…>`` in ``<tool_call>``: Qwen3-Coder and its successors. A call in one of these
+    two styles is also understood in the other."""
     LLAMA = "llama"
-    """JSON and nothing else, perhaps behind ``<|python_tag|>``: Llama 3."""
+    """Only JSON, perhaps after ``<|python_tag|>``: Llama 3."""
     MISTRAL = "mistral"
-    """Behind ``[TOOL_CALLS]``."""
+    """Calls after ``[TOOL_CALLS]``: Mistral."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What opens a call anywhere in an answer."""
+        """The marks that open a call anywhere in an answer."""
         return _MARKS[self]
 
     def beginning(self, name: str) -> str:
-        """How a call begins, up to the arguments; up to the name when that is empty.
+        """The text that begins a call, up to the arguments, or up to the name if *name* is empty.
 
-        It ends where models begin a new token: none would begin one after a space.
+        It ends at a token boundary of the model: no token would continue after a trailing space.
         """
         match self:
             case CallStyle.HERMES:
@@ -57,7 +57,7 @@ _MARKS = {
 
 
 def style_of(template: str) -> CallStyle:
-    """The style that the source of a chat template shows to the model."""
+    """The style that a chat template shows to the model; *template* is its source."""
     if TOOL_CALLS in template:
         return CallStyle.MISTRAL
     if CALL in template:

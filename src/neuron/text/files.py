@@ -1,7 +1,7 @@
 """Reads the small JSON files of a model folder into checked structures.
 
-Owns the errors for files that are there but wrong: each names the file and the key. Knows nothing
-of what the files mean.
+Owns the errors for files that exist but are wrong: each names the file and the key. Knows nothing
+about what the files mean.
 """
 
 import json
@@ -16,20 +16,20 @@ T = TypeVar("T")
 
 
 def read_config(path: Path, shape: type[T]) -> T | None:
-    """The JSON object in *path* as *shape*, or None when there is no such file.
+    """Returns the JSON object in *path* as *shape*, or None when there is no such file.
 
-    Raises :class:`FleetError` (INVALID_REQUEST) for a file that is no JSON object or in which a
+    Raises :class:`FleetError` (INVALID_REQUEST) for a file that is not a JSON object, or in which a
     key of *shape* has another type.
     """
     try:
-        # not msgspec's own parser: Python programs write NaN and Infinity into these files
+        # not with msgspec's parser: Python programs write NaN and Infinity into these files
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"it cannot be read as JSON ({error})") from error
+        raise broken(path, f"the content cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise broken(path, f"it holds a JSON {type(content).__name__} instead of an object")
+        raise broken(path, f"the content is a JSON {type(content).__name__} instead of an object")
     try:
         return msgspec.convert(content, shape)
     except msgspec.ValidationError as error:
@@ -37,7 +37,7 @@ def read_config(path: Path, shape: type[T]) -> T | None:
 
 
 def broken(path: Path, why: str) -> FleetError:
-    """The error for a model file that is there but cannot be used."""
+    """The error for a model file that exists but cannot be used."""
     return FleetError(
         ErrorCode.INVALID_REQUEST,
         f"The model folder {path.parent} cannot be used: in {path.name}, {why}. "

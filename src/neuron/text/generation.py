@@ -1,7 +1,7 @@
 """What a model's author recommends: end tokens and sampling defaults.
 
-Read from generation_config.json, config.json and tokenizer_config.json, each of which may be
-absent. Knows nothing of requests beyond filling in what they leave open.
+These come from generation_config.json, config.json and tokenizer_config.json, each of which may be
+missing. Knows nothing about requests, except how to fill in what they leave open.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ N = TypeVar("N", int, float)
 
 
 class _GenerationConfig(msgspec.Struct, frozen=True):
-    """The keys that matter of transformers' GenerationConfig."""
+    """The keys of transformers' GenerationConfig that matter here."""
 
     do_sample: bool | None = None
     temperature: float | None = None
@@ -38,7 +38,7 @@ class _TextConfig(msgspec.Struct, frozen=True):
 class _ModelConfig(msgspec.Struct, frozen=True):
     eos_token_id: int | list[int] | None = None
     text_config: _TextConfig | None = None
-    """Where models that also see or hear keep what belongs to their language model."""
+    """Where multimodal models keep the keys of their language model."""
 
 
 class _Token(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
 
 
 class GenerationDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Sampling values for requests that leave them open; None = the author says nothing."""
+    """Sampling values for requests that leave them open; None = the author set none."""
 
     temperature: float | None = None
     """0 where the author asks for greedy decoding (``"do_sample": false``)."""
@@ -60,10 +60,10 @@ class GenerationDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def load(cls, folder: Path) -> "GenerationDefaults":
-        """Those of the model in *folder*.
+        """Loads the defaults of the model in *folder*.
 
-        Raises :class:`protocol.errors.FleetError` naming file and key for a value of another type
-        or outside of its range.
+        Raises :class:`protocol.errors.FleetError`, naming file and key, for a value of the wrong
+        type or out of range.
         """
         path = folder / GENERATION_CONFIG
         config = read_config(path, _GenerationConfig) or _GenerationConfig()
@@ -79,7 +79,7 @@ class GenerationDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     def fill(self, sampling: Sampling) -> Sampling:
-        """*sampling* with these values where it has none of its own."""
+        """Returns *sampling* with these values where it has none of its own."""
         return msgspec.structs.replace(
             sampling,
             temperature=_first(sampling.temperature, self.temperature),
@@ -90,10 +90,10 @@ class GenerationDefaults(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def end_token_ids(folder: Path, token_id: Callable[[str], int | None]) -> frozenset[int]:
-    """The tokens that end an answer: whatever any of the model's files calls its end token.
+    """The tokens that end an answer: all that any of the model's files calls its end token.
 
-    The files disagree more often than not (an end of turn here, an end of text there), and a model
-    that is not stopped at one of them rambles on. *token_id* looks up a token's text.
+    The files often disagree (end of turn in one, end of text in another), and a model that is not
+    stopped at every one of them rambles on. *token_id* looks up a token's text.
     """
     generation = read_config(folder / GENERATION_CONFIG, _GenerationConfig) or _GenerationConfig()
     model = read_config(folder / MODEL_CONFIG, _ModelConfig) or _ModelConfig()
@@ -122,4 +122,4 @@ def _check(
     path: Path, key: str, value: float | None, fits: Callable[[float], bool], range_text: str
 ) -> None:
     if value is not None and not fits(value):
-        raise broken(path, f"key {key!r}: {value} is not {range_text}")
+        raise broken(path, f"key {key!r}: the value {value} is not {range_text}")

@@ -1,9 +1,9 @@
-"""A JSON value that arrives piece by piece, as the tokens that it is made of.
+"""Tokenizes a JSON value that arrives in chunks.
 
-Strict, but for what models get wrong so often that it is worth mending: line breaks and other
-control characters inside of strings, backslashes that escape nothing, a comma before a closing
-bracket, and Python's ``True``, ``False`` and ``None``. What comes out is always the beginning of
-valid JSON, whatever comes in. Knows nothing of what the value means.
+Strict, except for mistakes that models make so often that repairing them pays: line breaks and
+other control characters inside strings, backslashes that escape nothing, a comma before a closing
+bracket, and Python's ``True``, ``False`` and ``None``. The output is always a prefix of valid JSON,
+whatever the input. Knows nothing about what the value means.
 """
 
 import re
@@ -34,79 +34,81 @@ _HEX = frozenset("0123456789abcdefABCDEF")
 
 
 class Kind(Enum):
-    """Of a token."""
+    """The kind of a token."""
 
     OPEN = auto()
     CLOSE = auto()
     BETWEEN = auto()
     """A colon, a comma, or white space."""
     KEY = auto()
-    """A piece of a key; quotes are pieces of their own."""
+    """A part of a key; each quote is a token of its own."""
     STRING = auto()
-    """A piece of a string."""
+    """A part of a string."""
     WORD = auto()
-    """A number or a literal, whole."""
+    """A complete number or literal."""
 
 
 class Token(NamedTuple):
-    """One piece of the value."""
+    """One token of the JSON value."""
 
     kind: Kind
     text: str
     depth: int
-    """How many brackets are open with an opening one, or before a closing one."""
+    """Number of open brackets, including the one that this token opens or closes."""
     ends: bool = False
-    """A string's or key's closing quote."""
+    """Whether it is a string's or key's closing quote."""
 
 
 class _Want(Enum):
-    """What may come next."""
+    """Which token may come next."""
 
     VALUE = auto()
     FIRST_VALUE = auto()
-    """Or the end of the array."""
+    """A value, or the end of the array."""
     KEY = auto()
     FIRST_KEY = auto()
-    """Or the end of the object."""
+    """A key, or the end of the object."""
     COLON = auto()
     COMMA = auto()
-    """Or the end."""
+    """A comma, or the end of the object or array."""
 
 
 class JsonStream:
     """Reads one object or array."""
 
     def __init__(self, end_mark: str = "") -> None:
-        """*end_mark*: what follows the value, begins with ``<``. In a string that goes over a line
-        break it means that the closing quote is missing."""
+        """*end_mark* is what follows the value; it begins with ``<``. Inside a string that spans a
+        line break it means that the closing quote is missing."""
         self._end_mark = end_mark
         self._has_break = False
-        """The string that is being read goes over a line break."""
+        """Whether the current string contains a line break."""
         self._mark_text = ""
-        """What could become the end mark inside of it."""
+        """Text in a string that could become the end mark."""
         self.at = 0
-        """How much of the text given last has been read."""
+        """Number of characters read of the text given last."""
         self.complete = False
-        """The value has ended."""
+        """Whether the value has ended."""
         self.failed = False
-        """What came can never become JSON."""
+        """Whether the input can no longer become JSON."""
         self._open: list[str] = []
         self._want = _Want.VALUE
         self._string: Kind | None = None
         self._escape = ""
-        """A backslash and what came of its sequence."""
+        """An unfinished escape sequence: the backslash and what follows so far."""
         self._word = ""
         self._comma = ""
-        """A comma, and the space after it: the bracket may close now."""
+        """A comma and the space after it, held back because the bracket may close next."""
 
     @property
     def held(self) -> str:
-        """What was read and is in no token yet, as it was written."""
+        """Input that has been read but is in no token yet, verbatim."""
         return self._comma + self._word + self._escape + self._mark_text
 
     def take(self, text: str, at: int = 0) -> Iterator[Token]:
-        """The tokens in *text* from *at* on. Stops at the end of the value, or where it fails;
-        :attr:`at` is where."""
+        """Yields the tokens in *text* from index *at* on.
+
+        Stops at the end of the value or where it fails; :attr:`at` is that index.
+        """
         self.at = at
         while self.at < len(text) and not (self.complete or self.failed):
             found, self.at = self._next(text, self.at)
@@ -227,7 +229,7 @@ class JsonStream:
                 return [self._token(kind, "\\" + character)], at + 1
             if character == "'":
                 return [self._token(kind, "'")], at + 1
-            return [self._token(kind, "\\\\")], at  # it escapes nothing
+            return [self._token(kind, "\\\\")], at  # the backslash escapes nothing
         if character not in _HEX:
             told = "\\" + self._escape
             self._escape = ""

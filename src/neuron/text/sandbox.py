@@ -1,8 +1,8 @@
 """The Jinja environment of chat templates: what a template may do, and how much of it.
 
 A template is a program that came with a model, so it runs in Jinja's sandbox and under a
-:class:`Budget`. The names that it sees are those that transformers gives, with the same results.
-Knows nothing of messages or models.
+:class:`Budget`. It sees the same names as with transformers, and gets the same results. Knows
+nothing about messages or models.
 """
 
 import json
@@ -18,18 +18,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_context
 
 MAX_STEPS = 2_000_000
-"""Loop rounds of one rendering, half a second's worth; real conversations need thousands."""
+"""Loop iterations of one rendering, about half a second; real conversations need thousands."""
 STEPS_PER_MACRO_CALL = 10
 MAX_RENDERED_CHARS = 16 * 2**20
-"""Far beyond every context length."""
+"""Limit on a rendering's text, far beyond every context length."""
 
 BUDGET = "cortex_budget"
-"""The template variable that carries the rendering's :class:`Budget`."""
+"""Name of the template variable that holds the rendering's :class:`Budget`."""
 _COUNT_STEP = "count step"  # no template can write this name
 
 
 class ConversationRefused(TemplateError):
-    """Raised when a template calls ``raise_exception``: its author's words for the client."""
+    """Raised when a template calls ``raise_exception``: its author's message for the client."""
 
 
 class TooExpensive(TemplateError):
@@ -37,7 +37,7 @@ class TooExpensive(TemplateError):
 
 
 class Budget:
-    """What one rendering has left."""
+    """The steps that one rendering has left."""
 
     def __init__(self) -> None:
         self._steps = MAX_STEPS
@@ -46,11 +46,11 @@ class Budget:
         """Counts *steps*; raises :class:`TooExpensive` when none are left."""
         self._steps -= steps
         if self._steps < 0:
-            raise TooExpensive(f"it ran more than {MAX_STEPS:,} loop rounds")
+            raise TooExpensive(f"it ran more than {MAX_STEPS:,} loop iterations")
 
     @staticmethod
     def bounded(pieces: Iterator[str]) -> str:
-        """Joins *pieces* while they stay below MAX_RENDERED_CHARS."""
+        """Joins *pieces*. Raises :class:`TooExpensive` beyond MAX_RENDERED_CHARS characters."""
         kept: list[str] = []
         size = 0
         for piece in pieces:
@@ -62,12 +62,12 @@ class Budget:
 
 
 class GenerationBlock(Extension):
-    """``{% generation %}…{% endgeneration %}`` marks what training counts; here only its body."""
+    """``{% generation %}…{% endgeneration %}``, a mark for training; only its body matters."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The body as a scope of its own, as transformers' version has it."""
+        """Returns the body as a scope of its own, as transformers does."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body).set_lineno(line)
@@ -86,12 +86,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters[_COUNT_STEP] = _count_step
         self.globals["raise_exception"] = _raise_exception
         self.globals["namespace"] = _GuardedNamespace
-        del self.globals["lipsum"]  # random text: two attempts must render the same prompt
+        del self.globals["lipsum"]  # random text, but all attempts must render the same prompt
 
     def parse_counted(self, source: str) -> nodes.Template:
-        """The syntax tree of *source* with a counting call in the body of each loop and macro.
+        """The syntax tree of *source*, with a counting call in the body of each loop and macro.
 
-        Jinja bounds ``range`` but not loops in loops, nor recursion in breadth.
+        Jinja limits ``range``, but neither nested loops nor recursion that branches.
         """
         tree = self.parse(source)
         repeated: list[nodes.For | nodes.Macro | nodes.CallBlock] = [
@@ -100,7 +100,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             *tree.find_all(nodes.CallBlock),
         ]
         for node in repeated:
-            # a filter, because calls go through the sandbox's checks, ten times slower
+            # a filter, because calls go through the sandbox's checks and are ten times slower
             steps = 1 if isinstance(node, nodes.For) else STEPS_PER_MACRO_CALL
             count = nodes.Filter(nodes.Const(steps), _COUNT_STEP, [], [], None, None)
             node.body.insert(0, nodes.ExprStmt(count).set_lineno(node.lineno))
@@ -111,13 +111,13 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 @pass_context
 def _count_step(context: Context, steps: int) -> None:
     budget = context.parent.get(BUDGET)
-    if not isinstance(budget, Budget):  # a template has tried to take its budget away
-        raise SecurityError(f"{BUDGET} is not a name for templates")
+    if not isinstance(budget, Budget):  # a template tried to remove its budget
+        raise SecurityError(f"templates may not set the name {BUDGET}")
     budget.spend(steps)
 
 
 class _GuardedNamespace(Namespace):
-    """A namespace without names that mean something to Python or Jinja."""
+    """A namespace without names that have a meaning in Python or Jinja."""
 
     def __init__(*args: object, **kwargs: object) -> None:
         for name in kwargs:
@@ -131,7 +131,7 @@ class _GuardedNamespace(Namespace):
 
 def _refuse_private(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace cannot hold the private name {name!r}")
+        raise SecurityError(f"a namespace may not have the private name {name!r}")
 
 
 def _raise_exception(message: object) -> None:
@@ -145,19 +145,19 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON for a model: Jinja's own filter escapes HTML characters and all non-ASCII text."""
+    """JSON for a model; Jinja's own filter escapes HTML characters and all non-ASCII text."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 class Clock:
-    """``strftime_now`` at a fixed moment: every attempt of a job renders the same prompt."""
+    """``strftime_now`` at a fixed time, so that all attempts of a job render the same prompt."""
 
     def __init__(self, unix_seconds: float) -> None:
-        # UTC on every host, then without a zone, as transformers' datetime.now() has none
+        # UTC on every host, then without a time zone, as transformers' datetime.now() has none
         self._moment = datetime.fromtimestamp(unix_seconds, UTC).replace(tzinfo=None)
 
     def strftime_now(self, form: str) -> str:
-        """The moment in a ``strftime`` format."""
+        """Formats the time with a ``strftime`` format."""
         return self._moment.strftime(form)

@@ -1,17 +1,17 @@
 """Splits a model's answer, as it streams, into thinking, visible text and tool calls.
 
-A state machine over text that is decoded already; the result does not depend on how the text is cut
-into pieces. Held back is only what could be the beginning of a tag that matters in the state, and a
-tool call while it may still turn out to be none. What disappears from the answer:
+A state machine over decoded text; its result does not depend on how the text is divided into
+chunks. It holds back only what could become a tag that matters in its state, and a tool call while
+that may still turn out to be plain text. Removed from the answer are:
 
-- the tags ``<think>``, ``</think>`` (also a second one after thinking ended, and one with which an
-  answer begins), and those around a call;
+- the tags ``<think>`` and ``</think>`` (also a second ``</think>`` after thinking ended, and one at
+  the start of an answer), and the tags around a call;
 - white space before ``<think>`` and after ``</think>``, one line break after ``<think>`` and one at
   the end of the thinking;
 - white space before the first call of an otherwise empty answer, between calls, around the JSON of
   a call, and after the last call at the end of the answer.
 
-Everything else comes out; what is no valid call comes out as text, tags included. Knows nothing of
+Everything else is passed on; an invalid call comes out as text, tags included. Knows nothing about
 tokens; the caller counts those that it fed while :attr:`OutputSplitter.in_reasoning`.
 """
 
@@ -35,21 +35,21 @@ from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 class _State(Enum):
     BOUNDARY = auto()
-    """Where content begins: at the start, after thinking, after a call."""
+    """Where content may begin: at the start, after thinking, after a call."""
     CONTENT = auto()
     THINKING_BEGINS = auto()
     THINKING = auto()
     CALL_BEGINS = auto()
-    """After the mark, before it is known in which form the call is."""
+    """After the mark, until the form of the call is known."""
     CALL = auto()
     CALL_ENDS = auto()
-    """After the call, before what closes it."""
+    """After the call, until what closes it."""
     BROKEN_CALL = auto()
-    """It can be read no more, and has been given in part: the rest is given as it is."""
+    """The call became unparsable after part of it was sent; the rest passes through verbatim."""
 
 
 class OutputSplitter:
-    """Splits one answer."""
+    """Splits one answer into its parts."""
 
     def __init__(
         self,
@@ -59,56 +59,56 @@ class OutputSplitter:
         new_call_id: Callable[[], str],
         style: CallStyle = CallStyle.HERMES,
     ) -> None:
-        """*starts_in_thinking*: the prompt ends inside of ``<think>``. *tools* by name; where none
-        were offered, the marks of calls are ordinary text. *new_call_id* names each call.
+        """*starts_in_thinking*: the prompt ends inside ``<think>``. *tools*, by name: without any,
+        the marks of calls are ordinary text. *new_call_id* returns an id for each call.
         """
         self.calls = 0
-        """How many tool calls have begun to come out."""
+        """Number of tool calls that have begun to come out."""
         self.ended_calls = 0
-        """How many of them are complete."""
+        """Number of tool calls that are complete."""
         self._new_call_id = new_call_id
         self._style = style
         self._tools = tools or {}
         self._marks = style.marks if tools else ()
         self._state = _State.THINKING_BEGINS if starts_in_thinking else _State.BOUNDARY
         self._thought = starts_in_thinking
-        """Thinking has begun, so a further ``</think>`` in the content is a stray one."""
+        """Thinking has begun, so another ``</think>`` in the content is a stray tag."""
         self._may_open = True
-        """``<think>`` may still come: nothing but white space has."""
+        """``<think>`` may still come, as there was only white space so far."""
         self._trim = False
-        """At a boundary: white space is dropped even when text follows."""
+        """At a boundary: drop white space even when text follows."""
         self._held = ""
-        """Text that came but is not decided yet."""
+        """Text that has arrived but is not decided yet."""
         self._gap = ""
-        """White space before the mark, for the case that it opens no call."""
+        """White space before the mark, needed if the mark does not open a call."""
         self._mark = ""
         self._from_thinking = False
-        """The mark came in the middle of thinking."""
+        """Whether the mark came in the middle of thinking."""
         self._reader: CallReader = JsonReader()
         self._raw: list[str] = []
-        """A call's text behind its mark, while it may come out as text."""
+        """A call's text after its mark, while it may still come out as text."""
         self._parts: list[AnswerPart] = []
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the text fed last is thinking (as far as can be told yet)."""
+        """Whether the text fed last is thinking (as far as is known yet)."""
         return self._state in (_State.THINKING_BEGINS, _State.THINKING)
 
     def feed(self, text: str) -> tuple[AnswerPart, ...]:
-        """Takes the next piece of the answer; returns the parts that became certain."""
+        """Takes the next chunk of the answer; returns the parts that became certain."""
         self._held += text
         self._run()
         return self._taken()
 
     def finish(self) -> tuple[AnswerPart, ...]:
-        """The answer is over: returns what was held back."""
+        """Ends the answer; returns what was held back."""
         if self._state is _State.CALL:
             self._reader.finish()
             if self._reader.is_over or self._reader.has_begun:
                 self._state = _State.CALL_ENDS
         if self._state is _State.CALL_ENDS:
             self._close_call()
-            self._held = ""  # at most a piece of the closing tag
+            self._held = ""  # at most a part of the closing tag
         if self._state in (_State.CALL_BEGINS, _State.CALL):
             self._give_up_call("")
             self._run()
@@ -174,7 +174,7 @@ class OutputSplitter:
 
     @property
     def _is_bare(self) -> bool:
-        """Whether calls come without any mark."""
+        """Whether calls come without a mark."""
         return bool(self._marks) and self._style is CallStyle.LLAMA
 
     def _in_content(self) -> bool:
@@ -186,7 +186,7 @@ class OutputSplitter:
         return bool(tag)
 
     def _at_thinking(self) -> bool:
-        if self._may_open:  # a model may repeat the tag with which its prompt ended
+        if self._may_open:  # a model may repeat the tag that ended its prompt
             _, rest = _split_white(self._held)
             if not rest.startswith(THINK) and _may_become(rest, (THINK,)):
                 return False
@@ -220,7 +220,7 @@ class OutputSplitter:
         self._state = _State.CALL_BEGINS
 
     def _at_call(self) -> bool:
-        """What follows the mark says in which form the call is."""
+        """Chooses a reader by what follows the mark."""
         white, rest = _split_white(self._held)
         if self._mark == FUNCTION:
             self._held = FUNCTION + self._held
@@ -267,7 +267,7 @@ class OutputSplitter:
         return self._state is not _State.CALL
 
     def _after_call(self) -> bool:
-        """A call ends with its closing tag, or with the next one's mark."""
+        """Ends a call at its closing tag, or at the next call's mark."""
         _, rest = _split_white(self._held)
         ends = (CALL_END, CALL, *((FUNCTION,) if isinstance(self._reader, XmlReader) else ()))
         if self._mark == PYTHON_TAG or self._is_bare:
@@ -298,7 +298,7 @@ class OutputSplitter:
         self._state = _State.BOUNDARY
 
     def _give(self, *, all_of_it: bool) -> None:
-        """Hands out what is certain of the call."""
+        """Passes on what is certain of the call."""
         for piece in self._reader.given(all_of_it=all_of_it):
             if piece.name:
                 part = ToolCallPart(self.calls, self._new_call_id(), piece.name, piece.arguments)
@@ -309,10 +309,9 @@ class OutputSplitter:
             self.ended_calls += piece.ends
 
     def _give_up_call(self, rest: str) -> None:
-        """What began as a call comes out as it was written; the *rest*, of which it is not sure
-        what it is, is looked at again."""
+        """Gives back as text what looked like a call; the undecided *rest* is read again."""
         if self._from_thinking and self._state is _State.CALL_BEGINS:
-            # the model thinks about the tag rather than using it
+            # the model is thinking about the tag rather than using it
             self._think(self._gap + self._mark)
             self._state = _State.THINKING
             self._held = rest or self._held
@@ -323,7 +322,7 @@ class OutputSplitter:
         self._held = rest or self._held
         self._state = _State.CONTENT
 
-    # -- what comes out ------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
         if text:
@@ -338,7 +337,7 @@ class OutputSplitter:
             self._parts.append(ToolCallPart(self.calls - 1, arguments=text))
 
     def _taken(self) -> tuple[AnswerPart, ...]:
-        """The parts so far, neighbours of the same kind joined."""
+        """Returns the parts so far, with neighbours of the same kind joined."""
         taken: list[AnswerPart] = []
         for part in self._parts:
             match taken[-1] if taken else None, part:
@@ -365,16 +364,16 @@ def _may_become(text: str, tags: tuple[str, ...]) -> bool:
 
 
 def _cut(text: str, tags: tuple[str, ...]) -> tuple[str, str, str]:
-    """Text before the first of *tags*, that tag, and what follows.
+    """Returns the text before the first of *tags*, that tag, and what follows.
 
-    Without a tag: what is certain to be before one, "", and the longest end of *text* with which a
-    tag could begin.
+    Without a tag: the text that certainly precedes one, "", and the longest suffix of *text* that
+    could begin a tag.
     """
     found = [(text.find(tag), tag) for tag in tags if tag in text]
     if found:
         at, tag = min(found)
         return text[:at], tag, text[at + len(tag) :]
-    # only the last bracket can begin a tag: no tag holds a second one
+    # only the last bracket can begin a tag: no tag contains a second one
     at = max(text.rfind("<"), text.rfind("["))
     if at >= 0 and any(tag.startswith(text[at:]) for tag in tags):
         return text[:at], "", text[at:]

@@ -1,9 +1,9 @@
-"""Chat templates: a conversation as the prompt text that a model was trained on.
+"""Chat templates: turn a conversation into the prompt text that a model was trained on.
 
-Owns where a model keeps its templates and what a template sees; the results equal those of
-transformers' ``apply_chat_template``, which the tests prove. One deliberate difference:
-``strftime_now`` tells a given moment in UTC instead of the host's own time, because every host that
-continues a stream has to render the same prompt. Knows nothing of tokens.
+Owns where a model keeps its templates and what a template sees. The results equal those of
+transformers' ``apply_chat_template``, which the tests prove, with one deliberate difference:
+``strftime_now`` returns a given time in UTC instead of the host's own time, because every host that
+continues a stream must render the same prompt. Knows nothing about tokens.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ THINK_OPEN = "<think>"
 _MAX_REASON_CHARS = 600
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}", re.ASCII)
 _CUT = "\x02cut here\x03"
-"""Marks the end of a message that is to be continued; no client can send control characters
-that a template would treat otherwise."""
+"""Marks the end of a message that is to be continued. Clients cannot send control characters that a
+template would treat differently."""
 
 
 class _NamedTemplate(msgspec.Struct, frozen=True):
@@ -46,18 +46,18 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
 
 
 class ChatTemplate:
-    """The compiled templates of one model."""
+    """The compiled chat templates of one model."""
 
     def __init__(
         self, sources: Mapping[str, str], special_tokens: Mapping[str, str], folder: Path
     ) -> None:
-        """*sources* by name; ``default`` must be among them. Use :meth:`load`.
+        """*sources* maps names to templates and must include ``default``. Use :meth:`load`.
 
         Raises :class:`FleetError` for a template that does not compile.
         """
         environment = TemplateEnvironment()
         self.call_style = style_of(sources.get(TOOL_USE) or sources.get(DEFAULT, ""))
-        """How the model writes calls of tools."""
+        """How the model writes tool calls."""
         self._special_tokens = dict(special_tokens)
         self._templates: dict[str, jinja2.Template] = {}
         for name, source in sources.items():
@@ -70,16 +70,16 @@ class ChatTemplate:
                     if isinstance(error, jinja2.TemplateSyntaxError)
                     else ""
                 )
-                why = f"the template {name!r} is no valid Jinja ({line}{error})"
+                why = f"the template {name!r} is not valid Jinja ({line}{error})"
                 raise broken(folder / TEMPLATE_FILE, why) from error
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTemplate":
-        """The templates of the model in *folder*.
+        """Loads the templates of the model in *folder*.
 
-        Template files come before the ``chat_template`` of tokenizer_config.json, which is ignored
-        when there is one. Raises :class:`FleetError` (INVALID_REQUEST) when there is no template or
-        it cannot be used.
+        Template files take precedence over the ``chat_template`` of tokenizer_config.json, which is
+        then ignored. Raises :class:`FleetError` (INVALID_REQUEST) when there is no template or it
+        cannot be used.
         """
         sources = _template_files(folder) or _configured_templates(folder)
         if DEFAULT not in sources:
@@ -103,12 +103,12 @@ class ChatTemplate:
         rendered_at: float,
         continues_last: bool = False,
     ) -> str:
-        """The prompt text, up to where the model's answer begins; with *continues_last*, up to the
-        end of the last message's content, which the answer goes on with.
+        """Renders the prompt up to where the model's answer begins.
 
-        *options* are extra variables of the template; *rendered_at* is the unix time that
-        ``strftime_now`` tells. Raises :class:`FleetError` (INVALID_REQUEST) when the template
-        refuses the conversation, fails on it or exceeds its budget.
+        With *continues_last*, renders up to the end of the last message's content, which the answer
+        then continues. *options* are extra variables of the template; *rendered_at* is the Unix
+        time that ``strftime_now`` returns. Raises :class:`FleetError` (INVALID_REQUEST) when the
+        template refuses the conversation, fails on it or exceeds its budget.
         """
         _check_options(options)
         template = self._templates[DEFAULT]
@@ -135,8 +135,10 @@ class ChatTemplate:
         return _cut_off(text) if continues_last else text
 
     def _with_own_ids(self, message: Message) -> Message:
-        """Mistral's templates refuse ids of calls that do not have nine letters and digits; the ids
-        that clients send back are ours, or another service's."""
+        """Rewrites call ids for Mistral's templates, which only accept nine letters and digits.
+
+        The ids that clients send back are ours or another service's.
+        """
         if self.call_style is not CallStyle.MISTRAL:
             return message
         calls = (
@@ -150,29 +152,29 @@ class ChatTemplate:
 
 
 def _mistral_id(call_id: str) -> str:
-    """*call_id* in nine characters, the same in every prompt."""
+    """Maps *call_id* to nine characters, the same in every prompt."""
     if _MISTRAL_ID.fullmatch(call_id):
         return call_id
     return hashlib.blake2b(call_id.encode(), digest_size=8).hexdigest()[:9]
 
 
 def _cut_off(text: str) -> str:
-    """What comes before the mark; the template has closed the message behind it."""
+    """Returns the text before the mark; after it, the template has closed the message."""
     before, mark, _ = text.rpartition(_CUT)
     if not mark:
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
-            "The model's chat template does not show the last message, so that it cannot be "
-            "continued. End the conversation with a user's message.",
+            "The last message cannot be continued, because the model's chat template does not show "
+            "it. End the conversation with a user's message.",
             param="messages",
         )
     return before
 
 
 def opens_thinking(rendered: str) -> bool:
-    """Whether the model's answer begins inside of ``<think>``, opened by the prompt itself.
+    """Whether the model's answer begins inside ``<think>``, opened by the prompt itself.
 
-    Only a tag that ends the prompt counts: one further up is what somebody wrote in the
+    Only a tag at the end of the prompt counts: one further up was written by somebody in the
     conversation, or belongs to an earlier turn.
     """
     return rendered.rstrip().endswith(THINK_OPEN)
@@ -205,11 +207,11 @@ def _configured_templates(folder: Path) -> dict[str, str]:
 
 
 def _special_tokens(folder: Path) -> dict[str, str]:
-    """``bos_token`` and its like by name, as their text."""
+    """The texts of special tokens by name (``bos_token`` and so on)."""
     config = read_config(folder / TOKENIZER_CONFIG, dict[str, object]) or {}
     entries = dict(config)
     if "added_tokens_decoder" not in config:
-        # before there was that key, this file had the last word
+        # without that key, this older file has the last word
         entries |= read_config(folder / LEGACY_TOKENS, dict[str, object]) or {}
     named = entries.pop("extra_special_tokens", None)
     if isinstance(named, dict):
@@ -226,7 +228,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _message(message: Message) -> dict[str, object]:
-    """The OpenAI form that templates are written for; absent fields are absent keys."""
+    """The message in the OpenAI form that templates expect; absent fields are absent keys."""
     shown: dict[str, object] = {"role": message.role.value, "content": message.content}
     if message.reasoning:
         shown["reasoning_content"] = message.reasoning
@@ -245,10 +247,10 @@ def _message(message: Message) -> dict[str, object]:
 
 
 def _arguments(text: str) -> dict[str, object]:
-    """JSON text as an object: many templates walk through the arguments.
+    """JSON text as an object, because many templates iterate over the arguments.
 
-    What is no object becomes an empty one: the client only repeats what a model once wrote, and a
-    conversation must not end because of it.
+    Text that is not an object becomes an empty one: the client only repeats what a model once
+    wrote, and a conversation must not end because of that.
     """
     try:
         return msgspec.json.decode(text, type=dict[str, object])
@@ -279,8 +281,8 @@ def _check_options(options: Mapping[str, bool | int | float | str | None]) -> No
     if fixed:
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
-            f"The template options cannot set {', '.join(sorted(fixed))}: the request's other "
-            f"fields do. Leave them out of the options.",
+            f"The template options cannot set {', '.join(sorted(fixed))}: other fields of the "
+            "request set them. Leave them out of the options.",
             param="chat_template_kwargs",
         )
 
@@ -294,14 +296,14 @@ def _render_error(error: Exception) -> FleetError:
         why = f"its chat template failed{place}: {str(error) or type(error).__name__}"
     return FleetError(
         ErrorCode.INVALID_REQUEST,
-        f"The model cannot be given this conversation: {why[:_MAX_REASON_CHARS].rstrip('.')}. "
+        f"The model cannot take this conversation: {why[:_MAX_REASON_CHARS].rstrip('.')}. "
         f"Change the messages, tools or template options accordingly.",
         param="messages",
     )
 
 
 def _template_line(error: Exception) -> int:
-    """The line of the template that raised, or 0: Jinja writes it into the traceback."""
+    """The template line that raised, or 0; Jinja writes it into the traceback."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":

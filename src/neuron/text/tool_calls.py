@@ -1,10 +1,10 @@
-"""Tool calls as models write them, read while they are written.
+"""Reads tool calls as models write them, while they are being written.
 
-A reader is fed with what comes after the mark that opens a call, and gives the name and the
-arguments piece by piece. What a model writes is not always a call, so the first pieces are held
-back until the call is complete or too long to wait for: as long as nothing has been given, all of
-it can still come out as the text that it is. After that nothing can be taken back: what does not
-fit any more comes out as arguments, as it was written, and whoever runs the tool will say so.
+A reader is fed the text after the mark that opens a call, and returns the name and the arguments in
+parts. What a model writes is not always a call, so the first parts are held back until the call is
+complete or too long to wait for: until then, all of it can still come out as plain text. After that
+nothing can be taken back: what no longer fits comes out as arguments, verbatim, and whoever runs
+the tool will report it.
 """
 
 from abc import ABC, abstractmethod
@@ -14,46 +14,49 @@ import msgspec
 from neuron.text.json_stream import JsonStream, Kind, Token
 
 HELD_CHARACTERS = 256
-"""Arguments longer than this stream."""
+"""Arguments longer than this are streamed before the call is complete."""
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", "type", "function", "id", *_ARGUMENTS)
 
 
 class CallDelta(msgspec.Struct, frozen=True):
-    """What has become certain of a call."""
+    """The part of a call that has just become certain."""
 
     name: str = ""
-    """With the first piece of a call."""
+    """Set in the first part of a call."""
     arguments: str = ""
-    """A piece of a JSON object."""
+    """A part of the JSON object."""
     ends: bool = False
-    """The call is complete."""
+    """Whether the call is complete."""
 
 
 class CallReader(ABC):
-    """Reads the call behind one mark."""
+    """Reads the call after one mark."""
 
     def __init__(self) -> None:
         self.has_begun = False
-        """Something has been given: it cannot become text any more."""
+        """Parts have been returned, so the call can no longer become text."""
         self.is_over = False
-        """All that belongs to the call has been read."""
+        """Everything that belongs to the call has been read."""
         self.is_wrong = False
-        """It is no call."""
+        """The text is not a call."""
         self._pieces: list[CallDelta] = []
         self._held = 0
 
     @abstractmethod
     def take(self, text: str) -> str:
-        """Reads on; returns what does not belong to the call, once it is over or wrong."""
+        """Reads *text*; once the call is over or wrong, returns what does not belong to it."""
 
     def finish(self) -> None:
-        """The answer has ended: what is not complete by now never will be."""
+        """Ends the answer: a call that is not complete by now never will be."""
         self.is_wrong = not self.is_over
 
     def given(self, *, all_of_it: bool = False) -> list[CallDelta]:
-        """What is certain and was not given before; nothing while it may be text, unless
-        *all_of_it* is wanted because it certainly is a call."""
+        """Returns the parts that are certain and have not been returned before.
+
+        Returns none while the call may still become text, unless *all_of_it*: it certainly is a
+        call.
+        """
         if not (all_of_it or self.has_begun or self._held > HELD_CHARACTERS):
             return []
         pieces, self._pieces = self._pieces, []
@@ -66,33 +69,33 @@ class CallReader(ABC):
 
 
 class JsonReader(CallReader):
-    """``{"name": …, "arguments": {…}}``, or an array of such objects.
+    """Reads ``{"name": …, "arguments": {…}}``, or an array of such objects.
 
-    The keys may have any order and unknown ones are ignored; ``parameters`` stands for
+    Keys may come in any order, and unknown ones are ignored. ``parameters`` stands for
     ``arguments``; these may be missing, null, or a string that holds the object.
     """
 
     def __init__(self, end_mark: str = "", *, is_certain: bool = True) -> None:
-        """*end_mark*: what follows. Without *is_certain* any JSON may come, and one that begins
-        with another key than calls have is none."""
+        """*end_mark* is what follows the call. Without *is_certain* the text may be any JSON, and
+        is not a call if it begins with a key that calls do not have."""
         super().__init__()
         self._json = JsonStream(end_mark)
         self._is_certain = is_certain
         self._base = 1
-        """Depth of a call's own brackets."""
+        """Bracket depth of a call's own object."""
         self._key = ""
         self._name = ""
         self._text = ""
-        """Of the string or key that is being read, with its quotes."""
+        """The current string or key so far, with its quotes."""
         self._early: list[str] = []
         """Arguments that came before the name."""
         self._arguments_key = ""
-        """Where the arguments were; others that come after them do not count."""
+        """The key that held the arguments; later ones do not count."""
         self._is_named = False
-        """The call's first piece has been given."""
+        """Whether the call's first part has been returned."""
 
     def take(self, text: str) -> str:
-        """See :meth:`CallReader.take`."""
+        """Implements :meth:`CallReader.take` for JSON."""
         for token in self._json.take(text):
             self._read(token)
             if self.is_wrong:
@@ -120,7 +123,7 @@ class JsonReader(CallReader):
             self.is_wrong = token.kind is not Kind.BETWEEN
 
     def _in_call(self, token: Token) -> None:
-        """Directly inside of the call's brackets."""
+        """Reads a token directly inside the call's brackets."""
         match token.kind:
             case Kind.CLOSE:
                 self._end_call()
@@ -152,7 +155,7 @@ class JsonReader(CallReader):
             self._say(text.strip())
 
     def _in_value(self, token: Token) -> None:
-        """Inside of a value's brackets."""
+        """Reads a token inside a value's brackets."""
         if self._key in _ARGUMENTS and not self._arguments_key:
             self._arguments_key = self._key
             self.is_wrong = token.text != "{"
@@ -190,8 +193,10 @@ def _is_object(text: str) -> bool:
 
 
 class NamedReader(CallReader):
-    """``NAME[ARGS]{…}``, perhaps with ``[CALL_ID]…`` before the arguments; as Mistral's newer
-    models write calls behind ``[TOOL_CALLS]``."""
+    """Reads ``NAME[ARGS]{…}``, perhaps with ``[CALL_ID]…`` before the arguments.
+
+    Mistral's newer models write calls like this after ``[TOOL_CALLS]``.
+    """
 
     _ARGS = "[ARGS]"
     _CALL_ID = "[CALL_ID]"
@@ -203,7 +208,7 @@ class NamedReader(CallReader):
         self._json = JsonStream()
 
     def take(self, text: str) -> str:
-        """See :meth:`CallReader.take`."""
+        """Implements :meth:`CallReader.take` for this form."""
         if not self._name:
             self._head += text
             head, brace, after = self._head.partition("{")

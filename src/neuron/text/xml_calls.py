@@ -1,4 +1,4 @@
-"""Tool calls as tags around plain text, as Qwen3-Coder and its successors write them."""
+"""Reads tool calls written as tags around plain text, as by Qwen3-Coder and its successors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,11 @@ from neuron.text.tool_calls import HELD_CHARACTERS, CallDelta, CallReader
 
 
 class XmlReader(CallReader):
-    """``<function=NAME>``, then ``<parameter=KEY>`` and ``</parameter>`` around each value, then
-    ``</function>``; as Qwen3-Coder and its successors write calls.
+    """Reads ``<function=NAME>``, the values in ``<parameter=KEY>`` tags, and ``</function>``.
 
-    Values are text; what the tool's schema says makes them numbers, objects and so on. One line
-    break at either end of a value belongs to the format.
+    Values are text; the tool's schema decides whether they become numbers, objects and so on. One
+    line break at either end of a value belongs to the format. Qwen3-Coder and its successors write
+    calls like this.
     """
 
     _FUNCTION = "<function="
@@ -24,18 +24,18 @@ class XmlReader(CallReader):
     _ENDS = (_FUNCTION_END, _CALL_END)
 
     def __init__(self, schemas: Mapping[str, "Schema"]) -> None:
-        """*schemas* of the tools' arguments, by the tool's name."""
+        """*schemas* of the tools' arguments, by tool name."""
         super().__init__()
         self._schemas = schemas
         self._rest = ""
-        """What came and has not been decided."""
+        """Text that has arrived but is not decided yet."""
         self._name = ""
         self._has_parameters = False
         self._value: _Value | None = None
         self._is_new_value = False
 
     def take(self, text: str) -> str:
-        """See :meth:`CallReader.take`."""
+        """Implements :meth:`CallReader.take` for tags."""
         self._rest += text
         while not (self.is_over or self.is_wrong) and self._step():
             pass
@@ -45,8 +45,8 @@ class XmlReader(CallReader):
         return rest
 
     def finish(self) -> None:
-        """See :meth:`CallReader.finish`. Only the closing tags may be missing."""
-        if self._value is not None:  # it was cut off
+        """Implements :meth:`CallReader.finish`: only the closing tags may be missing."""
+        if self._value is not None:  # the value was cut off
             self._say(self._value.add(self._rest))
         is_between = self._value is None and self._has_parameters
         if not self.is_over and is_between and self._rest.strip() in _beginnings(self._ENDS):
@@ -107,7 +107,7 @@ class XmlReader(CallReader):
             self._rest = self._rest[at:].removeprefix(self._PARAMETER_END)
             self._value = None
             return True
-        # Held back is what could be the line break and the tag that end the value.
+        # Hold back what could be the line break and the tag that end the value.
         at = len(self._rest)
         last = self._rest.rfind("<")
         if last >= 0 and any(tag.startswith(self._rest[last:]) for tag in tags):
@@ -128,7 +128,7 @@ class XmlReader(CallReader):
 
 
 class Schema:
-    """What a tool's JSON schema says of the types of its arguments."""
+    """The types of a tool's arguments, from its JSON schema."""
 
     def __init__(self, raw: bytes = b"{}") -> None:
         try:
@@ -177,7 +177,7 @@ def _type_of(value: object) -> str:
 
 
 class _Value:
-    """One argument, from text to JSON: strings as they come, all else when it has ended."""
+    """Converts one argument from text to JSON: strings as they arrive, others at their end."""
 
     def __init__(self, types: frozenset[str]) -> None:
         self._types = types
@@ -186,7 +186,7 @@ class _Value:
         self._has_begun = False
 
     def add(self, text: str) -> str:
-        """A further piece; returns what is certain of the JSON."""
+        """Takes more text; returns the JSON that is certain."""
         if not self._streams:
             self._text += text
             return ""
@@ -197,7 +197,7 @@ class _Value:
         return start + _quoted(text)[1:-1]
 
     def end(self) -> str:
-        """The rest of the JSON."""
+        """Returns the rest of the JSON."""
         if self._streams:
             return '"' if self._has_begun else '""'
         text = self._text.strip()
@@ -210,7 +210,7 @@ class _Value:
 
 
 def _json_tokens(text: str) -> Sequence[Token]:
-    """*text* as one JSON value, mended if need be; empty when it is none."""
+    """*text* as one JSON value, repaired if necessary; empty if it is not one."""
     stream = JsonStream()
     wrapped = list(stream.take(f"[{text}]"))
     is_one = stream.complete and not any(t.depth == 1 and "," in t.text for t in wrapped[1:-1])
@@ -222,7 +222,7 @@ def _quoted(text: str) -> str:
 
 
 def _is_no_name(text: str) -> bool:
-    """Whether *text*, or what it will become, cannot stand in a tag."""
+    """Whether *text*, or what it would become, cannot be a name in a tag."""
     return len(text) > HELD_CHARACTERS or "\n" in text or "<" in text
 
 

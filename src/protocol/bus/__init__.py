@@ -1,8 +1,8 @@
-"""NATS behind typed doors: the only part of the code that imports nats-py.
+"""NATS behind typed interfaces: the only part of the code that imports nats-py.
 
 ``connection`` holds the client and its options, ``kv`` writes keys, ``view`` follows a bucket,
-``jobs`` is the hand-over stream. Everything here exists because of a measured trap; the docstrings
-name it.
+``jobs`` is the hand-over stream. Everything here exists because of a measured pitfall, which its
+docstring names.
 """
 
 from protocol.bus.client import BusMessage

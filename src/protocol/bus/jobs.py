@@ -1,8 +1,8 @@
-"""The hand-over stream JOBS: gateways publish jobs, neurons with room pull them.
+"""The hand-over stream ``JOBS``: gateways publish jobs, neurons with room pull them.
 
-Pulling beats pushing: a worker takes the next job exactly when it can run it, so the fastest free
-one gets it on any mix of machines. Each neuron keeps one open pull of one job per lane, with a
-priority that grows with its load; the server serves the lowest first.
+Pulling is better than pushing: a worker takes the next job exactly when it can run it, so that the
+fastest free one gets it on any mix of machines. Each neuron keeps one open pull of one job per
+lane, with a priority value that grows with its load; the server serves the lowest first.
 """
 
 import asyncio
@@ -28,17 +28,18 @@ _PULL_GROUP = "neurons"
 PULL_EXPIRES_SECONDS = 2.0
 _FIRST_PULLS = 4
 _FIRST_EXPIRES_SECONDS = 0.25
-"""The first pulls after a connect: JetStream, still on its way up, may swallow one."""
+"""Expiry of the first pulls after a connect: a JetStream that is still starting may swallow one."""
 _IDLE_SECONDS = 0.01
 _CONFIRM_SECONDS = 0.5
-"""For a confirmation that takes a millisecond: what is lost in a restart is soon tried again."""
+"""Limit of the wait for a confirmation, which takes a millisecond: what is lost in a restart is
+retried soon."""
 _MAX_PULL_PRIORITY = 9
 _MAX_JOBS_PER_LANE = 256
 _TOO_MANY_MESSAGES = (10077, 10122)
 
 
 class QueueFull(Exception):
-    """Raised when the hand-over of a model is at its bound."""
+    """Raised when the hand-over queue of a model is full."""
 
 
 class JobLanes:
@@ -50,7 +51,7 @@ class JobLanes:
         self._provisioned: set[str] = set()
 
     async def provision(self) -> bool:
-        """Creates the stream; remembered. False when JetStream does not answer or refuses."""
+        """Creates the stream, once. False when JetStream does not answer or refuses."""
         if self._has_stream:
             return True
         self._has_stream = await ensure_stream(
@@ -71,7 +72,7 @@ class JobLanes:
         return self._has_stream
 
     async def provision_model(self, model: str) -> bool:
-        """Creates the consumers of a model; remembered, and idempotent on the server."""
+        """Creates the consumers of a model, once; idempotent on the server."""
         if model in self._provisioned:
             return True
         for priority in Priority:
@@ -99,7 +100,7 @@ class JobLanes:
         return True
 
     def forget(self) -> None:
-        """After a reconnect the server may be another one: provision again."""
+        """Forgets what was provisioned: after a reconnect the server may be another one."""
         self._has_stream = False
         self._provisioned.clear()
 
@@ -140,17 +141,17 @@ class JobLanes:
 
 
 GIVE_BACK = b"-NAK"
-"""Said to a delivery's ack subject: another neuron gets the job at once."""
+"""Payload for a delivery's ack subject that gives the job to another neuron at once."""
 
 
 class Delivery(NamedTuple):
-    """A job that was pulled."""
+    """A job that was pulled, with its delivery."""
 
     data: bytes
     ack: str
-    """Where to acknowledge; the gateway does that, after it saw Accepted."""
+    """Where to acknowledge; the gateway does that when it has seen ``Accepted``."""
     deliveries: int
-    """1 for the first delivery."""
+    """The number of deliveries so far, 1 for the first."""
 
 
 class JobPuller:
@@ -174,17 +175,17 @@ class JobPuller:
         self._lanes: dict[Priority, _Lane] = {}
 
     def is_idle(self, priority: Priority) -> bool:
-        """Whether nothing of this priority or a higher one waits in the stream: the pulls have been
-        open for a moment, and nobody has answered."""
+        """Whether no job of this priority or a higher one waits in the stream: the pulls have been
+        open for a moment without a reply."""
         before = list(Priority)[: list(Priority).index(priority) + 1]
         return all(p in self._lanes and self._lanes[p].is_idle for p in before)
 
     def wake(self) -> None:
-        """Room may have appeared: look again now."""
+        """Looks again at once, as room may have appeared."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Pulls until cancelled."""
+        """Pulls jobs until it is cancelled."""
         async with asyncio.TaskGroup() as lanes:
             for priority in Priority:
                 lanes.create_task(self._run_lane(priority), name=f"pull {self._model} {priority}")
@@ -195,7 +196,7 @@ class JobPuller:
         lost = asyncio.Event()
 
         async def reconnected() -> None:
-            lost.set()  # the server forgot the open pull
+            lost.set()  # the server has forgotten the open pull
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
         await lane.open()
@@ -224,8 +225,8 @@ class JobPuller:
 
 
 class _Lane:
-    """One consumer's open pull. The inbox is this instance's own: a late delivery to it is still
-    a delivery, so nothing that the server hands out is lost between two pulls."""
+    """One consumer's open pull. The inbox belongs to this instance: a late delivery to it is still
+    a delivery, so that nothing the server hands out between two pulls is lost."""
 
     def __init__(self, bus: Bus, consumer: str, deliver: Callable[[Delivery], None]) -> None:
         self._bus = bus
@@ -243,7 +244,8 @@ class _Lane:
         self._subscription = await self._bus.subscribe(self._inbox, self._received)
 
     async def close(self) -> None:
-        """A job that was on its way is given back; else it would be missed for a second."""
+        """Ends the pull and gives back a job that was on its way, which would otherwise be missing
+        for a second."""
         self._is_closing = True
         if self._subscription:
             await self._subscription.drain()
@@ -252,7 +254,7 @@ class _Lane:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the pull has been open for longer than a waiting job would need to come."""
+        """Whether the pull has been open for longer than a waiting job would take to arrive."""
         return time.monotonic() - self._asked_at > _IDLE_SECONDS
 
     async def pull_once(self, priority: int, lost: asyncio.Event, seconds: float) -> None:
@@ -297,8 +299,8 @@ class _Lane:
 
 
 def _deliveries(ack: str) -> int:
-    """Reads it from the ack subject: ``$JS.ACK.<stream>.<consumer>.<count>.…``, or with domain
-    and account before the stream."""
+    """Reads the number of deliveries from the ack subject:
+    ``$JS.ACK.<stream>.<consumer>.<count>.…``, or with domain and account before the stream."""
     parts = ack.split(".")
     position = 4 if len(parts) < 11 else 6
     return int(parts[position]) if len(parts) > position and parts[position].isdigit() else 1

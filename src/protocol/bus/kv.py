@@ -1,8 +1,8 @@
-"""Writing KV keys.
+"""Writes KV keys.
 
-Not through nats-py's KeyValue: its ``put`` has no TTL, and its ``get`` and ``create`` are wrong
-for expired keys (2.16). A KV put is a publish on ``$KV.<bucket>.<key>`` with the TTL as a header;
-the TTL belongs to the value, so every renewal carries it again.
+It avoids nats-py's KeyValue: its ``put`` has no TTL, and its ``get`` and ``create`` are wrong for
+expired keys (2.16). A KV put is a publish on ``$KV.<bucket>.<key>`` with the TTL as a header; the
+TTL belongs to the value, so every renewal carries it again.
 """
 
 import base64
@@ -16,7 +16,8 @@ from protocol.bus.connection import Bus
 log = logging.getLogger("bus")
 
 _MARKER_SECONDS = 60
-"""How long the server keeps the marker of an expired key: a view that was away sees the expiry."""
+"""How long the server keeps the marker of an expired key, so that a view that was disconnected sees
+the expiry."""
 _PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": str(_MARKER_SECONDS)}
 _STREAM_EXISTS = 10058
 _STREAM_MISSING = 10059
@@ -25,7 +26,7 @@ _NO_MESSAGE = 10037
 
 
 class Stored(NamedTuple):
-    """A key's last value, None when it is gone, and the sequence of that."""
+    """A key's last value (None when it is gone) and its sequence number."""
 
     value: bytes | None
     sequence: int
@@ -68,23 +69,22 @@ class KvBucket:
         return await self._write(key, value, headers)
 
     async def delete(self, key: str) -> bool:
-        """Removes a key; the marker itself expires."""
+        """Removes a key; the marker that it leaves expires."""
         return await self._write(key, b"", _PURGE)
 
     async def put_if(
         self, key: str, value: bytes, *, after: int, ttl_seconds: int = 0
     ) -> int | None:
-        """Stores a value if the key's last one is that of sequence *after* (0 = it has none), and
-        returns its sequence; 0 when somebody else was quicker, None when JetStream gives no answer
-        or refuses, which is logged.
-        """
+        """Stores a value if the key's last one has the sequence *after* (0 = it has none), and
+        returns its sequence; 0 when another writer was faster, None when JetStream does not answer
+        or refuses, which is logged."""
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
         if ttl_seconds:
             headers["Nats-TTL"] = str(ttl_seconds)
         return await self._write_if(key, value, headers)
 
     async def delete_if(self, key: str, *, after: int) -> int | None:
-        """As :meth:`put_if`, to remove it."""
+        """Removes a key under the condition of :meth:`put_if`."""
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(after),
             **_PURGE,
@@ -106,7 +106,8 @@ class KvBucket:
         return None
 
     async def read(self, key: str) -> Stored | None:
-        """What is stored now, as the stream's leader knows it; None when it does not answer."""
+        """Reads what is stored now, as the stream's leader knows it; None when it does not
+        answer."""
         body = json.dumps({"last_by_subj": subjects.kv_write(self.name, key)}).encode()
         subject = f"$JS.API.STREAM.MSG.GET.KV_{self.name}"
         answer = await self._bus.request(subject, body, timeout=1)
@@ -122,7 +123,8 @@ class KvBucket:
         return Stored(None if gone else data, int(message["seq"]))
 
     async def created(self) -> str | None:
-        """When the bucket was made, in a form that sorts; None when JetStream does not answer."""
+        """Returns the bucket's creation time in a form that sorts; None when JetStream does not
+        answer."""
         answer = await self._bus.request(f"$JS.API.STREAM.INFO.KV_{self.name}", timeout=1)
         found = json.loads(answer) if answer else {"error": {}}
         if "error" in found:
@@ -143,11 +145,11 @@ class KvBucket:
 
 
 async def ensure_stream(bus: Bus, config: dict[str, Any]) -> bool:
-    """Brings a stream to *config*, creating it when it is missing; safe to call at the same time
-    from many gateways. False when JetStream does not answer or refuses.
+    """Brings a stream to *config*, creating it if it is missing; many gateways may call it at the
+    same time. False when JetStream does not answer or refuses.
 
-    UPDATE comes first: CREATE of an existing stream counts its reserved space a second time and
-    may be refused for that.
+    UPDATE comes first: CREATE of an existing stream counts its reserved space a second time and may
+    be refused for that.
     """
     name = config["name"]
     body = json.dumps(config).encode()
@@ -160,5 +162,5 @@ async def ensure_stream(bus: Bus, config: dict[str, Any]) -> bool:
             return True
         if error.get("err_code") not in (_STREAM_MISSING, _STREAM_EXISTS):
             break
-    log.error("NATS refuses the stream %s: %s", name, error.get("description"))
+    log.error("NATS refused the stream %s: %s", name, error.get("description"))
     return False

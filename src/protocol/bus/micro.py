@@ -20,7 +20,7 @@ async def serve_verbs(
 ) -> None:
     """Serves *endpoints* (subject → handler of the payload) until the connection closes.
 
-    Handlers run one at a time and must answer at once; what takes long is reported through KV.
+    Handlers run one at a time and must reply at once; lengthy work is reported through KV.
     """
     service = await nats.micro.add_service(
         bus.client,

@@ -1,8 +1,8 @@
 """A live copy of a KV bucket in memory.
 
-Not through ``kv.watch()``: nats-py's watchers stay deaf for seconds after a server restart, and a
+It avoids ``kv.watch()``: nats-py's watchers stay deaf for seconds after a server restart, and a
 watcher needs the right to create consumers, which is the right to make the server deliver anything
-anywhere. Instead the server republishes every write on a plain subject; a snapshot read by direct
+anywhere. Instead, the server republishes every write on a plain subject; a snapshot read by direct
 get fills the view at the start, after each reconnect, and every 30 s.
 
 The snapshot walks the stream with ``next_by_subj`` batches, which for a history of one is exactly
@@ -36,11 +36,11 @@ class ViewEntry(NamedTuple):
 
 
 Listener = Callable[[str, bytes | None], None]
-"""Called with the key and its new value, or None when it is gone."""
+"""Called with a key and its new value, or None when the key is gone."""
 
 
 class KvView:
-    """Follows one bucket. All methods belong to the event loop's thread."""
+    """Follows one bucket. All methods must run on the event loop's thread."""
 
     def __init__(self, bus: Bus, bucket: str, listener: Listener) -> None:
         self._bus = bus
@@ -56,7 +56,7 @@ class KvView:
         return iter([(k, e.value) for k, e in self._entries.items() if e.value is not None])
 
     def get(self, key: str) -> bytes | None:
-        """The current value of a key."""
+        """Returns the current value of a key."""
         entry = self._entries.get(key)
         return entry.value if entry else None
 
@@ -93,7 +93,7 @@ class KvView:
             self._listener(key, entry.value)
 
     async def _take_snapshot(self) -> bool:
-        """Reads the whole bucket; False when the server did not answer to the end."""
+        """Reads the whole bucket; False when the server did not answer in full."""
         before = dict(self._entries)
         fresh: dict[str, ViewEntry] = {}
         sequence = 1
@@ -104,8 +104,8 @@ class KvView:
             fresh.update(batch.entries)
             sequence = batch.next_sequence
         for key, entry in fresh.items():
-            # A bucket that was made anew counts from 1 again: what has not changed while the
-            # snapshot was taken gives way to it whatever its number.
+            # A recreated bucket counts from 1 again: a value that did not change while the snapshot
+            # was taken gives way to the snapshot, whatever its number.
             if key in before and self._entries.get(key) == before[key] != entry:
                 del self._entries[key]
             self._apply(key, entry)
@@ -120,11 +120,11 @@ class KvView:
 class _Batch(NamedTuple):
     entries: dict[str, ViewEntry]
     next_sequence: int
-    """0 = this was the last batch."""
+    """The sequence at which to continue; 0 = this was the last batch."""
 
 
 async def _read_batch(bus: Bus, bucket: str, sequence: int) -> _Batch | None:
-    """Up to 1,000 values from *sequence* on; None when the answer broke off."""
+    """Reads up to 1,000 values from *sequence* on; None when the answer broke off."""
     inbox = bus.new_inbox()
     entries: dict[str, ViewEntry] = {}
     end: asyncio.Future[BusMessage] = asyncio.get_running_loop().create_future()

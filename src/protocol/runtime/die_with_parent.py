@@ -1,8 +1,8 @@
-"""A child process that does not outlive its parent, not even one that was killed with -9.
+"""Starts child processes that do not outlive their parent, even one that was killed with -9.
 
-Also a tiny program, run by path and without ``site`` so that it costs milliseconds:
-``python -I -S parent.py PARENT_PID COMMAND …`` asks the kernel for the signal and becomes
-COMMAND. (A ``preexec_fn`` would run Python between fork and exec, which can dead-lock.)
+This is also a tiny program, run by path and without ``site`` so that it costs milliseconds:
+``python -I -S parent.py PARENT_PID COMMAND …`` asks the kernel for the signal and becomes COMMAND.
+(A ``preexec_fn`` would run Python between fork and exec, which can deadlock.)
 """
 
 import ctypes
@@ -14,10 +14,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Asks the kernel to kill this process when its parent ends; Linux only, elsewhere a no-op.
+    """Asks the kernel to kill this process when its parent ends; a no-op outside Linux.
 
-    Call it in the child, as early as possible, with the pid of the process that started it: when
-    that one is gone already, the child exits here. The signal is tied to the *thread* that forked,
+    Call it in the child, as early as possible, with the pid of the process that started it: if that
+    process is already gone, the child exits here. The signal is tied to the *thread* that forked,
     so start children from the main thread.
     """
     if not sys.platform.startswith("linux"):
@@ -28,7 +28,8 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def bound_to_this_process(*command: str) -> list[str]:
-    """The command line that runs *command* as a child which dies with the calling process."""
+    """Returns the command line that runs *command* as a child that dies with the calling
+    process."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 

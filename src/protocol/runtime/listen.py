@@ -1,4 +1,5 @@
-"""Listening sockets, opened before anything else: an address in use is one line for people."""
+"""Listening sockets, opened before anything else, so that an address in use is one line for
+people."""
 
 import ipaddress
 import socket
@@ -6,12 +7,12 @@ import socket
 from protocol.runtime.settings import SettingsError
 
 BACKLOG = 2048
-"""Servers' usual 100 stall the 101st simultaneous connect for a second."""
+"""The usual 100 stalls the 101st simultaneous connect for a second."""
 
 
 def open_socket(address: str) -> socket.socket:
-    """A listening socket for ``host:port``, ``[v6]:port`` or an inherited ``fd://N``; port 0 is
-    any free one. Raises :class:`SettingsError` for an address in use or impossible."""
+    """Opens a listening socket for ``host:port``, ``[v6]:port`` or an inherited ``fd://N``; port 0
+    is any free one. Raises :class:`SettingsError` for an address that is in use or invalid."""
     if address.startswith("fd://"):
         try:
             return socket.socket(fileno=int(address.removeprefix("fd://")))
@@ -35,18 +36,18 @@ def _why_not_bound(address: str, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return (
             f"cannot listen on {address}: {error.strerror.lower()}. "
-            "Name another one, or port 0 for any free one."
+            "Choose another address, or port 0 for any free port."
         )
     return f"cannot listen on {address!r}: it is not of the form HOST:PORT."
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach it."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:
-    """The URL at which a listening socket is reached from this machine."""
+    """Returns the URL at which this machine reaches a listening socket."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"

@@ -4,7 +4,7 @@ import logging
 
 
 def set_up(level: int) -> None:
-    """Times in UTC would confuse at a terminal: local time, level, logger, message."""
+    """Sets up local times (UTC would confuse at a terminal), level, logger and message."""
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )

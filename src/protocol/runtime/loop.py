@@ -1,4 +1,5 @@
-"""Runs a service on uvloop where that is installed (extra ``fast``), else on asyncio's own loop."""
+"""Runs a service on uvloop where that is installed (extra ``fast``), otherwise on asyncio's own
+loop."""
 
 import asyncio
 import importlib
@@ -9,7 +10,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As ``asyncio.run``."""
+    """Runs *main* like ``asyncio.run``."""
     try:
         factory = importlib.import_module("uvloop").new_event_loop
     except ImportError:

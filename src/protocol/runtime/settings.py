@@ -1,6 +1,6 @@
-"""TOML → frozen Structs, with errors for the person who wrote the file.
+"""Reads TOML into frozen Structs, with errors for the person who wrote the file.
 
-Unknown keys are refused: a mistyped key that is ignored in silence is the worst kind of
+Unknown keys are refused: a mistyped key that is silently ignored is the worst kind of
 configuration. ``cortex.toml:12: gateway.lisen: unknown key. Did you mean 'listen'?``
 """
 
@@ -20,7 +20,8 @@ class SettingsError(Exception):
 
 
 def load_or_default(path: Path | None, usual: Path, kind: type[T]) -> T:
-    """The file's settings, or the defaults when none is named and the usual one is absent.
+    """Reads the file's settings; the defaults if no file is named and the *usual* one does not
+    exist.
 
     Raises :class:`SettingsError`.
     """
@@ -30,7 +31,7 @@ def load_or_default(path: Path | None, usual: Path, kind: type[T]) -> T:
 
 
 def read_token(path: str) -> str:
-    """A NATS token from a file; empty for no file. Raises :class:`SettingsError`."""
+    """Reads a NATS token from a file; empty if there is none. Raises :class:`SettingsError`."""
     if not path:
         return ""
     try:
@@ -51,7 +52,7 @@ def load(path: Path, kind: type[T]) -> T:
 
 
 def parse(text: str, kind: type[T], name: str) -> T:
-    """As :func:`load`, from a text."""
+    """Parses TOML *text* as *kind*; *name* is the file's name in errors."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -81,7 +82,7 @@ def _explain(sentence: str, text: str, kind: type[msgspec.Struct], name: str) ->
 
 
 def _fields_at(kind: type[msgspec.Struct], path: str) -> list[str]:
-    """The keys that are allowed in the table at *path*."""
+    """Lists the keys that are allowed in the table at *path*."""
     current: object = kind
     for step in [s for s in re.split(r"[.\[]", path) if s and not s.endswith("]")]:
         for field in msgspec.structs.fields(current):  # type: ignore[arg-type]
@@ -94,7 +95,7 @@ def _fields_at(kind: type[msgspec.Struct], path: str) -> list[str]:
 
 
 def _line_of(text: str, path: str) -> int:
-    """The line of a key in simple TOML; 0 when it is written in a way this does not follow."""
+    """Finds the line of a key in simple TOML; 0 for a notation that this does not follow."""
     *tables, key = path.split(".")
     table = ".".join(re.sub(r"\[.*", "", t) for t in tables)
     key = re.sub(r"\[.*", "", key)

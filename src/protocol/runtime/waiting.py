@@ -1,4 +1,4 @@
-"""Waiting for something to happen, but not for ever."""
+"""Waits for an event, but only for a limited time."""
 
 import asyncio
 

@@ -92,7 +92,7 @@ def test_what_could_be_loaded_is_wanted() -> None:
     victims = (ResidentView("x", (0,), 1), ResidentView("y", (0,), 1))
     full = FitResult((FIT._replace(victims=victims),), ())
     assert decide(view("m", [], ["m"], feasible=full)) == Load(
-        "to be loaded on n2 in the place of x, y"
+        "to be loaded on n2 in place of x, y"
     )
 
 

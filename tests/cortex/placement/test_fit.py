@@ -110,11 +110,16 @@ def test_why_not() -> None:
     assert [(m.node, m.why, m.is_for_ever) for m in answer.misfits] == [
         (
             "a",
-            "it takes 1 device of 10 GiB, and 0 here are that large (models may have 8 GiB, 8 GiB)",
+            "it needs 1 device of 10 GiB, and 0 here are that large "
+            "(memory for models: 8 GiB, 8 GiB)",
             True,
         ),
-        ("b", "it takes 10 GiB and 4 GiB can be had; pet 8 GiB cannot go now", False),
-        ("c", "it drains", False),
+        (
+            "b",
+            "it needs 10 GiB and 4 GiB can be made free; pet 8 GiB cannot be evicted now",
+            False,
+        ),
+        ("c", "the node is draining", False),
         ("d", "the model is restricted to a, b, c", False),
     ]
 
@@ -126,7 +131,7 @@ def test_devices_that_are_not_for_models_are_no_devices() -> None:
         assert 2 not in asked(need(size, devices=2), host).fits[0].devices
     (misfit,) = asked(need(0, devices=3), host).misfits
     assert misfit.why == (
-        "it takes 3 devices, and 2 here are for models (models may have 24 GiB, 24 GiB)"
+        "it needs 3 devices, and 2 here are for models (memory for models: 24 GiB, 24 GiB)"
     )
 
 
@@ -169,10 +174,10 @@ def test_the_order_says_why() -> None:
     by_class = [(turn.model, turn.why) for turn in eviction_candidates(crowd, Strategy.PRIORITY)]
     assert by_class == [
         ("done", "idle for more than 60 s"),
-        ("low", "priority: class 50"),
-        ("high", "priority: class 200"),
+        ("low", "priority: residency class 50"),
+        ("high", "priority: residency class 200"),
         ("busy", "in use"),
-        ("new", "on its way"),
+        ("new", "loading or unloading"),
         ("pet", "pinned"),
     ]
     by_age = [turn.model for turn in eviction_candidates(crowd, Strategy.LRU)]

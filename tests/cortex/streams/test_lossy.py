@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex.streams.events import Ended, Move, Parts, Repair
@@ -10,6 +10,7 @@ from cortex.streams.state import StreamState
 from protocol import frames
 from protocol.frames import AnyFrame, Phase, Text
 from protocol.generate import FinishReason, Usage
+from tests.support.properties import examples
 
 ANSWER = random.Random(1).sample(range(1000), 40)
 """What every attempt computes: each token's text is its number."""
@@ -126,7 +127,7 @@ class World:
 ACTIONS = st.sampled_from(["step"] * 6 + ["deliver"] * 6 + ["shuffle", "alive", "migrate", "ghost"])
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.lists(ACTIONS, max_size=120),
     st.floats(0, 0.7),

@@ -1,11 +1,12 @@
 """The block pool: nothing is lost or given to two, tiles stay together, the cache tells no lies."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.blocks import BlockPool, Key, blocks_for, extend_keys
 from neuron.layers.paging import TILE_BLOCKS
+from tests.support.properties import examples
 
 
 def key(name: int) -> Key:
@@ -140,7 +141,7 @@ def test_giving_back_twice_is_a_bug_that_shows() -> None:
         pool.free(blocks)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.integers(1, 130), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=50))
 def test_contents_survive_whatever_happens(total: int, actions: list[tuple[int, int]]) -> None:
     """Sequences of random length with few different beginnings; *memory* holds what was written,

@@ -138,7 +138,8 @@ def test_scattered_blocks_change_nothing(checkpoint: Path) -> None:
     assert {number: tokens(steps, number) for number in solo} == solo
 
 
-def test_a_thousand_aborted_requests_leave_nothing(checkpoint: Path) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_aborted_requests_leave_nothing(checkpoint: Path, count: int) -> None:
     """Aborted in the queue, in the prompt, in the answer; with everything that keeps state."""
     engine = load(checkpoint, max_running=8, max_queued=8, max_step_tokens=64)
     chance = random.Random(3)
@@ -148,7 +149,7 @@ def test_a_thousand_aborted_requests_leave_nothing(checkpoint: Path) -> None:
         {"prompt_logprobs": 2, "logit_bias": ((5, 1.0),)},
     ]
     began: list[int] = []
-    for number in range(1000):
+    for number in range(count):
         sample = kinds[number % len(kinds)]
         assert engine.add(add(number, chance.randrange(1, 200), 50, **sample)) is None
         began.append(number)

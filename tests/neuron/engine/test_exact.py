@@ -244,7 +244,7 @@ def random_schedules(folder: Path, dtype: str, count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_random_schedules_change_no_token(models: dict[str, Path], dtype: str) -> None:
-    random_schedules(models["qwen3"], dtype, 20, seed=1)
+    random_schedules(models["qwen3"], dtype, 8, seed=1)
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_a_kernel_that_rounds_by_batch_is_found_out(
     assert not ready.exact
     assert "inexact" in ready.numerics
     assert any("round differently" in note for note in ready.notes)
-    with pytest.raises(LoadError, match="Exact tokens cannot be had") as caught:
+    with pytest.raises(LoadError, match="cannot be computed exactly") as caught:
         load(models["qwen3"], exact=True)
     assert caught.value.code is LoadCode.UNSUPPORTED
 
@@ -334,5 +334,5 @@ def test_the_reference_path_promises_nothing(models: dict[str, Path]) -> None:
     _, ready = load(models["qwen3"], reference=True)
     assert not ready.exact
     assert "reference" in ready.numerics
-    with pytest.raises(LoadError, match="cannot be had"):
+    with pytest.raises(LoadError, match="cannot be computed exactly"):
         load(models["qwen3"], reference=True, exact=True)

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.blocks import BlockPool
 from neuron.engine.scheduler import Scheduler, StepPlan, water_fill
 from neuron.engine.sequence import Sequence
+from tests.support.properties import examples
 from tests.support.scheduling import run, scheduler, sequence
 
 
@@ -63,7 +64,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(actions, st.integers(4, 9), st.integers(10, 90), st.integers(1, 3))
 def test_random_schedules(
     actions: list[tuple[str, int, int]], max_running: int, blocks: int, beginnings: int

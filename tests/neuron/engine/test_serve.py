@@ -108,7 +108,7 @@ SHORTAGES = pytest.mark.parametrize(
     ("lack", "said"),
     [
         (all_memory, "allocate"),
-        (far_too_much, "no memory for an object of Python"),
+        (far_too_much, "no memory for a Python object"),
         (as_on_a_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB."),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_step_without_memory_is_fatal_and_says_so(
     assert serve(channel) == FATAL
     fatal = channel.sent[-1]
     assert isinstance(fatal, Fatal)
-    assert fatal.message.startswith("cpu ran out of memory while it computed: ")
+    assert fatal.message.startswith("cpu ran out of memory while computing: ")
     assert said in fatal.message
 
 

@@ -205,7 +205,7 @@ async def test_refusals_are_typed(spawn: Spawn) -> None:
         ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         ErrorCode.INVALID_REQUEST,
     ]
-    with pytest.raises(ValueError, match="open already"):
+    with pytest.raises(ValueError, match="already in use"):
         await engine.add(request(2))
     assert (await collect(running))[2] is FinishReason.LENGTH
     assert (await collect(queued))[2] is FinishReason.LENGTH
@@ -222,7 +222,7 @@ async def test_a_killed_engine_ends_its_streams_with_the_reason(spawn: Spawn) ->
     for stream in streams:
         with pytest.raises(EngineDied, match="SIGKILL"):
             await collect(stream)
-    assert "SIGKILL (by somebody, or by the kernel" in await engine.died
+    assert "SIGKILL (from outside, or from the kernel" in await engine.died
     with pytest.raises(EngineDied, match="SIGKILL"):
         await engine.add(request(3))
     engine.abort(1)

@@ -1,5 +1,6 @@
 """CPU attention: equal to the reference, and in exact mode to the bit however it is cut."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -60,13 +61,26 @@ def forever(*counts: int) -> Iterator[int]:
         yield chance.choice(counts)
 
 
-@pytest.mark.parametrize("scattered", [False, True])
-@pytest.mark.parametrize("window", [None, 100, 2500])
-@pytest.mark.parametrize(("kv_heads", "group"), [(2, 2), (1, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+VALUES: tuple[tuple[Any, ...], ...] = (
+    (torch.float32, torch.bfloat16),
+    ((2, 2), (1, 7)),
+    (None, 100, 2500),
+    (False, True),
+)
+CASES = [
+    pytest.param(*(values[i] for values, i in zip(VALUES, at, strict=True)), marks=marks)
+    for at in itertools.product(*(range(len(values)) for values in VALUES))
+    for marks in ([pytest.mark.slow] if sum(at) % 2 else [],)
+]
+"""Of all combinations every other one, so that any two values of two parameters meet; all of them
+under ``-m slow``."""
+
+
+@pytest.mark.parametrize(("dtype", "heads", "window", "scattered"), CASES)
 def test_however_a_sequence_is_cut(
-    dtype: torch.dtype, kv_heads: int, group: int, window: int | None, scattered: bool
+    dtype: torch.dtype, heads: tuple[int, int], window: int | None, scattered: bool
 ) -> None:
+    kv_heads, group = heads
     torch.set_num_threads(1)
     sequence = Sequence(kv_heads, group, 32, dtype, scattered=scattered)
     exact = {"group": group, "exact": True}

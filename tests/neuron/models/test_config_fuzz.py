@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.layers.rope import RopeType
@@ -12,6 +12,7 @@ from neuron.layers.rotary import frequencies
 from neuron.models.config import ModelConfig, parse_config
 from neuron.models.errors import LoadError
 from neuron.models.families import FAMILIES, Architecture
+from tests.support.properties import examples
 from tests.support.tiny_models import make_config
 
 KEYS = sorted({key for kind in FAMILIES.values() for key in kind.__struct_fields__})
@@ -60,7 +61,7 @@ def parse_changed(architecture: Architecture, changes: dict[str, Any]) -> ModelC
 
 
 @every_architecture
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(changes=CHANGES)
 def test_any_value_of_any_key(architecture: Architecture, changes: dict[str, Any]) -> None:
     parsed = parse_changed(architecture, changes)
@@ -69,7 +70,7 @@ def test_any_value_of_any_key(architecture: Architecture, changes: dict[str, Any
 
 
 @every_architecture
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(changes=SCALING | NESTED)
 def test_any_rope_turns_by_finite_angles(
     architecture: Architecture, changes: dict[str, Any]

@@ -54,9 +54,9 @@ def test_an_operators_word_is_for_all_devices_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cards", "ranks", "words"),
     [
-        (1, 2, "shared by 2 devices (min_devices), and this node has 1"),
+        (1, 2, "shared by 2 devices (min_devices), but this node has 1"),
         (4, 3, "one of 1, 2, 4"),
-        (0, 1, "no device for models"),
+        (0, 1, "No device of this node may be used for models"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, cards: int, ranks: int, words: str) -> None:

@@ -96,7 +96,7 @@ def test_what_is_not_read_takes_nothing() -> None:
     text = found(EstimateSettings(CUDA, 8), family="gemma3")
     whole = found(EstimateSettings(CUDA, 8), family="gemma3-vision")
     assert whole.weight_bytes == text.weight_bytes
-    assert "are not needed" in whole.lines()[0]
+    assert "are not loaded" in whole.lines()[0]
 
 
 @pytest.mark.parametrize("kernel", Kernel)
@@ -171,9 +171,9 @@ def test_an_unknown_dtype_is_refused() -> None:
 @pytest.mark.parametrize(
     ("slots", "context", "limit", "tokens", "why"),
     [
-        (8, 4096, None, 32_768, "8 slots × the whole context of 4,096"),
-        (8, 4096, 1000, 8_000, "8 slots × the whole context of 1,000"),
-        (1, 100, None, 112, "1 slots × the whole context of 100"),
+        (8, 4096, None, 32_768, "8 slots × the full context of 4,096"),
+        (8, 4096, 1000, 8_000, "8 slots × the full context of 1,000"),
+        (1, 100, None, 112, "1 slots × the full context of 100"),
         (4, 40_960, None, 32_768, "one long context"),
         (16, 40_960, None, 65_536, "16 slots × 4,096"),
         (2, 40_960, 8192, 8192, "2 slots × 4,096"),
@@ -197,7 +197,7 @@ def test_a_cache_as_asked_for_is_not_more_than_is_of_use_and_does_not_shrink() -
     block = 16 * TOKEN * 2
     mine = found(EstimateSettings(CUDA, 8, kv_bytes=100 * block + 5), available=0)
     assert (mine.kv_bytes, mine.least_bytes) == (100 * block, mine.total_bytes)
-    assert mine.lines()[1].endswith("as asked for")
+    assert mine.lines()[1].endswith("as configured")
     assert found(EstimateSettings(CUDA, 8, kv_bytes=1 << 40)).kv_tokens == 8 * 4096
 
 
@@ -209,7 +209,7 @@ def test_the_cache_shrinks_to_what_there_is_room_for() -> None:
     less = found(settings, available=whole.total_bytes - 1)
     assert less.total_bytes == whole.total_bytes - block
     assert less.least_bytes == whole.least_bytes
-    assert less.lines()[1].endswith("what there is room for, of 32,768 wanted")
+    assert less.lines()[1].endswith("all that fits, of 32,768 wanted")
     assert whole.least_bytes == whole.total_bytes - whole.kv_bytes + 4096 * TOKEN * 2
     for available in (whole.least_bytes, whole.least_bytes - 1, 0):
         least = found(settings, available=available)
@@ -292,8 +292,8 @@ def test_a_line_for_each_term_and_they_add_up(monkeypatch: pytest.MonkeyPatch) -
         "process",
     ]
     assert mine.lines()[0] == (
-        "weights 974.5 MiB: 178 M parameters in float32, 156 M of them as stored, in bfloat16; "
-        "156 M once more, packed, as the head"
+        "weights 974.5 MiB: 178 M parameters in float32, of which 156 M stay as stored, in "
+        "bfloat16; 156 M again, packed, for the head"
     )
     assert mine.lines()[1].startswith("KV cache 224 MiB: 16,384 tokens of 14 KiB: 4 slots × ")
 
@@ -306,7 +306,7 @@ def test_what_an_earlier_load_took_replaces_all_but_the_cache() -> None:
     assert mine.total_bytes == computed.total_bytes + 5 * MIB
     assert mine.least_bytes == computed.least_bytes + 5 * MIB
     assert (mine.weight_bytes, mine.kv_bytes) == (computed.weight_bytes, computed.kv_bytes)
-    assert mine.lines()[0].endswith("what it took when it was loaded")
+    assert mine.lines()[0].endswith("measured when it was last loaded")
     tight = found(settings, measured_bytes=measured, available=computed.total_bytes)
     assert tight.total_bytes <= computed.total_bytes
     assert found(settings, measured_bytes=100).weight_bytes == 100

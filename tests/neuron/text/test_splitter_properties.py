@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.splitter import OutputSplitter
 from neuron.text.xml_calls import Schema
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
+from tests.support.properties import examples
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 CALL = '{"name":"f","arguments":{"k": "</tool_call>"}}'
@@ -60,7 +61,7 @@ def cut(text: str, places: Iterable[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(edges)] or [text]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(outputs, st.lists(st.integers(0, 10_000), max_size=12), st.booleans(), st.booleans())
 def test_chunks_do_not_matter(text: str, places: list[int], thinking: bool, tools: bool) -> None:
     whole = split([text], thinking, tools)
@@ -76,7 +77,7 @@ def squash(text: str) -> str:
     return text
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(outputs, st.booleans(), st.booleans())
 def test_only_tags_and_white_space_disappear(text: str, thinking: bool, tools: bool) -> None:
     text = text.replace('[{"name":"f"},{"name":"g"}]', "").replace('{"name":"f"}', "")
@@ -89,7 +90,7 @@ def test_only_tags_and_white_space_disappear(text: str, thinking: bool, tools: b
     assert squash(written) == squash(text)
 
 
-@settings(max_examples=75, deadline=None)
+@examples(75)
 @given(outputs, st.booleans())
 def test_without_tools_no_call_ever_appears(text: str, thinking: bool) -> None:
     parts = split([text], thinking, tools=False)
@@ -113,7 +114,7 @@ calls = st.tuples(
 )
 
 
-@settings(max_examples=75, deadline=None)
+@examples(75)
 @given(
     thought=plain,
     thinking=st.sampled_from(["prompt", "answer", "none"]),

@@ -170,7 +170,7 @@ def test_a_model_without_template_says_what_to_do(tmp_path: Path) -> None:
     [
         ({"chat_template": 7}, "tokenizer_config.json, key 'chat_template': expected"),
         ({"chat_template": [{"name": "default"}]}, "missing required field `template`"),
-        ({"chat_template": "{% for %}"}, "no valid Jinja (line 1"),
+        ({"chat_template": "{% for %}"}, "not valid Jinja (line 1"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, config: dict[str, object], problem: str) -> None:

@@ -152,7 +152,7 @@ def test_rendering_equals_transformers(
         if (conversation, source.stem) in REFUSED:
             with pytest.raises(jinja2.TemplateError) as refusal:
                 expected(options)
-            with pytest.raises(FleetError, match="cannot be given this conversation") as caught:
+            with pytest.raises(FleetError, match="cannot take this conversation") as caught:
                 template.render(messages, tools, options, rendered_at=RENDERED_AT)
             assert str(refusal.value) in str(caught.value)
         else:

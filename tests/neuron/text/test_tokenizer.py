@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -15,6 +15,7 @@ from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Sampling
 from tests.neuron.text.models import SPECIAL, byte_tokenizer, make_model
+from tests.support.properties import examples
 
 PROMPT = "<|bos|><|im_start|>user\nGrüße <think> 🕙<|im_end|>\n"
 
@@ -51,7 +52,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(make_model(tmp_path_factory.mktemp("model")))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(text=st.text())
 def test_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -148,15 +149,27 @@ def test_requests_come_before_defaults() -> None:
     [
         ("generation_config", '{"top_k": "20"}', "key 'top_k': expected `int | null`, got `str`"),
         ("generation_config", '{"top_p": true}', "key 'top_p': expected `float | null`"),
-        ("generation_config", '{"temperature": -1}', "key 'temperature': -1.0 is not at least 0"),
-        ("generation_config", '{"top_p": 1.5}', "key 'top_p': 1.5 is not above 0 and at most 1"),
-        ("generation_config", '{"temperature": NaN}', "key 'temperature': nan is not at least 0"),
-        ("generation_config", "[1]", "holds a JSON list instead of an object"),
+        (
+            "generation_config",
+            '{"temperature": -1}',
+            "key 'temperature': the value -1.0 is not at least 0",
+        ),
+        (
+            "generation_config",
+            '{"top_p": 1.5}',
+            "key 'top_p': the value 1.5 is not above 0 and at most 1",
+        ),
+        (
+            "generation_config",
+            '{"temperature": NaN}',
+            "key 'temperature': the value nan is not at least 0",
+        ),
+        ("generation_config", "[1]", "the content is a JSON list instead of an object"),
         ("generation_config", "{", "cannot be read as JSON"),
         ("generation_config", '{"eos_token_id": ["x"]}', "key 'eos_token_id[0]': expected `int`"),
         ("config", '{"eos_token_id": 1.5}', "key 'eos_token_id': expected"),
         ("tokenizer_config", '{"eos_token": 3}', "key 'eos_token': expected"),
-        ("tokenizer", '{"version": "1.0"}', "the tokenizers library refuses it"),
+        ("tokenizer", '{"version": "1.0"}', "the tokenizers library cannot read"),
     ],
 )
 def test_broken_files_name_file_and_key(
@@ -173,5 +186,5 @@ def test_broken_files_name_file_and_key(
 
 
 def test_a_missing_tokenizer_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=r"no tokenizer\.json.*Save its tokenizer"):
+    with pytest.raises(FleetError, match=r"no tokenizer\.json.*Load its tokenizer"):
         Tokenizer.load(tmp_path)

@@ -1,4 +1,4 @@
-"""What a dialect is: how its requests are read, and how its answers are written.
+"""The contract of a dialect: how its requests are decoded, and how its answers are written.
 
 There is one way through the gateway: body → ``Call`` → jobs → events → bytes. Nothing between the
 two ends knows a dialect, and no dialect knows another one.
@@ -15,26 +15,27 @@ from protocol.job import Priority
 
 
 class Call(NamedTuple):
-    """A decoded request."""
+    """One client request, decoded."""
 
     choices: tuple[Choice, ...]
     model: str
-    """As the client named it."""
+    """The model's name as the client wrote it."""
     stream: bool
     seed: int | None = None
     priority: Priority = Priority.NORMAL
     include_usage: bool = False
     echo: bytes = b"null"
-    """For the renderer, as JSON."""
+    """What the renderer needs to know of the request, as JSON."""
 
 
 class Dialect(NamedTuple):
-    """One way of speaking to the gateway."""
+    """One API that clients may speak to the gateway."""
 
     name: str
-    """In the stored jobs of streams, which another gateway may have to go on with."""
+    """Its name in the stored jobs of streams, which another gateway may have to continue."""
     style: Style
     decode: Callable[[bytes], Call]
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     writer: Callable[[Head, Place], Writer]
     folder: Callable[[Head], Aggregator]

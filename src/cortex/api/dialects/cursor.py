@@ -1,10 +1,10 @@
-"""Where a client is in a stream: the SSE ``id:`` of an event, and what it lets us leave out.
+"""A client's position in a stream: the SSE ``id:`` of an event, and what it allows us to leave out.
 
-An event's id is ``<job>:<token index>``: everything of the answer's first so many tokens has been
-said with it. Where one token makes several events, all but the last are ``<job>:<index>.<n>``: the
-n-th event after that index. Several events before the first token are ``<job>:-1.<n>``. An answer
-of several choices has a place in each of them: ``<job>:<index>,<index>,…``. So a client that comes
-back with the last id it saw misses nothing and sees nothing twice.
+An event's id is ``<job>:<token index>``: with it, everything from that many tokens has been sent.
+Where one token produces several events, all but the last are ``<job>:<index>.<n>``: the n-th event
+after that index. Several events before the first token are ``<job>:-1.<n>``. An answer of several
+choices has a position in each of them: ``<job>:<index>,<index>,…``. So a client that comes back
+with the last id it saw misses nothing and sees nothing twice.
 """
 
 import re
@@ -14,38 +14,39 @@ _PLACE = re.compile(r"(\d{1,11})(?:\.(\d{1,11}))?|(-1)\.(\d{1,11})", re.ASCII)
 
 
 class Cursor(NamedTuple):
-    """A place between two events of an answer."""
+    """A position between two events of a choice."""
 
     tokens: int
-    """Tokens whose events all came before."""
+    """The number of tokens whose events all came before."""
     events: int = 0
-    """Further events of the next token, or of the end of the answer, that came before."""
+    """The number of events before it that belong to the next token, or to the end of the answer."""
 
     def __str__(self) -> str:
         return f"{self.tokens}.{self.events}" if self.events else str(self.tokens)
 
 
 START = Cursor(-1)
-"""Before the very first event."""
+"""The position before the very first event."""
 
 Place = tuple[Cursor, ...]
-"""In each choice of an answer."""
+"""A position in each choice of an answer."""
 
 
 def event_id(job_id: str, place: Place) -> bytes:
-    """As an SSE line."""
+    """Renders a position as an SSE line."""
     spelt = ",".join("-1" if cursor == START else str(cursor) for cursor in place)
     return f"id: {job_id}:{spelt}\n".encode()
 
 
 def parse_event_id(text: str) -> tuple[str, Place]:
-    """Job and place of a ``Last-Event-ID``; raises ValueError."""
+    """Reads the job and the position from a ``Last-Event-ID``; raises ValueError."""
     job_id, colon, spelt = text.strip().rpartition(":")
     cursors = [_parse(piece) for piece in spelt.split(",")]
     place = tuple(cursor for cursor in cursors if cursor is not None)
     if not colon or not job_id or len(place) < len(cursors) or set(place) == {START}:
         raise ValueError(
-            f"{text[:80]!r} is no event id of this gateway, which are <stream>:<number>"
+            f"{text[:80]!r} is not an event id of this gateway; those have the form "
+            "<stream>:<number>"
         )
     return job_id, place
 

@@ -1,7 +1,7 @@
-"""Bodies that clients send: what all dialects share of reading and refusing them. Pure.
+"""Decodes and refuses the fields that the dialects have in common. Pure.
 
-Unknown fields are ignored: clients send many. Wrong types of known fields are refused by name, and
-what would silently change the answer is refused, not ignored.
+Unknown fields are ignored, because clients send many. Known fields of a wrong type are refused by
+name, and what would silently change the answer is refused rather than ignored.
 """
 
 import re
@@ -39,11 +39,11 @@ class StreamOptions(Struct, frozen=True):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    """With every chunk."""
+    """Sends token counts with every chunk."""
 
 
 def empty() -> msgspec.Raw:
-    """The schema of a tool without arguments."""
+    """Returns the schema of a tool without arguments."""
     return msgspec.Raw(b"{}")
 
 
@@ -54,12 +54,12 @@ CONSTRAINTS = (
     "guided_choice",
     "guided_grammar",
 )
-"""vLLM's names for the form that an answer must have."""
+"""vLLM's names for the fields that constrain an answer."""
 
 
 class SamplingFields(Struct, frozen=True, kw_only=True):
-    """The fields about sampling that OpenAI's endpoints have in common, vLLM's extensions
-    included. Null is everywhere the model's default."""
+    """The sampling fields that OpenAI's endpoints have in common, with vLLM's extensions. Null
+    always means the model's default."""
 
     temperature: Temperature | None = None
     top_p: Fraction | None = None
@@ -76,7 +76,7 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[TokenId] | None = None
-    # Refused: to ignore them would change the answer.
+    # These are refused, because ignoring them would change the answer.
     bad_words: list[str] | None = None
     structured_outputs: Any = None
     guided_json: Any = None
@@ -86,12 +86,13 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
 
 
 def invalid(message: str, param: str) -> FleetError:
-    """The error for a field at fault."""
+    """Makes the error for a field at fault."""
     return FleetError(ErrorCode.INVALID_REQUEST, message, param=param)
 
 
 def read(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -101,7 +102,7 @@ def read(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
 
 
 def _explain(text: str) -> tuple[str, str]:
-    """msgspec's sentence, with the path in front: ``messages[0].role: Invalid enum value …``."""
+    """Puts the path in front of msgspec's sentence: ``messages[0].role: Invalid enum value …``."""
     match = _PATH.search(text)
     field = re.search(r"missing required field `(\w+)`", text)
     if not match:
@@ -113,7 +114,7 @@ def _explain(text: str) -> tuple[str, str]:
 
 
 def checked_model(model: str) -> str:
-    """*model* when it can be a model's name."""
+    """Returns *model* if it can be a model's name; raises otherwise."""
     try:
         return check_model_id(model)
     except InvalidName as error:
@@ -121,23 +122,24 @@ def checked_model(model: str) -> str:
 
 
 def priority_of(service_tier: str | None) -> Priority:
-    """``priority`` goes first, ``flex`` last; every other tier is a normal request."""
+    """Maps a service tier to a priority: ``priority`` goes first, ``flex`` last, every other tier
+    is normal."""
     return _PRIORITIES.get(service_tier or "", Priority.NORMAL)
 
 
 def sampling_of(
     asked: SamplingFields, *, max_tokens: int | None, logprobs: int | None = None
 ) -> Sampling:
-    """The neutral form."""
+    """Converts the fields to their neutral form."""
     if asked.bad_words:
         raise invalid(
-            "bad_words: not supported; give the tokens in logit_bias, with -100 each.", "bad_words"
+            "bad_words: not supported; put the tokens into logit_bias, with -100 each.", "bad_words"
         )
     for field in CONSTRAINTS:
         if getattr(asked, field) is not None:
             raise invalid(
                 f"{field}: answers cannot be constrained by this version of the gateway. Leave the "
-                "field out, and ask for the form in a message.",
+                "field out, and describe the form in a message.",
                 field,
             )
     return Sampling(
@@ -161,44 +163,47 @@ def sampling_of(
 
 
 def stops_of(stop: str | list[str] | None, field: str) -> tuple[str, ...]:
-    """Stop texts, without empty ones."""
+    """Lists the stop texts, without empty ones."""
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS:
-        raise invalid(f"{field}: {len(stops)} texts, at most {MAX_STOPS} are allowed.", field)
+        raise invalid(f"{field}: {len(stops)} texts; at most {MAX_STOPS} are allowed.", field)
     return tuple(text for text in stops if text)
 
 
 def bounded(max_tokens: int | None) -> int | None:
-    """Clients write absurd limits; the neuron clamps them to its context, the bus to 64 bits."""
+    """Bounds a limit to 64 bits for the bus; clients write absurd ones, which the neuron clamps to
+    its context."""
     return None if max_tokens is None else min(max_tokens, 2**31 - 1)
 
 
 def _biases(asked: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     if len(asked) > MAX_BIASES:
         raise invalid(
-            f"logit_bias: {len(asked)} tokens, at most {MAX_BIASES} are allowed.", "logit_bias"
+            f"logit_bias: {len(asked)} tokens; at most {MAX_BIASES} are allowed.", "logit_bias"
         )
     biases = []
     for token, bias in asked.items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise invalid(f"logit_bias: {token[:40]!r} is no token id.", "logit_bias")
+            raise invalid(f"logit_bias: {token[:40]!r} is not a token id.", "logit_bias")
         if not -100 <= bias <= 100:
             raise invalid(
-                f"logit_bias.{token}: {bias} is not between -100 and 100.", f"logit_bias.{token}"
+                f"logit_bias.{token}: {bias} is outside the range from -100 to 100.",
+                f"logit_bias.{token}",
             )
         biases.append((int(token), bias))
     return tuple(sorted(biases))
 
 
 def check_count(*tools: Sequence[object] | None) -> None:
-    """Refuses what nobody could have meant."""
+    """Refuses an absurd number of tools."""
     count = sum(len(some or ()) for some in tools)
     if count > MAX_TOOLS:
-        raise invalid(f"tools: {count} tools, at most {MAX_TOOLS} are allowed.", "tools")
+        raise invalid(f"tools: {count} tools; at most {MAX_TOOLS} are allowed.", "tools")
 
 
 def tool_of(name: str, description: str | None, schema: msgspec.Raw, path: str) -> Tool:
-    """A function; its schema is passed on as it is, once it is certain that it is an object."""
+    """Makes a tool from a function; its schema is passed through once it is known to be an
+    object."""
     if not name:
         raise invalid(f"{path}: a tool needs a name.", path)
     try:
@@ -209,7 +214,7 @@ def tool_of(name: str, description: str | None, schema: msgspec.Raw, path: str) 
 
 
 def joined(turn: Message, more: Message, gap: str = "") -> Message:
-    """Two turns of one speaker as one, with *gap* between their texts."""
+    """Joins two turns of one speaker, with *gap* between their texts."""
     return msgspec.structs.replace(
         turn,
         content=gap.join(filter(None, (turn.content, more.content))),
@@ -219,7 +224,7 @@ def joined(turn: Message, more: Message, gap: str = "") -> Message:
 
 
 def thinking_options(effort: str | None) -> dict[str, bool | int | float | str | None]:
-    """What a ``reasoning_effort`` means to chat templates."""
+    """Translates a ``reasoning_effort`` into options of chat templates."""
     if effort is None:
         return {}
     return {"enable_thinking": effort not in ("none", "minimal"), "reasoning_effort": effort}

@@ -8,7 +8,7 @@ from protocol.generate import FinishReason, TokenLogprob, TokenLogprobs, Usage
 
 DONE = b"data: [DONE]\n\n"
 LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
+"""Stands in for minus infinity, which JSON cannot express."""
 FINGERPRINT = "fp_cortex"
 """Clients may compare it; null violates the schema."""
 
@@ -21,7 +21,7 @@ class PromptDetails(Struct, frozen=True):
 
 
 class CompletionDetails(Struct, frozen=True):
-    """What the answer's tokens were."""
+    """What the answer's tokens were used for."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0
@@ -30,7 +30,7 @@ class CompletionDetails(Struct, frozen=True):
 
 
 class UsageOut(Struct, frozen=True):
-    """Token counts."""
+    """The token counts of an answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -40,14 +40,13 @@ class UsageOut(Struct, frozen=True):
 
 
 def finish_text(reason: FinishReason) -> str:
-    """OpenAI's word for why an answer ended."""
+    """Returns OpenAI's word for why an answer ended."""
     return "stop" if reason is FinishReason.CANCELLED else str(reason)
 
 
 def usage_out(usages: Sequence[Usage], prompts: int = 1) -> UsageOut:
-    """The counts of an answer from those of its choices, which are for so many different prompts,
-    in equal parts and in order. A prompt is counted once, as it was computed for its first
-    choice."""
+    """Adds up the counts of an answer's choices, which belong to several prompts in equal parts and
+    in order. Each prompt is counted once, as it was computed for its first choice."""
     firsts = usages[:: max(1, len(usages) // prompts)]
     total = Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
@@ -65,12 +64,12 @@ def usage_out(usages: Sequence[Usage], prompts: int = 1) -> UsageOut:
 
 
 def logprobs_out(entries: Iterable[TokenLogprobs]) -> dict[str, object]:
-    """OpenAI's ``logprobs`` object of a choice."""
+    """Renders OpenAI's ``logprobs`` object of a choice."""
     return {"content": logprob_entries(entries), "refusal": None}
 
 
 def logprob_entries(entries: Iterable[TokenLogprobs]) -> list[dict[str, object]]:
-    """One object for each token."""
+    """Renders one object per token."""
     return [
         {
             **_scored(TokenLogprob(entry.token, entry.logprob)),

@@ -1,4 +1,4 @@
-"""All dialects that the gateway speaks."""
+"""The registry of dialects that the gateway speaks."""
 
 from cortex.api.dialects.base import Dialect
 from cortex.api.dialects.chat.decode import decode_chat

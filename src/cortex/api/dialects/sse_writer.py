@@ -1,7 +1,8 @@
-"""Events of an answer → the server-sent events of a dialect, from any place of the answer on.
+"""Writes the events of an answer as a dialect's server-sent events, from any position in the answer
+on.
 
-A dialect says which bodies a piece of the answer becomes; here are the ids, the joining of what
-arrived together, and the leaving out of what a client that comes back has seen already.
+A dialect says which bodies a piece of the answer becomes; this module adds the ids, joins what
+arrived together, and leaves out what a returning client has already seen.
 """
 
 import itertools
@@ -24,18 +25,18 @@ class Head(NamedTuple):
     """What every event, or the whole answer, says about itself."""
 
     id: str
-    """Of the answer's first job."""
+    """The id of the answer's first job."""
     model: str
     """The name that the client asked for."""
     created: int
-    """Unix seconds."""
+    """The creation time in Unix seconds."""
     choices: int = 1
     include_usage: bool = False
     echo: bytes = b"null"
-    """What the dialect's decoder has left for its renderer, as JSON."""
+    """What the dialect's decoder left for its renderer, as JSON."""
 
     def told(self, kind: type[E]) -> E:
-        """That, read."""
+        """Decodes ``echo`` as *kind*."""
         return msgspec.json.decode(self.echo, type=kind | None) or kind()
 
 
@@ -43,67 +44,67 @@ class Writer(ABC):
     """Writes one streaming answer. Events go through it in the order of the answer."""
 
     def __init__(self, head: Head, seen: Place = ()) -> None:
-        """*seen*: where the client has been; empty = nowhere."""
+        """Starts after *seen*, the client's position; empty means at the beginning."""
         self.head = head
         self._at = list(seen) or [START] * head.choices
         self._tokens = [0] * head.choices
         self._prompt_tokens = [0] * head.choices
         self._id_line = f"id: {head.id}:".encode()
 
-    # -- what a dialect says -------------------------------------------------------------------
+    # -- what a dialect provides ----------------------------------------------------------------
 
     @abstractmethod
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
-        """The events with which a choice begins, before it has a node (*started* is None) or
-        afterwards."""
+        """Renders the events with which a choice begins, before it has a node (*started* is None)
+        or afterwards."""
 
     @abstractmethod
     def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
-        """The events that must come before a part of this kind; none after a part that it can be
-        joined to."""
+        """Renders the events that must precede a part of this kind; none after a part that it can
+        be joined to."""
 
     def _noted(self, choice: int, part: AnswerPart) -> None:  # noqa: B027 - most dialects need none
-        """A part is there, whether or not it will be said; for what is said of it at the end."""
+        """Records a part, whether or not it will be sent, for the summary at the end."""
 
     @abstractmethod
     def _said(self, choice: int, part: AnswerPart) -> bytes:
-        """The event of a part; empty when :meth:`_before` has said it all."""
+        """Renders the event of a part; empty when :meth:`_before` has rendered all of it."""
 
     @abstractmethod
     def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
-        """The events with which a choice ends."""
+        """Renders the events with which a choice ends."""
 
     def _closings(self, ended: Sequence[Ended]) -> Iterable[bytes]:
-        """The events after the end of all choices."""
+        """Renders the events after the end of all choices."""
         return ()
 
     def numbered(self, body: bytes) -> bytes:
-        """An event with its number, where a dialect has numbers."""
+        """Numbers an event, in dialects that number them."""
         return body
 
     trailer = b""
-    """Ends the stream; no event, has no id."""
+    """Ends the stream; it is not an event and has no id."""
 
     @abstractmethod
     def failure(self, error: WireError) -> bytes:
-        """An error after the headers went out; nothing comes after it."""
+        """Renders an error after the headers were sent; nothing follows it."""
 
     def keep_alive(self, waits_for: str) -> bytes:
-        """A comment, which says what the request waits for.
+        """Renders a comment that says what the request waits for.
 
-        No empty line ends it: openai-python would take that for the end of another event, as the
-        last one's id still stands.
+        It ends without an empty line: openai-python would take one for the end of another event, as
+        the last event's id still applies.
         """
         return f": {waits_for or 'keep-alive'}\n".encode()
 
-    # -- what the relay asks for ---------------------------------------------------------------
+    # -- what the relay calls -------------------------------------------------------------------
 
     def opening(self) -> bytes:
-        """What can be said before a node has the request."""
+        """Renders what can be sent before a node has the request."""
         return b"".join(self._open(choice, None) for choice in range(self.head.choices))
 
     def started(self, choice: int, started: Started) -> bytes:
-        """A node has it."""
+        """Renders the start of a choice that a node has accepted."""
         self._prompt_tokens[choice] = started.prompt_tokens
         return self._open(choice, started)
 
@@ -117,7 +118,7 @@ class Writer(ABC):
         return b"".join(self._event(choice, place, body) for place, body in pairs)
 
     def parts(self, choice: int, events: Iterable[Parts]) -> bytes:
-        """Pieces of the answer, neighbours of one kind joined into one event."""
+        """Renders pieces of the answer; neighbours of one kind are joined into one event."""
         out: list[bytes] = []
         waiting: tuple[AnswerPart, Cursor] | None = None
         for event in events:
@@ -150,24 +151,24 @@ class Writer(ABC):
         return [self._event(choice, place, body)] if body else []
 
     def ended(self, choice: int, ended: Ended) -> bytes:
-        """A choice is complete."""
+        """Renders the end of a choice."""
         places = (Cursor(self._tokens[choice], n) for n in range(1, 100))
         pairs = zip(places, self._endings(choice, ended), strict=False)
         return b"".join(self._event(choice, place, body) for place, body in pairs)
 
     def closing(self, ended: Sequence[Ended]) -> bytes:
-        """All choices are complete; *ended* is how, in their order."""
+        """Renders the end of the answer; *ended* says how each choice ended, in order."""
         places = (Cursor(self._tokens[0], n) for n in range(100, 200))
         pairs = zip(places, self._closings(ended), strict=False)
         return b"".join(self._event(0, place, body) for place, body in pairs) + self.trailer
 
     def _event(self, choice: int, place: Cursor, body: bytes) -> bytes:
-        """An event with its id; nothing when the client has been past it."""
+        """Renders an event with its id; nothing when the client has already seen it."""
         body = self.numbered(body)
         if place <= self._at[choice]:
             return b""
         self._at[choice] = place
-        if len(self._at) == 1 and not place.events:  # nearly all of them
+        if len(self._at) == 1 and not place.events:  # nearly all events
             return b"%b%d\n%b" % (self._id_line, place.tokens, body)
         return event_id(self.head.id, tuple(self._at)) + body
 
@@ -180,16 +181,16 @@ class Aggregator(ABC):
         self._parts: list[list[AnswerPart]] = [[] for _ in range(head.choices)]
 
     def add(self, choice: int, parts: Iterable[AnswerPart]) -> None:
-        """Pieces of the answer, in order."""
+        """Adds pieces of the answer, in order."""
         self._parts[choice].extend(parts)
 
     def whole(self, choice: int) -> list[AnswerPart]:
-        """A choice's parts, each of them whole."""
+        """Returns a choice's parts, each of them joined."""
         return [_whole(list(run)) for _, run in itertools.groupby(self._parts[choice], _kind)]
 
     @abstractmethod
     def answer(self, ended: Sequence[Ended]) -> bytes:
-        """The document; *ended* is how the choices ended, in their order."""
+        """Renders the document; *ended* says how each choice ended, in order."""
 
 
 def _kind(part: AnswerPart) -> tuple[type, int]:
@@ -197,7 +198,7 @@ def _kind(part: AnswerPart) -> tuple[type, int]:
 
 
 def _whole(run: list[AnswerPart]) -> AnswerPart:
-    """Neighbours of one kind as one part; in one pass, for an answer can be long."""
+    """Joins neighbours of one kind in a single pass, as an answer can be long."""
     match run[0]:
         case Text():
             texts = [part for part in run if isinstance(part, Text)]
@@ -211,7 +212,7 @@ def _whole(run: list[AnswerPart]) -> AnswerPart:
 
 
 def _joined(earlier: AnswerPart, part: AnswerPart) -> AnswerPart | None:
-    """Two pieces of one kind as one; None when they are not."""
+    """Joins two pieces of one kind; None when their kinds differ."""
     match earlier, part:
         case Text(), Text():
             return Text(earlier.text + part.text, earlier.logprobs + part.logprobs)

@@ -141,7 +141,7 @@ class Admin:
         return await _answered(request, _Name, work)
 
     async def reload(self, request: Request) -> Response:
-        """Reads models.toml again."""
+        """Makes the gateway read models.toml again."""
 
         async def work(_: _Nothing) -> Answer:
             self._gateway.read_again()

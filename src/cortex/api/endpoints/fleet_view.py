@@ -83,7 +83,7 @@ class FleetView:
         return msgspec.json.encode(self._shown())
 
     async def fleet(self, request: Request) -> Response:
-        """``GET /fleet``."""
+        """``GET /fleet``: the whole fleet at this moment."""
         if refusal := refused_unless_from_here(request):
             return refusal
         return Response(self._kept(), media_type="application/json")
@@ -148,7 +148,7 @@ class FleetView:
     def _node(self, view: NodeView) -> NodeShown:
         gateway = self._gateway
         node = gateway.fleet.node(view.name)
-        assert node is not None, "it is in the picture"
+        assert node is not None, "it is in the snapshot"
         pinned = {resident.model for resident in view.residents if resident.is_pinned}
         info, beat = node.info, node.heartbeat
         usage = node.live.usage if node.live else ()

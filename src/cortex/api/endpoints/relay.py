@@ -36,7 +36,7 @@ Arrived = list[tuple[int, list[Event]]]
 
 
 class Relay:
-    """One answer and its client."""
+    """Relays one answer to its client."""
 
     def __init__(
         self,

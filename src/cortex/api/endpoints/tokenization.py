@@ -49,7 +49,7 @@ class Tokenization:
         self._prompts = prompts
 
     def tokenize(self) -> ASGIApp:
-        """``POST /tokenize``."""
+        """``POST /tokenize``: the tokens of a text or a conversation."""
 
         async def work(body: bytes) -> object:
             asked = read(_TOKENIZE, body)
@@ -66,7 +66,7 @@ class Tokenization:
         return _Endpoint(work, Style.OPENAI)
 
     def detokenize(self) -> ASGIApp:
-        """``POST /detokenize``."""
+        """``POST /detokenize``: the text of given tokens."""
 
         async def work(body: bytes) -> object:
             asked = read(_DETOKENIZE, body)
@@ -76,7 +76,7 @@ class Tokenization:
         return _Endpoint(work, Style.OPENAI)
 
     def apply_template(self) -> ASGIApp:
-        """``POST /apply-template``."""
+        """``POST /apply-template``: the prompt as the chat template renders it."""
 
         async def work(body: bytes) -> object:
             return {"prompt": (await self._prompts.render(_chat(body))).text}
@@ -84,7 +84,7 @@ class Tokenization:
         return _Endpoint(work, Style.OPENAI)
 
     def chat_input_tokens(self) -> ASGIApp:
-        """``POST /v1/chat/completions/input_tokens``."""
+        """``POST /v1/chat/completions/input_tokens``: the length of a chat prompt."""
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(_chat(body))
@@ -93,7 +93,7 @@ class Tokenization:
         return _Endpoint(work, Style.OPENAI)
 
     def response_input_tokens(self) -> ASGIApp:
-        """``POST /v1/responses/input_tokens``."""
+        """``POST /v1/responses/input_tokens``: the length of a Responses prompt."""
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(decode_responses(body).choices[0].request)
@@ -102,7 +102,7 @@ class Tokenization:
         return _Endpoint(work, Style.OPENAI)
 
     def count_tokens(self) -> ASGIApp:
-        """``POST /v1/messages/count_tokens``."""
+        """``POST /v1/messages/count_tokens``: the length of an Anthropic prompt."""
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(decode_count(body))

@@ -1,6 +1,7 @@
 """The device of an engine: opening it, how many threads suit it, and its numerics class.
 
-Owns what is asked of the machine (``/proc/cpuinfo``, torch's capabilities); decides nothing else.
+Owns the questions put to the machine (``/proc/cpuinfo``, torch's capabilities); decides nothing
+else.
 """
 
 import os
@@ -22,15 +23,15 @@ _DTYPES = {
 
 
 def open_device(name: str) -> torch.device:
-    """The device that *name* means, ready to use; LoadError UNSUPPORTED if it is not there."""
+    """Opens the device *name*, ready to use. Raises LoadError UNSUPPORTED if it does not exist."""
     count = torch.cuda.device_count()
     try:
         device = torch.device(name)
         if device.type == "cuda" and (device.index or 0) < count:
             torch.cuda.set_device(device)
-            torch.zeros(1, device=device)  # fails now, rather than at the first weight
+            torch.zeros(1, device=device)  # fails now rather than at the first weight
         elif device.type != "cpu":
-            raise RuntimeError("there is no such device")
+            raise RuntimeError("it does not exist")
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise LoadError(
@@ -47,10 +48,10 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 1) -> int:
-    """The physical cores that this process may use, or its part of them where several *ranks* share
-    them; hyperthreads slow matrix products down.
+    """The number of compute threads: the physical cores that this process may use.
 
-    One for a model below :data:`TINY_BYTES`: waking a second thread takes longer than its share
+    Several *ranks* divide them. Hyperthreads do not count, as they slow matrix products down. A
+    model below :data:`TINY_BYTES` gets one thread: waking a second one takes longer than its share
     of the work, and many times longer while something else keeps a core busy.
     """
     if weight_bytes < TINY_BYTES:
@@ -70,7 +71,7 @@ def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 
 
 
 def numerics(device: torch.device, dtype: torch.dtype, path: str) -> str:
-    """A text that is equal on engines whose logits are equal to the bit (see ``Ready``)."""
+    """A text that is equal on engines whose logits are bit-identical (see ``Ready``)."""
     try:
         own = version("cortex-fleet")
     except PackageNotFoundError:

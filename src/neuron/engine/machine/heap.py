@@ -1,9 +1,9 @@
-"""What an engine's process keeps of the memory that it has used: as little as costs no time.
+"""Limits the memory that an engine's process keeps after use, as far as that costs no time.
 
 Owns two thresholds of glibc's allocator (mallopt(3)) and the number of compiled kernels; no torch.
-Left alone, glibc takes ever larger pieces from its heap, and a load, which lays out one matrix
-after the other and drops the original, leaves holes of 100 MiB and more there that nobody fills
-again. Does nothing where there is no glibc.
+By default glibc takes ever larger chunks from its heap; a load, which packs one matrix after the
+other and drops the originals, then leaves holes of 100 MiB and more that are never filled again.
+Does nothing where there is no glibc.
 """
 
 import contextlib
@@ -11,20 +11,20 @@ import ctypes
 from collections.abc import Callable, Iterator
 
 KERNELS_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""The places of oneDNN's cache, and of the one that torch has around it; read at the first use."""
+"""Capacities of oneDNN's cache and of torch's cache around it; read at first use."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h."""
+"""The values of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h."""
 _LOADING_BYTES = 1 << 20
-"""While a model is loaded, what is larger has a mapping of its own and goes back when dropped."""
+"""While a model loads, larger allocations get their own mapping, which is unmapped when freed."""
 _SERVING_BYTES = 32 << 20
-"""What steps use comes from the heap again, because pages of a new mapping cost time; glibc itself
-goes up to this size. Twice as much may stay free at the heap's end, as there."""
+"""Steps take their memory from the heap again, because pages of a new mapping cost time. glibc
+itself goes up to this size, and like glibc, twice as much may stay free at the heap's end."""
 
 
 @contextlib.contextmanager
 def tidy() -> Iterator[None]:
-    """What is allocated and dropped inside leaves nothing behind."""
+    """Returns all memory that is allocated and freed inside the ``with`` block to the system."""
     mallopt, trim = _function("mallopt"), _function("malloc_trim")
     mallopt(_MMAP_THRESHOLD, _LOADING_BYTES)
     mallopt(_TRIM_THRESHOLD, _LOADING_BYTES)

@@ -1,8 +1,9 @@
-"""How a model is computed on this machine: tried out at load, on the model's own shapes.
+"""Decides how a model is computed on this machine, by trying kernels on the model's own shapes.
 
-The quick kernels are private operators of torch, and what they round depends on the processor. So
-each is run on random numbers first: does it compute what the plain one computes, and does a row's
-result depend, to the bit, on the rows beside it? What fails is not used, and a note says so.
+The fast kernels are private operators of torch, and how they round depends on the processor. So at
+load each is run on random numbers first: does it compute what the plain kernel computes, and is a
+row's result bit-identical whatever rows are beside it? A kernel that fails is not used, and a note
+says so.
 """
 
 from dataclasses import dataclass, field
@@ -20,15 +21,15 @@ from neuron.models.errors import LoadCode, LoadError
 
 _BATCHES = (1, 2, 3, 4, 5, 7, 8, 16, 33, 64)
 _ROWS = 80
-"""Of the batch that the smaller ones are compared with."""
+"""Rows of the batch with which smaller batches are compared."""
 _OUTPUTS = 2048
-"""At most so many rows of a matrix are tried; its inputs always whole, as they are summed."""
+"""Most rows of a matrix that are tried; its inputs are always complete, as they are summed."""
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-"""Of a linear map's error, relative to its largest result."""
+"""Tolerated error of a linear map, relative to its largest result."""
 Samples = list[tuple[torch.Tensor, torch.Tensor]]
-"""A random input and a random matrix for each shape of a linear map."""
+"""A random input and a random matrix for each shape of linear map."""
 _CUTS = ([1] * 3 + [60, 1, 190, 1, 1, 17, 42], [300, 15], [256, 59])
-"""Some ways to compute 315 tokens of a sequence in steps; beyond one tile."""
+"""Some ways to compute 315 tokens of a sequence in steps; more than one tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class KernelPath:
 
     linear: LinearPlan = field(default_factory=LinearPlan)
     reference: bool = True
-    """Attention in plain torch, with gathered pages."""
+    """Whether attention is plain torch on gathered pages."""
     exact: bool = False
-    """A row's logits do not depend on the batch, to the bit."""
+    """Whether a row's logits are bit-identical in every batch."""
     notes: tuple[str, ...] = ()
-    """What could not be had here, for the operator."""
+    """What is not available on this machine, for the operator."""
 
     @property
     def is_packed(self) -> bool:
@@ -50,7 +51,7 @@ class KernelPath:
 
     @property
     def name(self) -> str:
-        """For the numerics class."""
+        """The path's part of the numerics class."""
         attention = "reference" if self.reference else "tiles"
         rows = f"-{self.linear.least_rows}" if self.linear.least_rows > 1 else ""
         return f"{self.linear.kernel}{rows} {attention} {'exact' if self.exact else 'inexact'}"
@@ -63,7 +64,7 @@ class KernelPath:
         dtype: torch.dtype,
         group: int,
     ) -> AttentionStep:
-        """The attention input of one step on this path."""
+        """Makes the attention input of one step on this path."""
         if self.reference:
             return ReferenceStep(rows, slots, windows, dtype)
         return TiledStep(rows, slots, windows, dtype, group=group, exact=self.exact)
@@ -78,19 +79,20 @@ def choose_path(
     exact: bool | None,
     reference: bool,
 ) -> KernelPath:
-    """The best path that works here. *shapes* (rows, inputs) of the model's linear maps.
+    """The best path that works here. *shapes* are (rows, inputs) of the model's linear maps.
 
-    Raises :class:`LoadError` UNSUPPORTED if *exact* is True and cannot be had.
+    Raises :class:`LoadError` UNSUPPORTED if *exact* is True and no exact path works.
     """
     if reference or device.type != "cpu":
         path = KernelPath()
     else:
         path = _choose_on_cpu(config, shapes, dtype, exact=exact is not False)
     if exact and not path.exact:
-        why = "; ".join(path.notes) or f"the {path.name} path on {device} is not"
+        why = "; ".join(path.notes) or f"the {path.name} path on {device} is not exact"
         raise LoadError(
             LoadCode.UNSUPPORTED,
-            f"Exact tokens cannot be had: {why}. Set exact to auto, or load the model on a CPU.",
+            f"The model cannot be computed exactly: {why}. Set exact to auto, or load the model on "
+            "a CPU.",
         )
     return path
 
@@ -103,17 +105,17 @@ def _choose_on_cpu(
     kernel = Kernel.PACKED if _works(Kernel.PACKED, samples, dtype) else Kernel.PLAIN
     if kernel is Kernel.PLAIN:
         name = str(dtype).removeprefix("torch.")
-        notes.append(f"this CPU or this torch has no packed {name} kernels, so steps are slower")
+        notes.append(f"this CPU or torch version has no packed {name} kernels, so steps are slower")
     plan = LinearPlan(kernel)
     if exact:
         rows = next((rows for rows in (1, 2, 4) if _invariant(kernel, rows, samples)), None)
         if rows is not None:
             plan = LinearPlan(kernel, rows)
         else:
-            notes.append(f"{kernel} linear maps round differently in other batches here")
+            notes.append(f"{kernel} linear maps round differently from batch to batch on this CPU")
         tiles = _attention_invariant(config, dtype)
         if not tiles:
-            notes.append("the attention kernel rounds differently in other batches here")
+            notes.append("the attention kernel rounds differently from batch to batch on this CPU")
         exact = rows is not None and tiles
     return KernelPath(plan, reference=False, exact=exact, notes=tuple(notes))
 
@@ -132,7 +134,7 @@ def _samples(shapes: list[tuple[int, int]], dtype: torch.dtype) -> Samples:
 
 
 def _works(kernel: Kernel, samples: Samples, dtype: torch.dtype) -> bool:
-    """Whether *kernel* computes what ``functional.linear`` does."""
+    """Whether *kernel* computes the same as ``functional.linear``."""
     for x, weight in samples:
         try:
             out = linear(x, _laid_out(weight, kernel), None, LinearPlan(kernel)).float()
@@ -145,7 +147,7 @@ def _works(kernel: Kernel, samples: Samples, dtype: torch.dtype) -> bool:
 
 
 def _invariant(kernel: Kernel, least_rows: int, samples: Samples) -> bool:
-    """Whether each row comes out the same in every batch of at least *least_rows*."""
+    """Whether each row is bit-identical in every batch of at least *least_rows* rows."""
     plan = LinearPlan(kernel, least_rows)
     for x, weight in samples:
         laid_out = _laid_out(weight, kernel)
@@ -166,7 +168,7 @@ def _laid_out(weight: torch.Tensor, kernel: Kernel) -> torch.Tensor:
 
 
 def _attention_invariant(config: ModelConfig, dtype: torch.dtype) -> bool:
-    """Whether attention over tiles comes out the same however a sequence is cut into steps."""
+    """Whether tiled attention is bit-identical however a sequence is divided into steps."""
     tokens = sum(_CUTS[0])
     assert all(sum(cuts) == tokens > TILE_TOKENS for cuts in _CUTS)
     shape = (tokens, config.kv_heads, config.head_dim)

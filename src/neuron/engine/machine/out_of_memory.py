@@ -1,5 +1,7 @@
-"""Whether an error means that memory ran out: devices, the allocator and Python say it each in
-their own way. Must not know what was being done."""
+"""Recognizes errors that mean memory ran out.
+
+Devices, the allocator and Python each say it in their own way. Must not know what was being done.
+"""
 
 import torch
 
@@ -11,10 +13,10 @@ _PHRASES = (
 
 
 def shortage(error: Exception) -> str | None:
-    """In one line what could not be had; None for an error of another kind."""
+    """One line that says what could not be allocated; None for any other error."""
     line = next(iter(str(error).splitlines()), "")
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return line or "no memory for an object of Python"
+        return line or "no memory for a Python object"
     if isinstance(error, RuntimeError):
         return next(
             (

@@ -1,8 +1,8 @@
-"""How many rows a step of few sequences is padded to, tried out on the loaded model.
+"""Finds to how many rows a step of few sequences is padded, by trying the loaded model.
 
 Kernels for one or two rows are often slower than those for four, although all of them wait for the
-same weights to be read from memory. Padding changes no result: whatever the model computes exactly
-with its least number of rows it computes exactly with more.
+same weights from memory. Padding does not change results: what the model computes exactly with its
+least number of rows, it also computes exactly with more.
 """
 
 import itertools
@@ -16,14 +16,14 @@ from neuron.models.decoder import Decoder
 
 _ROWS = (3, 4, 5, 6)
 _TRIED_BYTES = 256 << 20
-"""Weights that one try reads: more than the processor's caches hold."""
+"""Weights read by one attempt: more than the processor's caches hold."""
 _TRIES = 5
 _WORTHWHILE = 0.95
-"""Of the time without padding; less of a gain may be chance."""
+"""Fraction of the unpadded time that padding must beat; a smaller gain may be chance."""
 
 
 def quickest_rows(model: Decoder, least: int, dtype: torch.dtype) -> int:
-    """*least*, or a few more if steps of so many rows take less time here."""
+    """Returns *least*, or a few rows more if steps of that size are faster here."""
     maps = _some_maps(model)
     candidates = (least, *(rows for rows in _ROWS if rows > least))
     inputs = {

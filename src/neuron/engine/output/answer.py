@@ -1,6 +1,6 @@
 """The answer of one sequence as it grows: its text, and when it ends.
 
-Owns the order in which the reasons to end are checked; must not know scheduling or the model.
+Owns the order in which the reasons to end are checked. Must not know scheduling or the model.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from protocol.generate import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """What one more token added."""
+    """The text and the end that one token added."""
 
     text: str = ""
     finish: FinishReason | None = None
@@ -27,7 +27,7 @@ class AnswerText:
     def __init__(
         self, tokenizer: Tokenizer, prompt: list[int], sample: SamplingParams, max_tokens: int
     ) -> None:
-        """*max_tokens* is what the request and the context leave, the smaller of both."""
+        """*max_tokens* is the smaller of what the request and the context allow."""
         self._detokenizer = Detokenizer(tokenizer, prompt, sample.stop)
         self._sample = sample
         self._left = max_tokens
@@ -35,7 +35,7 @@ class AnswerText:
         self._replayed: list[str] = []
 
     def push(self, token: int) -> TextPiece:
-        """Takes the next token. An end token has no text; a stop text is cut off."""
+        """Takes the next token. An end token adds no text; a stop text is cut off."""
         self._left -= 1
         if token in self._ends:
             return self._last("", FinishReason.STOP)
@@ -47,7 +47,7 @@ class AnswerText:
         return TextPiece(text)
 
     def replay(self, tokens: list[int]) -> TextPiece | None:
-        """Takes the tokens of an earlier attempt; returns its last piece if it had ended."""
+        """Takes an earlier attempt's tokens; returns the last piece if they ended the answer."""
         for token in tokens:
             piece = self.push(token)
             self._replayed.append(piece.text)
@@ -56,7 +56,7 @@ class AnswerText:
         return None
 
     def take_replayed(self) -> list[str]:
-        """What each replayed token added to the text; once."""
+        """Returns once what each replayed token added to the text."""
         replayed, self._replayed = self._replayed, []
         return replayed
 

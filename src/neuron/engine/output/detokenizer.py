@@ -1,7 +1,7 @@
-"""Tokens to text, one at a time.
+"""Converts tokens to text, one at a time.
 
-Owns the incremental, UTF-8-safe decoding; what leaves is past the reach of any stop text
-(``stops.py``). Must not know models, sampling or scheduling.
+Owns incremental, UTF-8-safe decoding. Text is released once no stop text can reach it
+(``stop_scanner.py``). Must not know models, sampling or scheduling.
 """
 
 from tokenizers import Tokenizer
@@ -10,11 +10,11 @@ from tokenizers.decoders import DecodeStream
 from neuron.engine.output.stop_scanner import StopScanner
 
 PRIME_TOKENS = 8
-"""Prompt tokens that the decoder sees first, so that the answer's first space is kept or dropped
-as in the whole text."""
+"""Prompt tokens that the decoder sees first, so that it keeps or drops the answer's first space as
+when decoding the whole text."""
 MOST_PENDING = 24
-"""Tokens without a whole character that are decoded together. Every token decodes all of them
-again, and a model can go on with special tokens or broken bytes for as long as it likes."""
+"""Most tokens without a complete character that are decoded together. Each new token decodes all of
+them again, and a model can emit special tokens or broken bytes endlessly."""
 CHARACTER_BYTES = 4
 
 
@@ -24,11 +24,11 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
         self._prime = prompt[-PRIME_TOKENS:]
-        # A prompt that ends inside a character would leak its bytes into the answer.
+        # If the prompt ends inside a character, its bytes would leak into the answer.
         if self._decode(self._prime).endswith("\ufffd"):
             self._prime = []
         self._stream = DecodeStream(ids=self._prime, skip_special_tokens=True)
-        self._pending: list[int] = []  # tokens since the last whole character
+        self._pending: list[int] = []  # tokens since the last complete character
         self._scanner = StopScanner(stops)
 
     def push(self, token: int) -> tuple[str, str | None]:
@@ -43,7 +43,7 @@ class Detokenizer:
         return self._scanner.push(self._settle())
 
     def flush(self) -> tuple[str, str | None]:
-        """The rest at the end of the answer: an unfinished character becomes U+FFFD."""
+        """Returns the rest at the end of the answer; an unfinished character becomes U+FFFD."""
         text, stop = "", None
         if self._pending:
             rest = self._decode(self._pending)
@@ -52,14 +52,14 @@ class Detokenizer:
         return (text, stop) if stop is not None else (text + self._scanner.flush(), None)
 
     def _settle(self) -> str:
-        """Gives up all pending tokens but a few, in which a character may yet be completed."""
+        """Releases all pending tokens but the last few, which may still complete a character."""
         whole = self._decode(self._pending)
         for kept in range(CHARACTER_BYTES - 1, MOST_PENDING // 2):
             head, tail = self._pending[:-kept], self._pending[-kept:]
             text = self._decode(head)
-            if text + self._decode(tail) == whole:  # not inside a broken character
+            if text + self._decode(tail) == whole:  # the cut is not inside a broken character
                 break
-        if text:  # broken bytes, which the next text must not be decoded with
+        if text:  # broken bytes, which must not be decoded with the next text
             self._prime = []
         self._stream = DecodeStream(ids=self._prime, skip_special_tokens=True)
         self._pending = tail

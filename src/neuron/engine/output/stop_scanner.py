@@ -1,22 +1,22 @@
-"""Finds the first stop text in a stream of pieces and holds back no more than it must.
+"""Finds the first stop text in a stream of text and holds back no more than necessary.
 
-The automaton of Aho and Corasick (CACM 18, 1975): a state is the longest end of the text so far
-that begins a stop text, which is exactly what has to be held back, and every character is one
-amortised step, however many and however long the stops are. Must not know tokens.
+Uses the automaton of Aho and Corasick (CACM 18, 1975): a state is the longest suffix of the text so
+far that begins a stop text, which is exactly what must be held back. Each character is one
+amortised step, whatever the number and length of the stop texts. Must not know tokens.
 """
 
 
 class StopScanner:
     """Follows one text.
 
-    The stop that *ends* first wins, and among those that end together the one that starts first:
-    the result is then the same however the text is cut into tokens.
+    The stop text that *ends* first wins; of those that end together, the one that starts first. The
+    result is thus the same however the text is divided into tokens.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._next: list[dict[str, int]] = [{}]
         self._depth = [0]
-        self._match: list[str | None] = [None]  # the longest stop that ends in this state
+        self._match: list[str | None] = [None]  # the longest stop text that ends in this state
         for stop in stops:
             self._insert(stop)
         self._fallback = self._link()
@@ -24,9 +24,9 @@ class StopScanner:
         self._held = ""
 
     def push(self, piece: str) -> tuple[str, str | None]:
-        """Takes more text; returns the text that is now certain, and the stop if one is reached.
+        """Takes more text; returns the text that is now certain, and the stop text if any.
 
-        After a stop the certain text ends right before it, and nothing more may be pushed.
+        The certain text then ends right before the stop text, and nothing more may be pushed.
         """
         if len(self._next) == 1:
             return piece, None
@@ -43,7 +43,7 @@ class StopScanner:
         return text[:certain], None
 
     def flush(self) -> str:
-        """The text held back, at the end of the answer."""
+        """Returns the held-back text at the end of the answer."""
         held, self._held, self._state = self._held, "", 0
         return held
 
@@ -67,7 +67,7 @@ class StopScanner:
         self._match[state] = stop
 
     def _link(self) -> list[int]:
-        """For each state, the one of its longest proper end; breadth first, parents before."""
+        """Maps each state to that of its longest proper suffix, breadth first."""
         fallback = [0] * len(self._next)
         order = [0]
         for state in order:

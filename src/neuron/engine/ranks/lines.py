@@ -1,12 +1,12 @@
-"""What rank 0 of a group tells the other ranks, and the lines that it goes over.
+"""What rank 0 of a group sends to the other ranks, and the lines that carry it.
 
-Rank 0 has the scheduler, the sampler and the text; the others carry out what it sends. Each command
-has the number of its step: a rank that finds another one than it expects has missed something and
-ends. Nothing is answered: a step's collective operations are the answer, and whoever does not take
-part in them is noticed by the service, which has the deadline (``client.py``).
+Rank 0 has the scheduler, the sampler and the text; the others carry out its commands. Each command
+has its step's number: a rank that receives another number than it expects has missed something and
+ends. Nothing is answered: the step's collective operations are the answer, and if a rank does not
+take part in them, the service notices, which has the deadline (``engine_process/client.py``).
 
-Block tables are long and grow by one block every 16 steps: what the step before had of a sequence's
-is not sent again. No torch.
+Block tables are long and grow by one block every 16 steps, so the part that the step before had of
+a sequence's table is not sent again. No torch.
 """
 
 import socket
@@ -21,7 +21,7 @@ _RECEIVE_BYTES = 1 << 20
 
 
 class RankBroadcast:
-    """Rank 0's ends of its lines to the others; without others, nothing happens."""
+    """Rank 0's ends of the lines to the other ranks; does nothing without other ranks."""
 
     def __init__(self, followers: Sequence[socket.socket] = ()) -> None:
         self._followers = tuple(followers)
@@ -30,11 +30,11 @@ class RankBroadcast:
 
     @property
     def size(self) -> int:
-        """How many ranks there are, rank 0 included."""
+        """The number of ranks, rank 0 included."""
         return len(self._followers) + 1
 
     def tell(self, command: Command) -> None:
-        """Sends *command* to all of them. Raises ChannelClosed when one is gone."""
+        """Sends *command* to all other ranks. Raises ChannelClosed when one is gone."""
         if not self._followers:
             return
         if isinstance(command, Compute):
@@ -47,7 +47,7 @@ class RankBroadcast:
                 raise ChannelClosed(f"a rank is gone: {error}") from error
 
     def _shortened(self, batch: Compute) -> Compute:
-        """Without what the others have. A table that is still the same list has only grown."""
+        """Omits block table entries that the others have; the same list has only grown."""
         pieces, sent = [], {}
         for piece in batch.pieces:
             table, known = self._sent.get(piece.sequence, (None, 0))
@@ -62,7 +62,7 @@ class RankBroadcast:
 
 
 class FollowerEnd:
-    """Another rank's end of its line."""
+    """The end of the line at a rank other than 0."""
 
     def __init__(self, leader: socket.socket) -> None:
         leader.setblocking(True)
@@ -72,8 +72,11 @@ class FollowerEnd:
         self._tables: dict[int, list[int]] = {}
 
     def next(self) -> Command:
-        """Waits for the next command. Raises ChannelClosed when rank 0 is gone, and FrameError when
-        a command builds on another one that never came."""
+        """Waits for the next command.
+
+        Raises ChannelClosed when rank 0 is gone, and FrameError when a command builds on another
+        one that never arrived.
+        """
         while not self._waiting:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
@@ -86,14 +89,14 @@ class FollowerEnd:
         return self._completed(command) if isinstance(command, Compute) else command
 
     def _completed(self, batch: Compute) -> Compute:
-        """With whole block tables."""
+        """Restores the complete block tables."""
         pieces, tables = [], {}
         for piece in batch.pieces:
             table = self._tables.get(piece.sequence, []) if piece.known else []
             if len(table) != piece.known:
                 raise FrameError(
                     f"step {batch.step} builds on {piece.known} blocks of sequence "
-                    f"{piece.sequence}, and {len(table)} are known"
+                    f"{piece.sequence}, but {len(table)} are known"
                 )
             table += piece.blocks
             tables[piece.sequence] = table

@@ -1,8 +1,8 @@
-"""How the ranks of a group find each other: over loopback, at a port that was free a moment ago.
+"""How the ranks of a group find each other: over loopback, at a port that the system chose.
 
-Rank 0 listens before anybody is told the port, so two groups on one host cannot meet. Everything
-stays on the loopback interface (``ENVIRONMENT``); who can reach that can
-join, as with every other port of it.
+Rank 0 listens before any rank is told the port, so two groups on one host cannot mix. Everything
+stays on the loopback interface (``ENVIRONMENT``); whoever can reach that interface can join, as
+with any other port on it.
 """
 
 import socket
@@ -18,12 +18,12 @@ from neuron.layers.group import Group
 
 LOOPBACK = "127.0.0.1"
 _TIMEOUT = timedelta(seconds=600)
-"""How long a rank waits for another one by itself: longer than any load. It is the service that
-notices sooner, because it knows what the group is doing."""
+"""How long a rank waits for another one by itself; longer than any load. The service notices
+sooner, because it knows what the group is doing."""
 
 
 def lead(leader: RankBroadcast, device: torch.device) -> Group:
-    """Rank 0's way into the group; alone, there is none."""
+    """Makes rank 0's group; a single rank gets a group of one."""
     if leader.size == 1:
         return Group()
     listener = socket.create_server((LOOPBACK, 0), backlog=leader.size)
@@ -42,7 +42,7 @@ def lead(leader: RankBroadcast, device: torch.device) -> Group:
 
 
 def follow(line: FollowerEnd, rank: int, device: torch.device) -> Group:
-    """Another rank's way into it."""
+    """Joins the group as a rank other than 0."""
     join = line.next()
     assert isinstance(join, Join), join
     store = TCPStore(LOOPBACK, join.port, join.size, timeout=_TIMEOUT)
@@ -57,6 +57,7 @@ def _joined(store: Store, rank: int, size: int, device: torch.device) -> Group:
         rank=rank,
         world_size=size,
         timeout=_TIMEOUT,
-        device_id=device if is_gpu else None,  # else NCCL takes the GPU that has the rank's number
+        # Without it, NCCL takes the GPU whose number is the rank.
+        device_id=device if is_gpu else None,
     )
     return Group(rank, size, store=store)

@@ -1,9 +1,9 @@
-"""Pieces of a logits matrix that are worked on at once.
+"""Chunks of a logits matrix that are processed at once.
 
-On a CPU a pass of several operations over a whole row goes through memory once per operation;
-over a piece it stays in the cache, and an operation this small is never split among threads, whose
-waking can cost more than the work. A GPU wants everything at once. Owns only this cut: whatever
-is computed over pieces must not depend on where they end.
+On a CPU, several operations over a whole row go through memory once per operation; over a chunk,
+the data stays in the cache, and torch never splits so small an operation among threads, whose
+waking can cost more than the work. A GPU processes everything at once. Owns only the division: what
+is computed over chunks must not depend on where they end.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 
 CHUNK = 32_768
-"""Columns of a piece on a CPU: 256 KiB of int64, within any second-level cache; and the most
-elements that an operation of torch leaves to one thread."""
+"""Columns of a chunk on a CPU: 256 KiB of int64, which fits into any second-level cache; also the
+most elements that a torch operation leaves to one thread."""
 MANY_THREADS = 8
-"""With so many compute threads a whole row is better: its operations are split among them."""
+"""From this many compute threads on, whole rows are better: their operations are split."""
 
 
 def chunks(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slice, slice]]:

@@ -1,11 +1,11 @@
 """Draws one token for each of some rows: temperature, truncation, noise.
 
-Each row takes the cheapest way that gives exactly what ``sampler.py`` defines: the best 64 tokens
-if what truncation leaves lies within them, else the best 512, else the whole row. There, no cut is
-searched for: the winner among all tokens, if truncation would keep it, is the winner among those
-that are kept; if not, neither would it keep any token that ranks behind it, and the next is
-tried. (The idea of sampling first and testing membership is that of FlashInfer's sorting-free
-sampling, arXiv 2501.01005.) Must not know requests.
+Each row takes the cheapest way that gives exactly what ``sampler.py`` defines: from the top 64
+tokens if those that truncation keeps are among them, else from the top 512, else from the whole
+row. On a whole row no cut is searched for. If truncation would keep the winner among all tokens, it
+is also the winner among the kept ones; if not, truncation would keep no token that ranks after it
+either, and the next best is tried. (Sampling first and testing membership afterwards is the idea of
+FlashInfer's sorting-free sampling, arXiv 2501.01005.) Must not know requests.
 """
 
 import math
@@ -20,15 +20,15 @@ from neuron.engine.sampling.nucleus import LOG2_E, Weights, mass_before, unit_bi
 from neuron.engine.sampling.topk import TopK
 
 WIDTHS = (64, 512)
-"""How many of the best tokens are looked at before the whole row is."""
+"""Numbers of top tokens that are examined before the whole row is."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawParams:
-    """How one row is drawn from; the meaning of each field is that of ``messages.Sample``."""
+    """How one row is drawn from; the fields mean the same as in ``messages.SamplingParams``."""
 
     key: int
-    """Of the noise (``noise.row_key``)."""
+    """Key of the noise (``gumbel.row_key``)."""
     temperature: float
     top_k: int = 0
     top_p: float = 1.0
@@ -40,7 +40,7 @@ class DrawParams:
 
 
 class Columns:
-    """The recipes of some rows as columns ``[rows, 1]``."""
+    """The draw parameters of some rows as columns ``[rows, 1]``."""
 
     def __init__(self, params: list[DrawParams], device: torch.device) -> None:
         def column(values: list[float]) -> torch.Tensor:
@@ -57,7 +57,7 @@ class Columns:
 class Draw:
     """A draw for each of the rows *where* of *logits* ``[rows, vocab]``, finite or -inf.
 
-    Every row has a finite logit. *topk* are those of *logits*.
+    Every row has a finite logit. *topk* is that of *logits*.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Draw:
         self._vocab = logits.shape[1]
         self._best = topk.best()  # (rows of logits, 1)
         self._leaders: dict[int, tuple[int, float]] = {}  # the narrow draw's winner and its score
-        # Only where much is cut away is it likely that the next width is enough.
+        # Only where truncation removes much is the next width likely to be enough.
         self._hopeless = {i for i, r in enumerate(params) if not (r.nucleus or r.min_p or r.top_k)}
         self._full_draw: FullVocabDraw | None = None
         self._buffer: torch.Tensor | None = None
-        self._rows: dict[int, tuple[Weights, int]] = {}  # where the weights of a row are
+        self._rows: dict[int, tuple[Weights, int]] = {}  # a row's weights, and its index in them
         self._weigh([i for i, r in enumerate(params) if r.nucleus and not self._small(r)])
 
     def tokens(self) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Draw:
         chosen = [-1] * len(self._where)
         left = list(range(len(chosen)))
         for width in WIDTHS:
-            # With top-k the nucleus is a part of k tokens: all of them have to be looked at.
+            # With top-k the nucleus is part of k tokens, so all of those must be examined.
             now = [i for i in left if not width < self._params[i].top_k <= WIDTHS[-1]]
             if width != WIDTHS[0]:
                 now = [i for i in now if i not in self._hopeless]
@@ -95,7 +95,7 @@ class Draw:
         return 0 < param.top_k <= WIDTHS[-1]
 
     def _weigh(self, indices: list[int]) -> None:
-        """Prepares the weights of some whole rows."""
+        """Computes the weights of some whole rows."""
         if not indices:
             return
         where = [self._where[index] for index in indices]
@@ -106,18 +106,18 @@ class Draw:
         self._rows |= {index: (weights, at) for at, index in enumerate(indices)}
 
     def _weights(self, index: int) -> tuple[Weights, int]:
-        """The weights of a whole row and its place in them; valid until the next call."""
+        """A whole row's weights and its index in them; valid until the next call."""
         if index in self._rows:
             return self._rows[index]
         row = self._where[index]
-        if self._buffer is None:  # fresh memory for each row would cost as much as the row
+        if self._buffer is None:  # new memory for each row would cost as much as the row itself
             self._buffer = torch.empty_like(self._logits[:1])
         scale = Columns([self._params[index]], self._logits.device).scale
         here = slice(row, row + 1)
         return Weights(self._logits[here], self._best[here], scale, self._buffer), 0
 
     def _narrow(self, indices: list[int], width: int) -> list[tuple[int, int]]:
-        """Draws from the best *width* tokens of each row; (index, token) where that is exact."""
+        """Draws from the top *width* tokens of each row; (index, token) where that is exact."""
         columns = Columns([self._params[index] for index in indices], self._logits.device)
         where = [self._where[index] for index in indices]
         rows = None
@@ -137,14 +137,14 @@ class Draw:
         return [(index, token) for index, token, sure in found if sure]
 
     def _keep(self, values: torch.Tensor, columns: Columns, indices: list[int]) -> torch.Tensor:
-        """Which of the best tokens *values* ``[rows, n]`` truncation leaves; the first always."""
+        """Which of the top tokens *values* ``[rows, n]`` truncation keeps; always the first."""
         best = values[:, :1]
         rank = torch.arange(values.shape[1], device=values.device)
         keep: torch.Tensor = rank < columns.top_k
         if any(self._params[index].nucleus for index in indices):
             bits = unit_bits(self._vocab)
             weights = units(values, best, columns.scale, bits).double().masked_fill_(~keep, 0.0)
-            # Whole numbers: these sums are exact in whatever order.
+            # Integers: these sums are exact in any order.
             before = weights.cumsum(-1) - weights
             masses = dict(zip(indices, weights.sum(-1).tolist(), strict=True))
             limits = [self._limit(index, mass) for index, mass in masses.items()]
@@ -171,7 +171,7 @@ class Draw:
         return param.top_p * weights.mass(at, param.top_k)
 
     def _wide(self, index: int) -> int:
-        """Draws from a whole row, of which more than the best few tokens remain."""
+        """Draws from a whole row, where more than the top few tokens remain."""
         if self._full_draw is None:
             self._full_draw = FullVocabDraw(self._vocab, self._logits.device)
         weights, at = self._weights(index)
@@ -183,15 +183,17 @@ class Draw:
             if self._inside(index, token):
                 return token
             fence = rank
-        # Inside by the narrow draw's account; an exp2 that rounds by shape could bring us here.
+        # The narrow draw counts its winner as inside; an exp2 that rounds by shape could lead here.
         return self._leaders[index][0]
 
     def _ranking(
         self, index: int, full_draw: FullVocabDraw, units_: torch.Tensor, bits: int
     ) -> Iterator[tuple[float, int]]:
-        """(logit, token) of those that min-p keeps and that score as much as the narrow draw's
-        winner, who is one of them, or just less; the best score first, of equal ones the lower
-        id."""
+        """(logit, token) of the candidates, best score first, ties by lower id.
+
+        Candidates are kept by min-p and score at least about as much as the narrow draw's winner,
+        which is one of them.
+        """
         param, row, (_, floor) = self._params[index], self._where[index], self._leaders[index]
         best = float(self._best[row])
         ids = full_draw.contenders(units_, bits, param.key, best / param.temperature, floor)

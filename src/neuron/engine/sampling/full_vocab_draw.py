@@ -1,17 +1,18 @@
 """The winner of a Gumbel-max draw among all tokens of a row, without exact noise for each.
 
-Noise in float64 for 152k tokens is what makes such a draw slow, and nearly all of it is wasted:
-only tokens whose noise is extreme can win. Let *floor* be a score that some candidate is known to
-reach. With ``u`` the uniform number of a token, its score reaches the floor only if
+Float64 noise for 152k tokens is what makes such a draw slow, and nearly all of it is wasted: only
+tokens with extreme noise can win. Let *floor* be a score that some candidate is known to reach.
+With ``u`` the uniform number of a token, its score reaches the floor only if
 ``-log u <= exp(score without noise - floor)``, hence only if ``1 - u`` is that small. This test
 needs no logarithm, and runs in float32 on the first 31 bits of ``1 - u``, which are known one step
-before the end of the hash. What passes is scored exactly; so the result is that of the definition.
+before the end of the hash. Tokens that pass are scored exactly, so the result is that of the
+definition.
 
-Why nothing is lost to rounding. The left side is too large by at most 2**-30: what the missing
-bits can be, plus the half unit of ``u``; ``SLACK`` allows for 2**-30. The right side, from
-weights within 36 binary orders of the best, is off by less than 2**-14 of itself (subtraction,
-scaling and exponent: 36 * 3 * 2**-24; exp2 and conversions: a few 2**-24), and by one unit for
-the floor of the weight, which is added; the floor is lowered by ``MARGIN`` = 2**-9.
+Why rounding loses nothing: The left side is too large by at most 2**-30, from the missing bits and
+the half unit of ``u``; ``SLACK`` allows for 2**-30. The right side, from weights within 36 binary
+orders of the best, has a relative error below 2**-14 (subtraction, scaling and exponent: 36 * 3 *
+2**-24; exp2 and conversions: a few 2**-24), and an error of one unit from the floor of the weight,
+which is added; the floor is lowered by ``MARGIN`` = 2**-9.
 """
 
 import math
@@ -27,7 +28,7 @@ SLACK = 2.0**34  # of 2**64
 
 
 class FullVocabDraw:
-    """Finds who may win in rows of *vocab* tokens on *device*; its buffers serve many rows."""
+    """Finds the possible winners in rows of *vocab* tokens; buffers are reused for many rows."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
         self._parts = [part for _, part in chunks(1, vocab, device)]
@@ -39,21 +40,21 @@ class FullVocabDraw:
     def contenders(
         self, weights: torch.Tensor, bits: int, key: int, best_score: float, floor: float
     ) -> torch.Tensor:
-        """Ids, ascending, of all tokens whose score may reach *floor*, and of some that do not.
+        """Ids, ascending, of all tokens whose score may reach *floor*, and of some others.
 
-        *weights* ``[vocab]`` and *bits* are those of ``nucleus.py``; *best_score* is the score
-        without noise of the best token.
+        *weights* ``[vocab]`` and *bits* are those of ``nucleus.py``; *best_score* is the best
+        token's score without noise.
         """
-        # Both sides in units: 1 - u as a 64-bit integer, times this, against the weight.
+        # Both sides in units: 1 - u as a 64-bit integer times this scale, against the weight.
         scale = math.exp(floor - MARGIN - best_score) * 2.0 ** (bits - 64)
         passing = self._on_cpu if weights.device.type == "cpu" else self._on_gpu
         return passing(weights, key, scale, 1 + SLACK * scale)
 
     def _on_cpu(self, weights: torch.Tensor, key: int, scale: float, bound: float) -> torch.Tensor:
-        """Tokens with ``scale * distance - weight <= bound``, tile by tile.
+        """Tokens with ``scale * distance - weight <= bound``, chunk by chunk.
 
         The distance is ``2**64 * (1 - u)``. Beyond 2**63 it is folded back (x becomes 2**64 - x),
-        which is smaller: then a few more pass.
+        which is smaller, so a few more tokens pass.
         """
         found = []
         for part in self._parts:
@@ -64,7 +65,7 @@ class FullVocabDraw:
         return torch.from_numpy(np.concatenate(found))
 
     def _on_gpu(self, weights: torch.Tensor, key: int, scale: float, bound: float) -> torch.Tensor:
-        """As :meth:`_on_cpu`, the whole row at once."""
+        """The same as :meth:`_on_cpu` for the whole row at once."""
         ids = torch.arange(len(weights), device=weights.device)
         words = gumbel.unfinished_words(torch.tensor(key, device=weights.device), ids)
         distance = words.float().abs_().mul_(scale).sub_(weights)

@@ -1,7 +1,7 @@
 """Counter-based Gumbel noise: a pure function of (seed, choice, position, token id).
 
-The hash is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): ``mix(x)`` adds the golden gamma and
-runs the finaliser of David Stafford's variant 13, modulo 2**64. With ``+`` wrapping:
+The hash is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): ``mix(x)`` adds the golden gamma and runs
+the finaliser of David Stafford's variant 13, modulo 2**64. With ``+`` wrapping:
 
     key  = mix(mix(mix(seed) + choice) + position)         on the host, in Python integers
     word = mix(key + token_id * GAMMA)                     on the device, in int64 arithmetic
@@ -10,8 +10,8 @@ runs the finaliser of David Stafford's variant 13, modulo 2**64. With ``+`` wrap
 
 Integer arithmetic wraps the same on every device, so the words are identical everywhere.
 
-The last step of the hash leaves the first 31 bits of a word alone; ``unfinished_words`` and
-``Hasher`` stop before it, for those who need only these.
+The last step of the hash does not change the first 31 bits of a word; ``unfinished_words`` and
+``Hasher`` stop before it, for callers that need only those bits.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ def _signed(value: int) -> int:
 
 
 def mix(value: int) -> int:
-    """One SplitMix64 output for state *value*; unsigned 64 bits."""
+    """One SplitMix64 output for state *value*, as an unsigned 64-bit integer."""
     z = (value + GAMMA) & _MASK
     z = ((z ^ (z >> 30)) * _MULTIPLY_1) & _MASK
     z = ((z ^ (z >> 27)) * _MULTIPLY_2) & _MASK
@@ -37,7 +37,7 @@ def mix(value: int) -> int:
 
 
 def row_key(seed: int, choice: int, position: int) -> int:
-    """The key of one draw, as a signed 64-bit integer; *seed* counts modulo 2**64."""
+    """The key of one draw, as a signed 64-bit integer; *seed* is taken modulo 2**64."""
     return _signed(mix((mix((mix(seed & _MASK) + choice) & _MASK) + position) & _MASK))
 
 
@@ -48,14 +48,14 @@ def words(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def unfinished_words(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """As :func:`words`, without the last step: the first 31 bits are the word's."""
+    """The same as :func:`words` without the last step: only the first 31 bits are final."""
     z = ids * _signed(GAMMA) + (keys + _signed(GAMMA))
     z = (z ^ _shift(z, 30)) * _signed(_MULTIPLY_1)
     return (z ^ _shift(z, 27)) * _signed(_MULTIPLY_2)
 
 
 class Hasher:
-    """:func:`unfinished_words` of consecutive tokens on a CPU, in buffers that are used again.
+    """:func:`unfinished_words` of consecutive tokens on a CPU, in reused buffers.
 
     NumPy has unsigned shifts and fast 64-bit products: it takes less than half of torch's time.
     """
@@ -66,7 +66,7 @@ class Hasher:
         self._spare = np.empty(most, dtype=np.uint64)
 
     def early_words(self, key: int, start: int, stop: int) -> NDArray[np.int64]:
-        """For the tokens from *start* to *stop*; overwritten by the next call."""
+        """Words of the tokens from *start* to *stop*; the next call overwrites them."""
         z, spare = self._words[: stop - start], self._spare[: stop - start]
         first = np.uint64((key + GAMMA * (start + 1)) & _MASK)
         np.add(self._steps[: stop - start], first, out=z)
@@ -78,7 +78,7 @@ class Hasher:
 
 
 def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:
-    """A logical shift to the right; torch's own carries the sign along."""
+    """A logical shift to the right; torch's own shift keeps the sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 

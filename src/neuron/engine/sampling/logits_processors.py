@@ -1,12 +1,12 @@
-"""What a request does to its logits before a token is chosen from them.
+"""Applies a request's changes to its logits before a token is sampled.
 
-The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties. Owns the tables of
-each sequence that asks for any of it; rows that do not are never touched. Must not know how the
-token is chosen.
+The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties. Owns a table for each
+sequence that asks for any of these; the rows of others are never touched. Must not know how the
+token is sampled.
 
-There is always something to choose. A set of allowed tokens that bad tokens leave empty is refused
-before it gets here (``admission.py``); where min_tokens would forbid the last tokens that may be
-chosen, because all of them are end tokens, it yields.
+At least one token always stays allowed. A set of allowed tokens that bad tokens would empty was
+refused before (``admission.py``); where min_tokens would forbid the last allowed tokens, because
+all of them are end tokens, it gives way.
 """
 
 import torch
@@ -27,7 +27,7 @@ def needs_processing(sample: SamplingParams) -> bool:
 
 
 class LogitsProcessor:
-    """The tables of one sequence: its *sample* and *prompt*; tokens of the answer are added."""
+    """The tables of one sequence, from its *sample* and *prompt*; grows with the answer."""
 
     def __init__(
         self, sample: SamplingParams, prompt: list[int], vocab: int, device: torch.device
@@ -51,14 +51,14 @@ class LogitsProcessor:
             self._penalties.add_prompt(prompt)
 
     def catch_up(self, tokens: list[int], prompt_tokens: int) -> None:
-        """Takes what *tokens*, prompt and answer, has more than the last time."""
+        """Takes the answer tokens that *tokens* (prompt and answer) gained since last time."""
         if self._penalties is not None:
             for token in tokens[prompt_tokens + self._answered :]:
                 self._penalties.add(token)
         self._answered = len(tokens) - prompt_tokens
 
     def apply(self, logits: torch.Tensor, generated: int) -> None:
-        """Changes the *logits* ``[vocab]`` from which the answer's token *generated* is chosen."""
+        """Changes the *logits* ``[vocab]`` of the answer token with index *generated*."""
         if self._allowed is not None:
             kept = logits[self._allowed]
             logits.fill_(-torch.inf)
@@ -75,7 +75,7 @@ class LogitsProcessor:
 
 
 class LogitsProcessors:
-    """The tables of all sequences that need some, by sequence id."""
+    """The logits processors of all sequences that need one, by sequence id."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
         self._vocab, self._device = vocab, device
@@ -84,7 +84,7 @@ class LogitsProcessors:
     def of(
         self, sequence: int, sample: SamplingParams, tokens: list[int], prompt_tokens: int
     ) -> LogitsProcessor | None:
-        """The table of a sequence whose prompt and answer are *tokens*; None if it needs none."""
+        """The processor of a sequence with prompt and answer *tokens*; None if it needs none."""
         if not needs_processing(sample):
             return None
         table = self._tables.get(sequence)
@@ -96,5 +96,5 @@ class LogitsProcessors:
         return table
 
     def forget(self, sequence: int) -> None:
-        """Drops the table of a sequence that is over."""
+        """Drops the processor of a sequence that has ended."""
         self._tables.pop(sequence, None)

@@ -1,7 +1,7 @@
-"""Log-probabilities of the model's own distribution: log_softmax of its logits, as they are.
+"""Logprobs of the model's own distribution: log_softmax of its unchanged logits.
 
-The sum of a row's exponentials is taken by halving: elementwise additions in a fixed order, so a
-row has the same bits alone and in any batch, on any number of threads.
+A row's exponentials are summed by halving: elementwise additions in a fixed order, so a row has the
+same bits alone and in any batch, on any number of threads.
 """
 
 import torch
@@ -10,19 +10,20 @@ from neuron.engine.sampling.topk import TopK
 from neuron.ipc.messages import Logprobs
 
 SLICE_BYTES = 32 << 20
-"""Bound for the logits that are scored at once; what is computed from them is at most twice as
-much on a GPU, and one row's worth on a CPU."""
+"""Limit on logits that are processed at once; temporaries take at most twice as much on a GPU, and
+one row's worth on a CPU."""
 
 
 def slice_rows(vocab: int) -> int:
-    """How many rows of float32 logits fit the bound; at least one."""
+    """Rows of float32 logits that fit into the limit; at least one."""
     return max(1, SLICE_BYTES // (4 * vocab))
 
 
 def logprobs(logits: torch.Tensor, tokens: list[int], tops: list[int]) -> list[Logprobs]:
-    """Scores *tokens* and the best *tops* tokens of each row of finite *logits* ``[rows, vocab]``.
+    """Logprobs of *tokens* and *tops* top tokens, one each per row of *logits* ``[rows, vocab]``.
 
-    The sum is in float64 over float32 exponentials: within 1e-6 of the exact log_softmax.
+    The logits must be finite. The sum is in float64 over float32 exponentials: within 1e-6 of the
+    exact log_softmax.
     """
     if not tokens:
         return []
@@ -40,7 +41,8 @@ def logprobs(logits: torch.Tensor, tokens: list[int], tops: list[int]) -> list[L
 
 def log_sum(logits: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     """The log of the sum of exponentials, float64 ``[rows, 1]``; *best* are the rows' maxima."""
-    rows = 1 if logits.device.type == "cpu" else len(logits)  # one by one, they stay in the cache
+    # On a CPU one row at a time, which stays in the cache.
+    rows = 1 if logits.device.type == "cpu" else len(logits)
     sums = [
         _halve(logits[at : at + rows] - best[at : at + rows]) for at in range(0, len(logits), rows)
     ]
@@ -48,7 +50,7 @@ def log_sum(logits: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
 
 
 def _halve(gaps: torch.Tensor) -> torch.Tensor:
-    """The sum of the exponentials of *gaps* ``[rows, n]``, which it changes: ``[rows, 1]``."""
+    """The sum of the exponentials of *gaps* ``[rows, n]``, as ``[rows, 1]``; overwrites *gaps*."""
     terms = gaps.exp_()
     while (width := terms.shape[1]) > 1:
         half = (width + 1) // 2

@@ -1,8 +1,8 @@
-"""Which tokens a sequence holds and how often, and what that costs their logits.
+"""The penalties on tokens that a sequence already contains.
 
-The table is derived from the sequence's tokens alone and grows with them, one entry at a time; it
-is applied to as many logits as it has entries. Must not know where a sequence is computed or
-stopped: a table made anew from the same tokens gives the same logits.
+The table is derived only from the sequence's tokens and grows with them, one entry at a time; it
+changes as many logits as it has entries. Must not know where a sequence is computed or when it
+stops: a table rebuilt from the same tokens gives the same logits.
 """
 
 import torch
@@ -22,8 +22,10 @@ def penalises(sample: SamplingParams) -> bool:
 
 
 class Penalties:
-    """The penalties of one sequence, as OpenAI (presence, frequency) and CTRL (arXiv 1909.05858;
-    repetition) define them."""
+    """The penalties of one sequence.
+
+    Defined as by OpenAI (presence, frequency) and CTRL (arXiv 1909.05858; repetition).
+    """
 
     def __init__(self, sample: SamplingParams, device: torch.device) -> None:
         self._sample = sample
@@ -32,7 +34,7 @@ class Penalties:
         self._counts = torch.zeros(_FIRST_ENTRIES, device=device)  # in the answer
 
     def add_prompt(self, tokens: list[int]) -> None:
-        """Takes the prompt, before the answer. Only repetition looks at it."""
+        """Takes the prompt, before the answer. Only the repetition penalty uses it."""
         if self._sample.repetition_penalty != 1:
             new = torch.tensor(list(dict.fromkeys(tokens)), device=self._ids.device)
             self._reserve(len(new))
@@ -59,13 +61,13 @@ class Penalties:
             values = torch.where(values > 0, values / penalty, values * penalty)
         values = values - sample.frequency_penalty * counts
         values -= sample.presence_penalty * (counts > 0)
-        # -inf is a token that may not be chosen; what may be must not become that, nor +inf.
+        # -inf marks a forbidden token; an allowed one must not become -inf, nor +inf.
         limit = torch.finfo(torch.float32).max
         logits[ids] = values.clamp_(-limit, limit).masked_fill_(banned, -torch.inf)
 
     def _reserve(self, entries: int) -> None:
         missing = entries - len(self._ids)
-        if missing > 0:  # doubling: a table of n entries has been copied less than n times
+        if missing > 0:  # doubling: growing to n entries copies fewer than n entries
             more = max(missing, len(self._ids))
             self._ids = torch.cat((self._ids, self._ids.new_zeros(more)))
             self._counts = torch.cat((self._counts, self._counts.new_zeros(more)))

@@ -1,16 +1,16 @@
 """From logits to the next token of every row.
 
-The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties (``adjust.py``);
-then temperature and truncation, which is top-k, then top-p over what is left, then min-p, as in
-transformers. A row's log-probabilities are of the logits before all of this.
+The order is vLLM's: allowed tokens, bad tokens, min_tokens, bias, penalties
+(``logits_processors.py``); then temperature and truncation, which is top-k, then top-p over what is
+left, then min-p, as in transformers. A row's logprobs are of the logits before all of this.
 
 Sampling is Gumbel-max (Gumbel 1954; Maddison et al., arXiv 1411.0030): the argmax of
-``logit / temperature + noise``, in float64, over the candidates that truncation leaves is a draw
-from their softmax. The noise is a hash of (seed, choice, position, token id) and of nothing else,
-so a draw depends neither on the batch nor on what was drawn before: a stream that is resumed
-elsewhere from its tokens goes on as if it had never moved, and a rounding difference in the logits
-changes a token only where two scores all but tie. Equal logits rank by token id, the lower first,
-and so do equal scores.
+``logit / temperature + noise``, in float64, over the candidates that truncation keeps, is a draw
+from their softmax. The noise is a hash of (seed, choice, position, token id) and nothing else, so a
+draw depends neither on the batch nor on earlier draws: a stream that resumes elsewhere from its
+tokens continues as if it had never moved, and a rounding difference in the logits changes a token
+only where two scores are all but tied. Equal logits rank by token id, lower first, and so do equal
+scores.
 """
 
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ from neuron.engine.sampling.topk import TopK
 from neuron.ipc.messages import Logprobs, SamplingParams
 
 GREEDY_BELOW = 1e-5
-"""A lower temperature is greedy: the gaps between its scores would leave float32."""
+"""Lower temperatures are greedy: the gaps between their scores would exceed float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """How to choose the next token of one row."""
+    """How to sample the next token of one row."""
 
     sample: SamplingParams
     prompt_tokens: int
     generated: int
-    """Tokens of the answer that exist already."""
+    """Number of answer tokens that already exist."""
     processor: LogitsProcessor | None = None
-    """What changes the logits first; needed by a sample that :func:`needs_processing`."""
+    """Changes the logits first; required if the sample :func:`needs_processing`."""
 
     @property
     def greedy(self) -> bool:
@@ -45,7 +45,7 @@ class SampleRow:
 
     @property
     def position(self) -> int:
-        """The index, in prompt plus answer, of the token that is chosen now."""
+        """The index, in prompt plus answer, of the token to be sampled."""
         return self.prompt_tokens + self.generated
 
 
@@ -58,7 +58,7 @@ class Chosen:
 
 
 def choose(logits: torch.Tensor, rows: list[SampleRow]) -> list[Chosen]:
-    """:func:`sample_tokens`, with log-probabilities for the rows that ask."""
+    """Samples like :func:`sample_tokens`, with logprobs for the rows that ask."""
     asking = [index for index, row in enumerate(rows) if row.sample.logprobs is not None]
     raw = logits[asking] if asking else logits  # a copy: the next line may change the original
     tokens: list[int] = sample_tokens(logits, rows).tolist()
@@ -74,7 +74,7 @@ def choose(logits: torch.Tensor, rows: list[SampleRow]) -> list[Chosen]:
 
 
 def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
-    """Chooses a token for each row of *logits* ``[rows, vocab]``, float32, which it may change.
+    """Samples a token for each row of *logits* ``[rows, vocab]``, float32, which it may change.
 
     Returns int64 ``[rows]`` on the same device; -1 where a row's logits are not finite.
     """
@@ -88,7 +88,7 @@ def sample_tokens(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
     if not hot:
         return topk.argmax().masked_fill_(broken, -1)
     tokens = topk.argmax() if len(hot) < len(rows) else broken.long()
-    # A row without finite logits has no draw; rows of zeros stand in, their tokens do not count.
+    # A row without finite logits cannot be drawn from; zeros replace it, and its token is ignored.
     params = [_draw_params(rows[index]) for index in hot]
     if bool(broken.any()):
         logits = logits.masked_fill(broken[:, None], 0.0)

@@ -1,8 +1,8 @@
 """The largest logits of every row in a total order: value descending, then token id ascending.
 
-One pass over the logits takes the maximum of every chunk of 64 tokens; the rest works on those.
-The best *k* tokens lie in the best *k* chunks, ordered by maximum and then by place: a token of
-any other chunk is beaten by the maximum of each of them, in value, or else in id. So the result is
+One pass over the logits takes the maximum of every chunk of 64 tokens; the rest works on those. The
+top *k* tokens lie in the top *k* chunks, ordered by maximum and then by position: a token of any
+other chunk is beaten by the maximum of each of them, in value or else in id. So the result is
 exact, ties included, and the same for a row in any batch. Must not know sampling.
 """
 
@@ -15,14 +15,14 @@ _LOW = 0xFFFF_FFFF
 class TopK:
     """The chunk maxima of *logits* ``[rows, vocab]``, float32, which must not change meanwhile.
 
-    Values may be -inf. A row with NaN has undefined results within the vocabulary.
+    Values may be -inf. For a row with NaN, the result is undefined but within the vocabulary.
     """
 
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
         self._vocab = logits.shape[1]
         even = self._vocab - self._vocab % CHUNK
-        # A view, also where the last chunk is left out.
+        # A view, even without the last, incomplete chunk.
         chunks = logits[:, :even].view(len(logits), -1, CHUNK) if even else None
         maxima = [] if chunks is None else [chunks.amax(-1)]
         if even < self._vocab:
@@ -35,7 +35,8 @@ class TopK:
 
     def argmax(self) -> torch.Tensor:
         """The best token of each row, int64 ``[rows]``."""
-        chunk = self._maxima.argmax(-1, keepdim=True)  # the first of equals, as argmax promises
+        # The first of equal ones, as argmax guarantees.
+        chunk = self._maxima.argmax(-1, keepdim=True)
         ids = self._members(chunk)
         best: torch.Tensor = self._values(ids).argmax(-1, keepdim=True)
         return ids.gather(1, best)[:, 0].clamp_(max=self._vocab - 1)
@@ -43,9 +44,9 @@ class TopK:
     def top(
         self, count: int, rows: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best *count* tokens, or all if there are fewer: values and ids ``[rows, count]``.
+        """The top *count* tokens, or all if there are fewer: values and ids ``[rows, count]``.
 
-        With *rows*, int64, only of those.
+        With *rows*, int64, only of those rows.
         """
         maxima = self._maxima if rows is None else self._maxima[rows]
         places = torch.arange(maxima.shape[1], device=maxima.device)
@@ -56,7 +57,7 @@ class TopK:
         return self._values(ids, rows), ids
 
     def _members(self, chunks: torch.Tensor) -> torch.Tensor:
-        """The token ids of *chunks* ``[rows, n]``; those of the last may exceed the vocabulary."""
+        """The token ids of *chunks* ``[rows, n]``; the last chunk's may exceed the vocabulary."""
         inside = torch.arange(CHUNK, device=chunks.device)
         return (chunks[..., None] * CHUNK + inside).flatten(1)  # (rows, n * CHUNK)
 
@@ -73,8 +74,8 @@ class TopK:
 
 
 def _keys(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Distinct int64 that order as (value descending, id ascending), larger is better."""
-    # Adding zero makes -0.0 the 0.0 that it is equal to; flipping a negative float's magnitude
+    """Distinct int64 keys that order by (value descending, id ascending); larger is better."""
+    # Adding zero turns -0.0 into 0.0, to which it is equal. Flipping a negative float's magnitude
     # bits makes its integer order that of the values.
     bits = (values + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFF_FFFF)

@@ -1,4 +1,4 @@
-"""From what the engine says about one answer to the parts that its client gets."""
+"""Turns an engine's output for one answer into the parts that its client gets."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
 
 
 class AnswerParts:
-    """Of one answer; fed with each of its tokens once, in order."""
+    """The parts of one answer; must be fed each of its tokens once, in order."""
 
     def __init__(
         self,
@@ -44,21 +44,21 @@ class AnswerParts:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether what was fed last is thinking."""
+        """Whether the text fed last is thinking."""
         return self._splitter is not None and self._splitter.in_reasoning
 
     @property
     def calls(self) -> int:
-        """How many calls there are."""
+        """Number of tool calls so far."""
         return self._splitter.calls if self._splitter else 0
 
     @property
     def is_enough(self) -> bool:
-        """The one call that was wanted is complete."""
+        """Whether the single call that was requested is complete."""
         return self._request.one_call and bool(self._splitter and self._splitter.ended_calls)
 
     def echo(self, scores: Sequence[Logprobs] | None) -> tuple[AnswerPart, ...]:
-        """The prompt's text, with which the answer begins if that was asked for."""
+        """The prompt's text, with which the answer begins if that was requested."""
         if not self._request.echo:
             return ()
         if self._request.sampling.logprobs is None:
@@ -73,7 +73,7 @@ class AnswerParts:
     def feed(
         self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = (), stop_text: str = ""
     ) -> tuple[AnswerPart, ...]:
-        """New tokens, the text that is certain with them, and the stop text that ended it."""
+        """Takes new tokens, the text that became certain with them, and the stop text if any."""
         text += "".join(self._marks.get(token, "") for token in tokens)
         if self._request.sampling.include_stop:
             text += stop_text
@@ -90,7 +90,7 @@ class AnswerParts:
         return self._aligner.give(parts)
 
     def finish(self) -> tuple[AnswerPart, ...]:
-        """The answer is over: what was held back."""
+        """Ends the answer; returns what was held back."""
         parts = self._splitter.finish() if self._splitter else ()
         return self._aligner.give(parts) if self._aligner else parts
 

@@ -1,7 +1,7 @@
-"""A job's request → prompt tokens and resolved sampling.
+"""Turns a job's request into prompt tokens and resolved sampling parameters.
 
-The chat template, the tokenizer and the model's own defaults live here; everything that makes a
-request impossible for this model is said here, before the engine sees it.
+Uses the chat template, the tokenizer and the model's own defaults. A request that is impossible for
+this model is refused here, before the engine sees it.
 """
 
 from pathlib import Path
@@ -20,24 +20,24 @@ from protocol.generate import GenerateRequest, Role, Sampling
 from protocol.job import Job
 
 THINKING_ENDS = "\n</think>\n\n"
-"""For a prompt that opens it although a call has to come."""
+"""Ends the thinking that a prompt opened, when the answer must be a tool call."""
 
 
 class Rendering(NamedTuple):
-    """A request's prompt, before it is known whether it fits."""
+    """A request's prompt, before it is checked against the context limit."""
 
     text: str
     tokens: list[int]
     opens_thinking: bool = False
-    """The prompt itself opened ``<think>``."""
+    """Whether the prompt itself opened ``<think>``."""
     is_raw: bool = False
-    """No template has made it: the answer is text and nothing else."""
+    """Whether no template made the prompt; the answer is then plain text."""
     begun: str = ""
-    """The end of the text is the beginning of the answer: a call that has to be made."""
+    """End of the text that already belongs to the answer: the beginning of a forced tool call."""
 
 
 class Prompt(NamedTuple):
-    """A request, ready for the engine."""
+    """A prompt and its sampling parameters, ready for the engine."""
 
     rendering: Rendering
     hash: str
@@ -45,7 +45,7 @@ class Prompt(NamedTuple):
 
     @property
     def tokens(self) -> list[int]:
-        """The prompt's."""
+        """The prompt's token ids."""
         return self.rendering.tokens
 
 
@@ -66,8 +66,10 @@ class Prompter:
 
     @classmethod
     def load(cls, folder: Path, call_style: str = "auto") -> Self:
-        """Reads a model folder; raises ``FleetError`` naming the file at fault. *call_style* is a
-        profile's; one that only a newer version knows counts as ``auto``."""
+        """Reads a model folder. Raises ``FleetError`` that names the file at fault.
+
+        *call_style* comes from a profile; one that only newer versions know counts as ``auto``.
+        """
         template = ChatTemplate.load(folder)
         named = call_style if call_style in CALL_STYLES else template.call_style
         return cls(
@@ -75,7 +77,7 @@ class Prompter:
         )
 
     async def prepare(self, job: Job, ready: Ready) -> Prompt:
-        """Raises ``FleetError`` when the template refuses the conversation or it is too long."""
+        """Prepares a job. Raises ``FleetError`` when the template refuses it or it is too long."""
         request = job.request
         limit = ready.context_limit
         rendering = await self.render(request, job.rendered_at)
@@ -93,15 +95,18 @@ class Prompter:
         if not tokens:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"{what}: there is no token in it. Send text.",
+                f"{what} contains no tokens, so there is nothing to continue. Send some text.",
                 param=what,
             )
         sample = self._sample(request, job, limit - len(tokens), ready.vocab_size)
         return Prompt(rendering, prompt_hash(tokens), sample)
 
     async def _shortened(self, job: Job, limit: int) -> Rendering | None:
-        """The prompt without its oldest turns, as many as must go; None when even the last one is
-        too long. A later attempt leaves out what the first one has left out."""
+        """Renders the prompt without its oldest turns, leaving out as few as possible.
+
+        Returns None when even the last turn alone is too long. A later attempt leaves out the same
+        turns as the first.
+        """
         request = job.request
         wanted = request.sampling.max_tokens or limit
         room = limit - min(wanted, limit // 4)
@@ -129,8 +134,7 @@ class Prompter:
         return rendering
 
     async def render(self, request: GenerateRequest, rendered_at: float) -> Rendering:
-        """The prompt of a request as text and as tokens. Raises ``FleetError`` when there cannot
-        be one."""
+        """Renders a request's prompt as text and tokens. Raises ``FleetError`` if it cannot."""
         match request.prompt:
             case None:
                 text = self._template.render(
@@ -160,14 +164,15 @@ class Prompter:
         if foreign:
             raise FleetError(
                 ErrorCode.INVALID_REQUEST,
-                f"{field}: {foreign[0]} is not a token of this model, which has {vocab_size}.",
+                f"{field}: {foreign[0]} is not a token id of this model, which has {vocab_size} "
+                f"tokens. Use ids from 0 to {vocab_size - 1}.",
                 param=field,
             )
 
     def _sample(
         self, request: GenerateRequest, job: Job, room: int, vocab_size: int
     ) -> SamplingParams:
-        """The request's numbers, else the model's, else the field's usual ones."""
+        """The request's values, else the model's, else the usual defaults."""
         asked: Sampling = self._defaults.fill(request.sampling)
         self._check_tokens(asked.stop_token_ids, vocab_size, "stop_token_ids")
         self._check_tokens(asked.allowed_token_ids, vocab_size, "allowed_token_ids")

@@ -1,8 +1,7 @@
-"""Every job that this node runs or keeps, by id, and what gateways ask about single jobs.
+"""All jobs that this node runs or keeps, by id, and gateways' requests about single jobs.
 
-A job is *running* (a task works for it), *parked* (its gateway is gone; what it has answered is
-kept) or *over* (kept, because its last frames may have got lost). What is kept is forgotten after
-half a minute.
+A job is *running* (a task works on it), *parked* (its gateway is gone; its answer so far is kept)
+or *over* (kept because its last frames may have been lost). Kept jobs are dropped after 30 s.
 """
 
 import asyncio
@@ -22,15 +21,15 @@ log = logging.getLogger("neuron")
 
 
 class JobHost(Protocol):
-    """Who computes a job: the worker of its model."""
+    """Computes a job: the worker of its model."""
 
     @property
     def step_age_seconds(self) -> float:
-        """Time since its engine finished a step."""
+        """Seconds since its engine finished a step."""
         ...
 
     def go_on(self, entry: "JobEntry") -> bool:
-        """Starts a parked job again; False when the engine is gone."""
+        """Restarts a parked job; returns False when the engine is gone."""
         ...
 
 
@@ -42,13 +41,13 @@ class JobEntry:
         self.attempt = attempt
         self.host = host
         self.running: RunningJob | None = None
-        """None until its prompt is ready."""
+        """None until the prompt is ready."""
         self.task: asyncio.Task[None] | None = None
-        """None while it is only kept."""
+        """None while the job is only kept."""
         self.expires = float("inf")
 
     def stop(self) -> None:
-        """Ends the work for it, if there is any."""
+        """Cancels the work on it, if any."""
         if self.task is not None:
             self.task.cancel()
 
@@ -66,49 +65,49 @@ class Jobs:
         return len(self._entries)
 
     def get(self, job_id: str) -> JobEntry | None:
-        """The job, running or kept."""
+        """Returns the job, whether running or kept."""
         return self._entries.get(job_id)
 
     def of(self, host: JobHost) -> Iterator[JobEntry]:
-        """The jobs that *host* is working for."""
+        """Yields the jobs that *host* is working on."""
         return (e for e in list(self._entries.values()) if e.host is host and e.task is not None)
 
     def add(self, job_id: str, attempt: int, host: JobHost) -> JobEntry:
-        """A new job, or a new attempt at one; the earlier one is stopped."""
+        """Adds a job or a new attempt at one, and stops the earlier attempt."""
         self.forget(job_id)
         entry = self._entries[job_id] = JobEntry(job_id, attempt, host)
         return entry
 
     def ended(self, entry: JobEntry, *, keep: bool) -> None:
-        """The current task worked for it and does no longer; *keep*: it may be asked for."""
+        """Ends the current task's work on a job; *keep* it if it may still be asked for."""
         if entry.task is not asyncio.current_task():
-            return  # somebody else has gone on with it
+            return  # another task has continued it
         entry.task = None
         entry.expires = self._clock() + self._identity.timing.kept_seconds
         if not keep and self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
 
     def forget(self, job_id: str) -> None:
-        """Stops and drops a job."""
+        """Stops a job and drops it."""
         found = self._entries.pop(job_id, None)
         if found is not None:
             found.stop()
 
     def expire(self) -> None:
-        """Drops what has been kept long enough."""
+        """Drops jobs that have been kept long enough."""
         now = self._clock()
         for entry in list(self._entries.values()):
             if entry.expires <= now:
                 self.forget(entry.id)
 
-    # -- what gateways ask ---------------------------------------------------------------------
+    # -- requests from gateways ----------------------------------------------------------------
 
     def steered(self, message: BusMessage) -> None:
-        """``cortex.job_control.<node>.<job>``."""
+        """Handles a message on ``cortex.job_control.<node>.<job>``."""
         try:
             order = codec.read_steer(message.data)
         except codec.UnreadableMessage as error:
-            log.warning("ignored an order: %s", error)
+            log.warning("ignored an unreadable job control message: %s", error)
             return
         job_id = subjects.last_token(message.subject)
         entry = self._entries.get(job_id)
@@ -120,7 +119,7 @@ class Jobs:
                 self._answer(self._resume(job_id, entry, order))
 
     def found(self, message: BusMessage) -> None:
-        """``cortex.locate.<job>``."""
+        """Handles a message on ``cortex.locate.<job>``."""
         entry = self._entries.get(subjects.last_token(message.subject))
         if entry is not None and entry.running is not None and message.reply:
             found = Located(
@@ -132,11 +131,11 @@ class Jobs:
             self._answer(self._identity.bus.publish(message.reply, codec.encode(found)))
 
     def taken(self, message: BusMessage) -> None:
-        """``cortex.claim.<node>.<job>``."""
+        """Handles a message on ``cortex.claim.<node>.<job>``."""
         try:
             take = codec.read_take(message.data)
         except codec.UnreadableMessage as error:
-            log.warning("ignored an order: %s", error)
+            log.warning("ignored an unreadable claim: %s", error)
             return
         taken = Claimed(self._take(subjects.last_token(message.subject), take))
         self._answer(self._identity.bus.publish(message.reply, codec.encode(taken)))
@@ -150,14 +149,14 @@ class Jobs:
         if client is None or client.owner != take.owner:
             return None
         self._unpark(entry, running)
-        log.info("job %s: %s has taken it up", job_id, take.gateway)
+        log.info("job %s: claimed by gateway %s", job_id, take.gateway)
         entry.attempt = take.attempt
         running.hand_over(take.gateway, take.attempt)
         return running.job
 
     @staticmethod
     def _unpark(entry: JobEntry, running: RunningJob) -> None:
-        """Somebody is there for it again."""
+        """Restarts a parked job, because a gateway wants it again."""
         if running.is_parked and not entry.host.go_on(entry):
             running.give_up()
 
@@ -165,16 +164,16 @@ class Jobs:
         if entry is not None and entry.attempt == order.attempt:
             running = entry.running
             if running is None:
-                return  # Accepted comes first
+                return  # Accepted must come first
             self._unpark(entry, running)
             await running.resume(order.index, entry.host.step_age_seconds)
             return
         is_elsewhere = entry is not None and entry.attempt > order.attempt
         error = WireError(
             ErrorCode.STREAM_LOST,
-            "The stream was taken up elsewhere."
+            "Another gateway or node has taken over the stream."
             if is_elsewhere
-            else f"Node {self._identity.node} does not know the request any more.",
+            else f"Node {self._identity.node} no longer knows the request.",
         )
         failed = frames.Failed(
             attempt=order.attempt,

@@ -1,8 +1,7 @@
 """One job on a neuron: from the prompt's tokens to the frames of its answer.
 
-It turns what the engine says about one sequence into frames for the gateway, keeps them so that
-lost ones can be sent again, and keeps the counts for the final one. It decides nothing about other
-jobs.
+Turns the engine's output for one sequence into frames for the gateway, keeps them so that lost ones
+can be sent again, and counts what the last frame reports. Decides nothing about other jobs.
 """
 
 import time
@@ -22,7 +21,7 @@ from protocol.job import Job
 
 
 class RunningJob:
-    """A job that has been accepted, and its answer for as long as it is kept."""
+    """An accepted job, with its answer for as long as it is kept."""
 
     def __init__(
         self,
@@ -37,7 +36,7 @@ class RunningJob:
         self.job = job
         self.prompt = prompt
         self.is_parked = False
-        """Its gateway is gone, so that the engine does not work for it."""
+        """Whether its gateway is gone, so that the engine does not work on it."""
         self._identity = identity
         self._revision = revision
         self._numerics = numerics
@@ -59,30 +58,30 @@ class RunningJob:
         return self._last is not None
 
     def hold(self) -> None:
-        """It waits outside of the engine."""
+        """Marks it as waiting outside the engine."""
         self._phase = Phase.HELD
 
     def let_in(self) -> None:
-        """The engine gets it."""
+        """Marks it as handed to the engine."""
         self._phase = Phase.QUEUED
 
     @property
     def has_new_token(self) -> bool:
-        """Whether this attempt has produced anything."""
+        """Whether this attempt has produced a token."""
         return self._phase is Phase.DECODE
 
     @property
     def next_index(self) -> int:
-        """How many tokens of the answer there are."""
+        """Number of answer tokens so far."""
         return max(self._transcript.next_index, len(self.job.tokens_so_far))
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The answer so far."""
+        """The answer tokens so far."""
         return self._transcript.tokens() or self.job.tokens_so_far
 
     async def accept(self, ack: str = "") -> None:
-        """Tells the gateway; also again, when the hand-over was delivered a second time."""
+        """Sends Accepted to the gateway, again if the job was delivered twice."""
         await self._send(
             frames.Accepted(
                 attempt=self.job.attempt,
@@ -99,7 +98,7 @@ class RunningJob:
         self._accepted = True
 
     async def keep_alive(self, step_age_seconds: float) -> None:
-        """Sent twice a second, and on request; never before Accepted, which must come first."""
+        """Sends KeepAlive, twice a second and on request; never before Accepted."""
         if not self._accepted:
             return
         await self._send(
@@ -128,13 +127,13 @@ class RunningJob:
             await self._send(self._last)
 
     def hand_over(self, gateway: str, attempt: int) -> None:
-        """Another gateway owns it from now on; its tokens are all of earlier attempts."""
+        """Gives the job to another gateway; its tokens all belong to earlier attempts."""
         self.job = msgspec.structs.replace(self.job, gateway=gateway, attempt=attempt)
         if self._last is not None:
             self._last = msgspec.structs.replace(self._last, attempt=attempt)
 
     async def on_event(self, event: Output | Progress | Refused, step_seconds: float) -> None:
-        """The engine did something for this job, in a step that took so long."""
+        """Handles the engine's output for this job, from a step of *step_seconds*."""
         if not self._started:
             self._started = max(self._arrived, time.monotonic() - step_seconds)
         match event:
@@ -150,16 +149,18 @@ class RunningJob:
                 )
 
     async def fail(self, error: WireError, *, retryable: bool) -> None:
-        """The last frame of a job that cannot be finished here."""
+        """Sends the last frame of a job that cannot be finished here."""
         await self._send(self._failed(error, retryable=retryable))
 
     def give_up(self) -> None:
-        """It was parked, and its model has left meanwhile: whoever asks for it gets the answer so
-        far, and goes on elsewhere."""
+        """Ends a parked job whose model was unloaded meanwhile.
+
+        A gateway that asks for it gets the answer so far and continues it elsewhere.
+        """
         self.is_parked = False
         error = WireError(
             ErrorCode.STREAM_LOST,
-            f"Node {self._identity.node} has {self.job.request.model} no more.",
+            f"{self.job.request.model} was unloaded from node {self._identity.node}.",
             retry_after_seconds=1,
         )
         self._failed(error, retryable=True)
@@ -192,7 +193,7 @@ class RunningJob:
             await self._finish(finish, stop_text)
 
     def _replay(self, output: Output) -> None:
-        """Lets the transcript catch up with an earlier attempt, whose frames were sent then."""
+        """Replays an earlier attempt into the transcript; its frames were sent back then."""
         done = self._transcript.next_index
         tokens = self.job.tokens_so_far
         for index in range(done, len(output.replayed)):
@@ -222,7 +223,7 @@ class RunningJob:
 
     @property
     def _is_scored_only(self) -> bool:
-        """No token was asked for: the engine makes one all the same, and nobody sees it."""
+        """Whether no tokens were requested: the engine still makes one, which is not sent."""
         return self.job.request.sampling.max_tokens == 0
 
     async def _send_piece(self, piece: TranscriptEntry) -> None:
@@ -267,7 +268,7 @@ class RunningJob:
 
 
 class _CallIds:
-    """Ids of tool calls: derived from the job, so that a repeated attempt gives the same ones."""
+    """Ids of tool calls, derived from the job so that a repeated attempt gives the same ids."""
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id

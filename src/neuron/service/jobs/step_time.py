@@ -1,16 +1,16 @@
-"""How long the next step of an engine will take, with one more row than now.
+"""Predicts how long an engine's next step will take with one more row than now.
 
-A neuron tells it with its pulls, so that of all free ones the one that would serve a job fastest
-gets it, on any mix of machines. Learnt from the steps seen; pure.
+A neuron sends the prediction with its pulls, so that the fastest of all free neurons gets a job, on
+any mix of machines. Learned from observed steps; pure.
 """
 
 import math
 
 PRIORITIES = 10
 _FASTEST_SECONDS = 0.002
-"""What this or less takes is the best priority; each further one is for twice the time."""
+"""Steps up to this time have the best priority; each further priority doubles the time."""
 _WEIGHT = 0.1
-"""Of the newest step in the average."""
+"""Weight of the newest step in the average."""
 
 
 class StepTime:
@@ -21,7 +21,7 @@ class StepTime:
         self._last_step = 0
 
     def saw(self, step: int, rows: int, seconds: float) -> None:
-        """Step number *step* computed *rows* sequences; the same one is counted once."""
+        """Records step number *step* with *rows* sequences; each step counts once."""
         if step == self._last_step or rows < 1 or seconds <= 0:
             return
         self._last_step = step
@@ -30,10 +30,10 @@ class StepTime:
         self._seconds[level] = known + _WEIGHT * (seconds - known)
 
     def predicted(self, rows: int) -> float:
-        """Seconds of a step with *rows* sequences; 0 when nothing is known.
+        """Predicts the seconds of a step with *rows* sequences; 0 when nothing is known.
 
-        Between numbers of rows that were seen, the nearest smaller one is a lower bound, as more
-        rows never take less time; else the nearest greater one.
+        Between observed numbers of rows, the nearest smaller one gives a lower bound, because more
+        rows never take less time; without a smaller one, the nearest greater one is used.
         """
         level = rows.bit_length()
         smaller = [known for known in self._seconds if known <= level]
@@ -42,7 +42,7 @@ class StepTime:
         return self._seconds[min(self._seconds)] if self._seconds else 0.0
 
     def priority(self, rows: int) -> int:
-        """Of a pull, 0 to 9, the lowest first; an engine that is not known yet is tried."""
+        """Priority of a pull, 0 (first) to 9; an engine without observations gets 0."""
         seconds = self.predicted(rows)
         if seconds <= _FASTEST_SECONDS:
             return 0

@@ -1,8 +1,9 @@
-"""Whom to blame when an engine dies.
+"""Finds out which request is to blame when an engine dies.
 
-A request that kills engines has to be told from those that only happened to be there. Whoever has
-got a token out of an engine is innocent of its death; so a *suspect* (an earlier engine died before
-it gave this request a token) runs while nobody else on the engine is without one.
+A request that kills engines must be told apart from those that merely ran beside it. A request that
+has received a token from an engine is innocent of that engine's death. A *suspect* (an earlier
+engine died before giving this request a token) therefore runs while no other request on the engine
+is without a token.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ class Suspects:
         self._changed = asyncio.Event()
 
     async def enter(self, sequence_id: int, *, suspect: bool) -> None:
-        """Waits until it may go to the engine; suspects go first, one by one."""
+        """Waits until the job may enter the engine; suspects go first, one at a time."""
         self._suspects_waiting += suspect
         try:
             while self._suspect is not None or (self._young if suspect else self._suspects_waiting):
@@ -32,7 +33,7 @@ class Suspects:
             self._suspect = sequence_id
 
     def leave(self, sequence_id: int) -> None:
-        """It has a token, or is over; right any number of times."""
+        """Records that the job has a token or is over; may be called repeatedly."""
         self._young.discard(sequence_id)
         if self._suspect == sequence_id:
             self._suspect = None

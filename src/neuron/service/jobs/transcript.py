@@ -1,4 +1,4 @@
-"""What a job has answered so far, so that any part of it can be sent again."""
+"""A job's answer so far, kept so that any part of it can be sent again."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,16 @@ class TranscriptEntry(NamedTuple):
     """New tokens, and the parts of the answer that became certain with them."""
 
     start: int
-    """How many tokens came before."""
+    """Number of tokens before these."""
     tokens: tuple[int, ...]
     parts: tuple[AnswerPart, ...]
 
 
 class Transcript:
-    """The pieces of one answer, in order. They are never joined: whoever reads them again can go
-    on after any piece that somebody has seen."""
+    """The entries of one answer, in order.
+
+    Entries are never joined, so that a reader can continue after any entry that was seen before.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[TranscriptEntry] = []
@@ -26,27 +28,27 @@ class Transcript:
 
     @property
     def next_index(self) -> int:
-        """How many tokens it holds."""
+        """Number of tokens it holds."""
         return self._next
 
     def add(self, tokens: Sequence[int], parts: tuple[AnswerPart, ...]) -> TranscriptEntry:
-        """The answer has grown, by one token at least."""
+        """Appends an entry with at least one token."""
         piece = TranscriptEntry(self._next, tuple(tokens), parts)
         self._pieces.append(piece)
         self._next += len(tokens)
         return piece
 
     def extend_last(self, parts: tuple[AnswerPart, ...]) -> TranscriptEntry:
-        """The last piece has more parts, before anybody has seen it."""
+        """Adds parts to the last entry, before it has been sent."""
         last = self._pieces[-1]
         self._pieces[-1] = last._replace(parts=last.parts + parts)
         return self._pieces[-1]
 
     def since(self, index: int) -> Iterator[TranscriptEntry]:
-        """The pieces from token *index* on."""
+        """Iterates over the entries from token *index* on."""
         first = bisect_left(self._pieces, index, key=lambda piece: piece.start)
         return iter(self._pieces[first:])
 
     def tokens(self) -> tuple[int, ...]:
-        """All tokens."""
+        """All tokens of the answer."""
         return tuple(token for piece in self._pieces for token in piece.tokens)

@@ -1,4 +1,4 @@
-"""The jobs of one loaded model: takes them, runs them on the engine, keeps gateways informed."""
+"""The jobs of one loaded model: takes them, runs them on the engine, and informs gateways."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from protocol.job import Job
 log = logging.getLogger("neuron")
 
 IDLE_SECONDS = 0.05
-"""Between two jobs of a busy model there may be a gap."""
+"""A gap of this length between two jobs does not count as idle."""
 
 
 class WorkerContext(NamedTuple):
@@ -87,7 +87,7 @@ class Worker:
 
     @property
     def step_age_seconds(self) -> float:
-        """Time since the engine finished a step."""
+        """Seconds since the engine finished a step."""
         return self._engine.stats.step_age_seconds
 
     @property
@@ -96,7 +96,7 @@ class Worker:
 
     @property
     def load(self) -> ModelLoad:
-        """For the heartbeat."""
+        """The model's load, for the heartbeat."""
         count = len(self._active)
         return ModelLoad(
             running=min(count, self._slots),
@@ -108,7 +108,7 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Until cancelled or the engine dies; then every job has got its last frame."""
+        """Runs until cancelled or until the engine dies; every job then has its last frame."""
         lane = subjects.run(self._model, self._identity.node)
         direct = await self._identity.bus.subscribe(lane, self._asked_directly)
         async with asyncio.TaskGroup() as tasks:
@@ -125,8 +125,10 @@ class Worker:
                 await self._end_jobs()
 
     async def drain(self, seconds: float | None) -> None:
-        """Takes no more jobs and waits for the running ones, but not longer than that (None: as
-        long as they take); what is left goes on elsewhere."""
+        """Takes no more jobs and waits for the running ones, at most *seconds* (None = no limit).
+
+        Jobs that are still running then continue on another node.
+        """
         self._draining = True
         if self._active:
             await asyncio.wait(list(self._active), timeout=seconds)
@@ -134,34 +136,34 @@ class Worker:
             if entry.running is not None:
                 error = WireError(
                     ErrorCode.STREAM_LOST,
-                    f"Node {self._identity.node} gives up {self._model}.",
+                    f"Node {self._identity.node} is unloading {self._model}.",
                     retry_after_seconds=1,
                 )
                 await entry.running.fail(error, retryable=True)
         await self._end_jobs()
 
     def stop_taking(self) -> bool:
-        """Takes no more jobs if there are none now; whether that is so."""
+        """Takes no more jobs if there are none now; returns whether that is so."""
         if self._active:
             return False
         self._draining = True
         return True
 
     def end(self) -> None:
-        """:meth:`run` returns."""
+        """Makes :meth:`run` return."""
         self._ended.set()
 
     def go_on(self, entry: JobEntry) -> bool:
-        """Starts a parked job again; False when the engine is gone."""
+        """Restarts a parked job; returns False when the engine is gone."""
         running = entry.running
         if running is None or self._engine.died.done() or self._draining:
             return False
-        log.info("job %s goes on", entry.id)
+        log.info("job %s resumed", entry.id)
         running.is_parked = False
         self._start(entry, self._run(entry, running))
         return True
 
-    # -- jobs come -----------------------------------------------------------------------------
+    # -- incoming jobs -------------------------------------------------------------------------
 
     def _delivered(self, delivery: Delivery) -> None:
         if self._draining:
@@ -170,18 +172,21 @@ class Worker:
         try:
             job = codec.read_job(delivery.data)
         except codec.UnreadableMessage as error:
-            log.error("dropped a job that cannot be read: %s", error)
+            log.error("dropped an unreadable job: %s", error)
             self._send(self._identity.bus.publish(delivery.ack, b"+TERM"))
             return
         self._take(job, delivery.ack, delivery.deliveries)
 
     def _asked_directly(self, message: BusMessage) -> None:
-        """Past the line: somebody goes on with a stream that another neuron began, or begins one
-        whose prompt may be in the cache here. The latter must not overtake what waits."""
+        """Handles a job sent directly to this node, outside the queue.
+
+        It continues a stream that another neuron began, or begins one whose prompt may be in the
+        cache here. The latter must not overtake waiting jobs.
+        """
         try:
             job = codec.read_job(message.data)
         except codec.UnreadableMessage as error:
-            log.error("dropped a job that cannot be read: %s", error)
+            log.error("dropped an unreadable job: %s", error)
             return
         if self._free_slots and (job.attempt > 1 or self._puller.is_idle(job.priority)):
             self._take(job, ack="", deliveries=1)
@@ -197,9 +202,9 @@ class Worker:
             entry = self._jobs.add(job.id, job.attempt, self)
             self._start(entry, self._serve(entry, job, ack, deliveries))
         elif known.attempt == job.attempt and known.running is not None:
-            self._send(known.running.accept(ack))  # it got lost, or came late
+            self._send(known.running.accept(ack))  # Accepted was lost, or came late
         elif known.attempt > job.attempt:
-            stale = WireError(ErrorCode.STREAM_LOST, "A later attempt at this request runs.")
+            stale = WireError(ErrorCode.STREAM_LOST, "A later attempt at this request is running.")
             self._send(self._identity.refuse(job, stale, ack=ack, retryable=False))
 
     def _start(self, entry: JobEntry, work: Coroutine[Any, Any, None]) -> None:
@@ -228,7 +233,7 @@ class Worker:
     # -- one job -------------------------------------------------------------------------------
 
     async def _serve(self, entry: JobEntry, job: Job, ack: str, deliveries: int) -> None:
-        """Runs one job to its last frame; cancelling it stops the engine's work for it."""
+        """Runs one job to its last frame; cancelling it stops the engine's work on it."""
         self._gateways.heard(job.gateway)
         try:
             prompt = await self._prepare(job, deliveries)
@@ -238,9 +243,11 @@ class Worker:
             self._jobs.ended(entry, keep=False)
             return
         except Exception:
-            log.exception("job %s", job.id)
+            log.exception("job %s failed", job.id)
             error_out = WireError(
-                ErrorCode.INTERNAL, f"Node {self._identity.node} failed; its log has the details."
+                ErrorCode.INTERNAL,
+                f"Node {self._identity.node} failed to prepare the request; its log has the "
+                "details.",
             )
             await self._identity.refuse(job, error_out, ack=ack, retryable=True)
             self._jobs.ended(entry, keep=False)
@@ -260,20 +267,20 @@ class Worker:
         if deliveries >= MAX_DELIVERIES:
             raise FleetError(
                 ErrorCode.POISON,
-                f"The request was delivered {deliveries} times and no neuron survived or "
-                "accepted it.",
+                f"The request was delivered {deliveries} times, and no neuron survived or "
+                "accepted it. Change the request before sending it again.",
             )
         prompt = await self._prompter.prepare(job, self._engine.ready)
         if job.prompt_hash and job.prompt_hash != prompt.hash:
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,
-                f"Node {self._identity.node} has other files of {self._model}: it renders another "
-                "prompt than the one that the answer began with.",
+                f"Node {self._identity.node} has other files of {self._model}: it renders a "
+                "different prompt from the one that the answer began with.",
             )
         return prompt
 
     async def _run(self, entry: JobEntry, running: RunningJob) -> None:
-        """The engine's work for a job, from wherever its answer stands."""
+        """Has the engine compute a job, from wherever its answer stands."""
         sequence_id = next(self._sequence_ids)
         was_let_in = False
         try:
@@ -307,7 +314,7 @@ class Worker:
     # -- all jobs ------------------------------------------------------------------------------
 
     async def _keep_alive(self) -> None:
-        """Every second time; gateways that are gone are noticed sooner."""
+        """Sends KeepAlive every second round; checks for lost gateways in every round."""
         half = self._identity.timing.keep_alive_seconds / 2
         for is_due in itertools.cycle((False, True)):
             await asyncio.sleep(half)
@@ -321,7 +328,7 @@ class Worker:
                     await running.keep_alive(self.step_age_seconds)
 
     def _park(self, entry: JobEntry, running: RunningJob) -> None:
-        """Nobody can be told; only a client that streams can come back for it."""
+        """Stops a job whose gateway is gone; keeps it only if a streaming client may come back."""
         running.is_parked = running.job.client is not None
         verb = "parked" if running.is_parked else "stopped"
         log.warning("job %s: gateway %s is gone; %s", entry.id, running.job.gateway, verb)

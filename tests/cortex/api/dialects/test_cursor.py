@@ -44,7 +44,7 @@ def test_ids_read_back(place: Place) -> None:
     ["", "ab", "ab:", ":5", "ab:x", "ab:-1", "ab:1.y", "ab:9" + "9" * 20, "ab:1,", "ab:-2.1"],
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no event id"):
+    with pytest.raises(ValueError, match="not an event id"):
         parse_event_id(text)
 
 

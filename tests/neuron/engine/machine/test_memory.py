@@ -61,7 +61,7 @@ def test_cards_that_are_not_equal_are_reported() -> None:
     (note,) = unevenness(cards, [10 * GIB, 3 * GIB])
     assert note == (
         "free memory is uneven (cuda:0 10 GiB, cuda:1 3 GiB after the weights): the KV cache "
-        "is no larger than cuda:1 can hold"
+        "is limited to what cuda:1 can hold"
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -11,6 +11,7 @@ from neuron.engine.output.answer import AnswerText
 from neuron.engine.output.detokenizer import MOST_PENDING, Detokenizer
 from neuron.ipc.messages import SamplingParams
 from protocol.generate import FinishReason
+from tests.support.properties import examples
 from tests.support.tiny_models import END, make_tokenizer
 
 BYTES = make_tokenizer()
@@ -56,7 +57,7 @@ def test_a_prompt_that_ends_inside_a_character_leaks_nothing() -> None:
 
 
 @given(st.lists(st.integers(0, 319), max_size=60))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_bytes_stream_as_they_decode_at_once(tokens: list[int]) -> None:
     assert stream(tokens) == BYTES.decode(tokens, skip_special_tokens=True)
 
@@ -65,7 +66,7 @@ BROKEN = st.sampled_from([END, 0xFF, 0x80, 0xE6, 0xBC, 0xA2, 0xF0, 0x9F, 0x99, o
 
 
 @given(st.lists(BROKEN, min_size=MOST_PENDING, max_size=200))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_long_runs_of_broken_bytes_stream_as_they_decode_at_once(tokens: list[int]) -> None:
     assert stream(tokens) == BYTES.decode(tokens, skip_special_tokens=True)
 

@@ -4,11 +4,12 @@ import random
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.output.stop_scanner import StopScanner
 from tests.neuron.engine.output.test_detokenizer import stream, text_tokens
+from tests.support.properties import examples
 
 
 def search(text: str, stops: tuple[str, ...]) -> str:
@@ -22,7 +23,7 @@ def search(text: str, stops: tuple[str, ...]) -> str:
     st.lists(st.text("ab🙂", min_size=1, max_size=5), max_size=4).map(tuple),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_stops_equal_a_search_over_the_whole_text(
     text: str, stops: tuple[str, ...], rng: random.Random
 ) -> None:
@@ -60,7 +61,7 @@ def test_the_stop_that_ends_first_wins_however_tokens_fall() -> None:
     st.text("ab", max_size=30),
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=6).map(tuple),
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_what_is_held_is_exactly_what_could_begin_a_stop(text: str, stops: tuple[str, ...]) -> None:
     """Two letters only: stops that are one another's beginnings, ends and middles."""
     scanner, left = StopScanner(stops), ""

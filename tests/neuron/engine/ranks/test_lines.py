@@ -64,7 +64,7 @@ def test_a_command_that_builds_on_a_lost_one_is_noticed(line: Line) -> None:
     follower = FollowerEnd(line[1])
     lost = Compute(2, [SequenceTokens(7, [1], 17, [3], known=2)])
     line[0].sendall(encode_frame(msgspec.msgpack.Encoder(), lost))
-    with pytest.raises(FrameError, match="2 blocks of sequence 7, and 0 are known"):
+    with pytest.raises(FrameError, match="2 blocks of sequence 7, but 0 are known"):
         follower.next()
 
 

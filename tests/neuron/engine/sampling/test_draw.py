@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.sampling import cpu_chunks, draw, full_vocab_draw
@@ -16,6 +16,7 @@ from neuron.engine.sampling.gumbel import gumbel, row_key
 from neuron.engine.sampling.nucleus import LOG2_E, Weights
 from neuron.engine.sampling.topk import TopK
 from tests.neuron.engine.sampling.plain_sampler import plain_draw
+from tests.support.properties import examples
 
 VOCAB = 3001
 
@@ -50,7 +51,7 @@ def test_a_full_vocabulary_is_drawn_as_defined() -> None:
     assert differences(logits, params) == 0
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([70, 256, 700, 3001]),

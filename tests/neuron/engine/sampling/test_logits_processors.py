@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.penalties import Penalties
 from neuron.ipc.messages import SamplingParams
+from tests.support.properties import examples
 
 VOCAB = 40
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def plain(
 TOKENS = st.lists(st.integers(0, 19), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.integers(0, 10**6),
     TOKENS.filter(bool),

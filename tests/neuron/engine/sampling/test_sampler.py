@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.sampler import SampleRow, choose, sample_tokens
 from neuron.ipc.messages import SamplingParams
+from tests.support.properties import examples
 
 VOCAB = 1000
 
@@ -79,7 +80,7 @@ def test_the_chi_square_notices_a_wrong_temperature() -> None:
     assert float(((drawn - expected) ** 2 / expected).sum()) > 31.3
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([0.0, 0.5, 1.0, 1.7]),

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.engine.sampling.topk import CHUNK, TopK
+from tests.support.properties import examples
 
 
 def sorted_top(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,7 +14,7 @@ def sorted_top(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     return values[:, :count], ids[:, :count]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([1, 5, CHUNK - 1, CHUNK, CHUNK + 1, 1000, 6400, 9001]),

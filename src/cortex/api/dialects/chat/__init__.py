@@ -1,1 +1,1 @@
-"""OpenAI's Chat Completions."""
+"""OpenAI's Chat Completions dialect: the one that most clients speak."""

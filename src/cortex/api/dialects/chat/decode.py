@@ -1,4 +1,5 @@
-"""OpenAI chat body → neutral request. Pure; every refusal names the field and says what to do."""
+"""Decodes an OpenAI chat body into neutral requests. Pure; every refusal names the field and says
+what to do."""
 
 import msgspec
 
@@ -40,17 +41,18 @@ _ROLES = {
 
 
 class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the renderer has to know of the request."""
+    """What the renderer needs to know of the request."""
 
     legacy: bool = False
-    """Calls are written as ``function_call``."""
+    """Whether calls are written as ``function_call``."""
     logprobs: bool = False
     hides_reasoning: bool = False
     running_usage: bool = False
 
 
 def decode_chat(body: bytes) -> Call:
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     chat = read(_DECODER, body)
     _refuse_unserved(chat)
     tools, call = _tools(chat)
@@ -96,13 +98,13 @@ def _refuse_unserved(chat: ChatRequest) -> None:
             "response_format",
         )
     if chat.top_logprobs is not None and not chat.logprobs:
-        raise invalid("top_logprobs: needs logprobs = true as well.", "top_logprobs")
+        raise invalid("top_logprobs: requires logprobs = true.", "top_logprobs")
     if chat.modalities is not None and set(chat.modalities) - {"text"}:
-        raise invalid("modalities: only text is written here.", "modalities")
+        raise invalid("modalities: only text output is supported.", "modalities")
     if chat.continue_final_message and chat.messages[-1].role != "assistant":
         raise invalid(
-            f"continue_final_message: the last message is of {chat.messages[-1].role!r}, not of "
-            "the assistant.",
+            f"continue_final_message: the last message is from {chat.messages[-1].role!r}, not "
+            "from the assistant.",
             "continue_final_message",
         )
 
@@ -136,13 +138,13 @@ def _text(content: Content, position: int) -> str:
             case _:
                 path = f"messages[{position}].content[{number}]"
                 kind = part.__struct_config__.tag
-                raise invalid(f"{path}: this model does not read {kind!r} parts; send text.", path)
+                raise invalid(f"{path}: this model cannot read {kind!r} parts; send text.", path)
     return "".join(texts)
 
 
 def _tools(chat: ChatRequest) -> tuple[tuple[Tool, ...], str | None]:
-    """The functions that are offered, and which of them must be called: None = none has to be,
-    empty = any."""
+    """Returns the functions that are offered, and which of them must be called: None = no call is
+    required, empty = any."""
     check_count(chat.tools, chat.functions)
     tools = [
         tool_of(f.name, f.description, f.parameters, f"tools[{position}].function.parameters")
@@ -162,7 +164,8 @@ def _tools(chat: ChatRequest) -> tuple[tuple[Tool, ...], str | None]:
             return _at_least_one(tools), ""
         case str(other):
             raise invalid(
-                f"tool_choice: {other[:40]!r} is none of none, auto and required.", "tool_choice"
+                f"tool_choice: {other[:40]!r} is unknown. Allowed: none, auto, required.",
+                "tool_choice",
             )
         case ChosenFunction(name) | ToolChoice(function=ChosenFunction(name)):
             return _named(tools, name)
@@ -170,14 +173,16 @@ def _tools(chat: ChatRequest) -> tuple[tuple[Tool, ...], str | None]:
             return _allowed(tools, allowed)
         case ToolChoice(kind):
             raise invalid(
-                f"tool_choice: a tool of type {kind[:40]!r} cannot be chosen; name a function.",
+                f"tool_choice: a tool of type {kind[:40]!r} cannot be chosen; choose a function.",
                 "tool_choice",
             )
 
 
 def _at_least_one(tools: list[Tool]) -> tuple[Tool, ...]:
     if not tools:
-        raise invalid("tool_choice: a call is required, but tools has no function.", "tool_choice")
+        raise invalid(
+            "tool_choice: a call is required, but tools contains no function.", "tool_choice"
+        )
     return tuple(tools)
 
 

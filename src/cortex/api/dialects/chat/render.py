@@ -1,5 +1,8 @@
-"""Events → OpenAI's chat answers. Streaming writes chunks; non-streaming is a fold over the same
-events, so the two cannot disagree."""
+"""Renders events as OpenAI's chat answers.
+
+Streaming writes chunks; non-streaming is a fold over the same events, so that the two cannot
+disagree.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +28,7 @@ _encode = msgspec.json.encode
 
 
 class ChunkWriter(Writer):
-    """Writes ``chat.completion.chunk`` objects."""
+    """Writes one answer as ``chat.completion.chunk`` objects."""
 
     trailer = DONE
 
@@ -63,7 +66,7 @@ class ChunkWriter(Writer):
         return b',"usage":' + _encode(usage_out([self._usage_so_far(choice)])) + b"}\n\n"
 
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
-        if started is None:  # who speaks
+        if started is None:  # announces the role
             yield self._chunk(choice, b'{"role":"assistant","content":""}')
 
     def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
@@ -107,7 +110,7 @@ class ChunkWriter(Writer):
             yield self._head + b'"choices":[],"usage":' + _encode(_usage(ended)) + b"}\n\n"
 
     def failure(self, error: WireError) -> bytes:
-        """As an error object; without ``[DONE]``, for the answer is not."""
+        """Renders an error object, without ``[DONE]``, because the answer is incomplete."""
         return b"data: " + envelope(error) + b"\n\n"
 
 
@@ -119,7 +122,7 @@ class ChatAggregator(Aggregator):
         self._echo = head.told(Echo)
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
-        """The whole answer as JSON."""
+        """Renders the whole answer as JSON."""
         return _encode(
             {
                 "id": f"chatcmpl-{self.head.id}",

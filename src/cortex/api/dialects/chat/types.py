@@ -1,4 +1,4 @@
-"""What OpenAI's clients send to ``/v1/chat/completions``."""
+"""The types of what OpenAI's clients send to ``/v1/chat/completions``."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from cortex.api.dialects.fields import Integer, Limit, SamplingFields, StreamOpt
 
 
 class TextPart(Struct, tag_field="type", tag="text", frozen=True):
-    """Text content."""
+    """A text part of a message."""
 
     text: str
 
@@ -27,13 +27,13 @@ class ImagePart(Struct, tag_field="type", tag="image_url", frozen=True):
 
 
 class AudioPart(Struct, tag_field="type", tag="input_audio", frozen=True):
-    """Sound; refused as images are."""
+    """Sound; refused like images."""
 
     input_audio: Any = None
 
 
 class FilePart(Struct, tag_field="type", tag="file", frozen=True):
-    """A file; refused as images are."""
+    """A file; refused like images."""
 
     file: Any = None
 
@@ -57,20 +57,20 @@ class AssistantToolCall(Struct, frozen=True):
 
 
 class ChatMessage(Struct, frozen=True):
-    """One turn as sent by the client; roles are folded later."""
+    """One turn as the client sent it; roles are folded later."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content = None
     tool_calls: list[AssistantToolCall] | None = None
     function_call: FunctionCall | None = None
-    """As clients wrote it before there were tools."""
+    """A call as clients wrote it before there were tools."""
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
 class Function(Struct, frozen=True):
-    """A function as a tool describes it."""
+    """A function as a tool declares it."""
 
     name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
@@ -78,14 +78,14 @@ class Function(Struct, frozen=True):
 
 
 class AnyTool(Struct, frozen=True):
-    """A tool of any type; other types than ``function`` are skipped."""
+    """A tool of any type; all types but ``function`` are skipped."""
 
     type: str = "function"
     function: Function | None = None
 
 
 class ChosenFunction(Struct, frozen=True):
-    """The function of a choice."""
+    """The function of a tool choice."""
 
     name: str
 
@@ -135,4 +135,4 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     service_tier: str | None = None
     modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
-    """Only ``text`` until answers can be constrained."""
+    """Constrained output; only ``text`` is served until answers can be constrained."""

@@ -1,1 +1,1 @@
-"""OpenAI's first Completions: a prompt as text or tokens, and how it goes on."""
+"""OpenAI's legacy Completions dialect: continues a prompt given as text or tokens."""

@@ -1,5 +1,7 @@
-"""Completions body → neutral requests, one for each prompt and choice. Pure; every refusal names
-the field and says what to do."""
+"""Decodes a completions body into neutral requests, one for each prompt and choice.
+
+Pure; every refusal names the field and says what to do.
+"""
 
 import msgspec
 
@@ -19,13 +21,13 @@ from protocol.names import MAX_SIBLINGS
 
 _DECODER = msgspec.json.Decoder(CompletionRequest)
 USUAL_TOKENS = 16
-"""As OpenAI documents it."""
+"""Default of ``max_tokens``, as OpenAI documents it."""
 
 Prompt = str | tuple[int, ...]
 
 
 class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the renderer has to know of the request."""
+    """What the renderer needs to know of the request."""
 
     prompts: int = 1
     logprobs: bool = False
@@ -33,15 +35,16 @@ class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def decode_completion(body: bytes) -> Call:
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     asked = read(_DECODER, body)
     count = asked.n or 1
     _refuse_unserved(asked, count)
     prompts = _prompts(asked.prompt)
     if len(prompts) * count > MAX_SIBLINGS:
         raise invalid(
-            f"prompt: {len(prompts)} prompts with n = {count} make {len(prompts) * count} answers, "
-            f"at most {MAX_SIBLINGS} are allowed in one request. Send several requests.",
+            f"prompt: {len(prompts)} prompts with n = {count} make {len(prompts) * count} "
+            f"answers; at most {MAX_SIBLINGS} are allowed in one request. Send several requests.",
             "prompt",
         )
     max_tokens = USUAL_TOKENS if asked.max_tokens is None else asked.max_tokens
@@ -72,15 +75,15 @@ def decode_completion(body: bytes) -> Call:
 
 def _refuse_unserved(asked: CompletionRequest, count: int) -> None:
     if asked.suffix:
-        raise invalid("suffix: no model here fills in the middle. Leave the field out.", "suffix")
+        raise invalid("suffix: fill-in-the-middle is not supported. Leave the field out.", "suffix")
     if asked.best_of is not None and asked.best_of != count:
         raise invalid(
-            f"best_of: {asked.best_of} answers of which {count} are returned are not supported. "
+            f"best_of: generating {asked.best_of} answers and returning {count} is not supported. "
             "Leave the field out, and choose among n.",
             "best_of",
         )
     if asked.max_tokens == 0 and not asked.echo:
-        raise invalid("max_tokens: 0 needs echo = true; send 1 or more.", "max_tokens")
+        raise invalid("max_tokens: 0 requires echo = true; otherwise send 1 or more.", "max_tokens")
 
 
 def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
@@ -92,6 +95,6 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
     for number, one in enumerate(prompt):
         if isinstance(one, int):
             path = f"prompt[{number}]"
-            raise invalid(f"{path}: a token beside texts; send a list of one kind.", path)
+            raise invalid(f"{path}: the list mixes texts and tokens; send one kind.", path)
         prompts.append(one if isinstance(one, str) else tuple(one))
     return prompts

@@ -1,4 +1,4 @@
-"""Events → OpenAI's text completions."""
+"""Renders events as OpenAI's text completions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +25,7 @@ _encode = msgspec.json.encode
 
 
 class CompletionWriter(Writer):
-    """Writes ``text_completion`` chunks."""
+    """Writes one answer as ``text_completion`` chunks."""
 
     trailer = DONE
 
@@ -69,7 +69,7 @@ class CompletionWriter(Writer):
             yield self._chunk([], _usage(ended, self._echo))
 
     def failure(self, error: WireError) -> bytes:
-        """As an error object; without ``[DONE]``, for the answer is not."""
+        """Renders an error object, without ``[DONE]``, because the answer is incomplete."""
         return b"data: " + envelope(error) + b"\n\n"
 
 
@@ -77,7 +77,7 @@ class CompletionAggregator(Aggregator):
     """Folds an answer into a ``text_completion``."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
-        """The whole answer as JSON."""
+        """Renders the whole answer as JSON."""
         echo = self.head.told(Echo)
         choices = []
         for number, one in enumerate(ended):
@@ -114,7 +114,8 @@ def _choice(
 
 
 def logprobs_out(entries: Sequence[TokenLogprobs], offset: int) -> dict[str, object]:
-    """The ``logprobs`` of a choice: parallel lists. *offset*: characters of the text before."""
+    """Renders the ``logprobs`` of a choice as parallel lists; *offset* is the length of the text
+    before, in characters."""
     tokens = [entry.token.decode(errors="replace") for entry in entries]
     offsets = []
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What clients send to ``/v1/completions``."""
+"""The types of what clients send to ``/v1/completions``."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
     model: Annotated[str, Meta(min_length=1)]
     prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
-    """A text, tokens, or several of them."""
+    """One text, the tokens of one, or a list of either."""
     max_tokens: Count | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None

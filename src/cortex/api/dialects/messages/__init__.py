@@ -1,1 +1,1 @@
-"""Anthropic's Messages."""
+"""Anthropic's Messages dialect: blocks of text, thinking and tool calls."""

@@ -1,7 +1,8 @@
-"""Anthropic body → neutral request. Pure; every refusal names the field and says what to do.
+"""Decodes an Anthropic body into a neutral request. Pure; every refusal names the field and says
+what to do.
 
-What keeps the prefix cache alive: turns of the system in the middle of a conversation stay where
-they are, and what changes with every request is dropped.
+To keep the prefix cache useful, system turns in the middle of a conversation stay where they are,
+and what changes with every request is dropped.
 """
 
 from collections.abc import Iterable
@@ -28,20 +29,21 @@ from protocol.generate import GenerateRequest, Message, Role, Sampling, Tool, To
 _MESSAGES = msgspec.json.Decoder(MessagesRequest)
 _COUNT = msgspec.json.Decoder(CountRequest)
 _BILLING = "x-anthropic-billing-header"
-"""Claude Code's first system block begins so, and is another one in every request."""
+"""How Claude Code's first system block begins; that block is different in every request."""
 _UNREAD = ("image", "container_upload")
 _GAP = "\n\n"
 _REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 
 class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the renderer has to know of the request."""
+    """What the renderer needs to know of the request."""
 
     hides_thinking: bool = False
 
 
 def decode_messages(body: bytes) -> Call:
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     asked = read(_MESSAGES, body)
     request = msgspec.structs.replace(
         _request(asked),
@@ -65,7 +67,7 @@ def decode_messages(body: bytes) -> Call:
 
 
 def decode_count(body: bytes) -> GenerateRequest:
-    """The prompt whose tokens shall be counted; raises as :func:`decode_messages`."""
+    """Decodes the prompt whose tokens are to be counted; raises like :func:`decode_messages`."""
     return _request(read(_COUNT, body))
 
 
@@ -77,7 +79,7 @@ def _request(asked: CountRequest) -> GenerateRequest:
         turns.insert(0, Message(Role.SYSTEM, system))
     if not turns:
         raise invalid(
-            "messages: no text in any of them. Send what the model shall answer.", "messages"
+            "messages: none of them contains text. Send what the model should answer.", "messages"
         )
     messages = _merged(turns)
     choice = asked.tool_choice
@@ -106,14 +108,14 @@ def _options(asked: CountRequest) -> dict[str, bool | int | float | str | None]:
 
 
 def _system(asked: CountRequest) -> Iterable[str]:
-    """The texts of the system prompt."""
+    """Lists the texts of the system prompt."""
     blocks = [Block("text", asked.system)] if isinstance(asked.system, str) else asked.system
     for block in blocks or ():
         if block.text and not block.text.startswith(_BILLING):
             yield block.text
     form = (asked.output_config and asked.output_config.format) or asked.output_format
     if form is not None and form.type == "json_schema":
-        # Asked for in words, until answers can be constrained.
+        # Asked for in words until answers can be constrained.
         yield (
             "Answer with one JSON object that matches this JSON schema, and with nothing else: "
             + bytes(form.schema).decode()
@@ -138,7 +140,7 @@ def _assistant(blocks: list[Block], path: str) -> Message:
             continue
         if not block.name:
             where = f"{path}.content[{number}].name"
-            raise invalid(f"{where}: a tool_use block needs the tool's name.", where)
+            raise invalid(f"{where}: a tool_use block must name its tool.", where)
         calls.append(ToolCall(block.id or "", block.name, bytes(block.input).decode()))
     return Message(
         Role.ASSISTANT,
@@ -149,7 +151,7 @@ def _assistant(blocks: list[Block], path: str) -> Message:
 
 
 def _user(blocks: list[Block], path: str) -> list[Message]:
-    """A user's turn, as one message for each run of text and one for each result of a tool."""
+    """Splits a user's turn into messages: one for each run of text and one for each tool result."""
     messages: list[Message] = []
     texts: list[Block] = []
 
@@ -179,12 +181,12 @@ def _result(block: Block, path: str) -> Message:
 
 
 def _texts(blocks: list[Block], path: str) -> list[str]:
-    """The text of all blocks that have one."""
+    """Lists the texts of all blocks that have one."""
     found = []
     for number, block in enumerate(blocks):
         where = f"{path}[{number}]"
         if block.type in _UNREAD:
-            raise invalid(f"{where}: this model does not read images; send text.", where)
+            raise invalid(f"{where}: this model cannot read images; send text.", where)
         if block.type == "document":
             found += _document(block, where)
         elif block.type == "search_result":
@@ -202,7 +204,7 @@ def _document(block: Block, path: str) -> list[str]:
     if isinstance(source, str) or source is None or source.type != "text":
         kind = "nothing" if source is None or isinstance(source, str) else repr(source.type)
         raise invalid(
-            f"{path}: documents are read as plain text only (source.type 'text'), this one is "
+            f"{path}: documents are read as plain text only (source.type 'text'); this one is "
             f"{kind}. Send its text.",
             path,
         )
@@ -210,9 +212,9 @@ def _document(block: Block, path: str) -> list[str]:
 
 
 def _merged(turns: list[Message]) -> tuple[Message, ...]:
-    """Without two turns of one speaker in a row, and with what the system says in the middle in
-    the turn before it: many templates refuse it anywhere but at the start, and moving it there
-    would change the beginning of every later prompt."""
+    """Merges adjacent turns of one speaker, and moves mid-conversation system turns into the turn
+    before: many templates refuse them anywhere but at the start, and moving them there would change
+    the prefix of every later prompt."""
     merged: list[Message] = []
     for turn in turns:
         last = merged[-1] if merged else None
@@ -233,8 +235,8 @@ def _merged(turns: list[Message]) -> tuple[Message, ...]:
 
 
 def _tools(asked: CountRequest) -> tuple[tuple[Tool, ...], str | None]:
-    """The functions that are offered, and which of them must be called: None = none has to be,
-    empty = any."""
+    """Returns the functions that are offered, and which of them must be called: None = no call is
+    required, empty = any."""
     check_count(asked.tools)
     tools = tuple(
         tool_of(tool.name, tool.description, tool.input_schema, f"tools[{number}].input_schema")

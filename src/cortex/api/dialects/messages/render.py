@@ -1,4 +1,4 @@
-"""Events → Anthropic's messages. Blocks never overlap, and each delta fits its block."""
+"""Renders events as Anthropic's messages. Blocks never overlap, and each delta fits its block."""
 
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
@@ -19,7 +19,7 @@ _OPENAI_ID, _ANTHROPIC_ID = "call_", "toolu_"
 
 
 class _Kind(Enum):
-    """Of a block."""
+    """The kind of a block."""
 
     TEXT = auto()
     THINKING = auto()
@@ -30,7 +30,7 @@ _KINDS = {Text: _Kind.TEXT, Reasoning: _Kind.THINKING, ToolCallPart: _Kind.TOOL}
 
 
 def event(name: str, **fields: object) -> bytes:
-    """One server-sent event with its name in both places."""
+    """Renders one server-sent event, with its name in both places."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name, **fields}))
 
 
@@ -51,13 +51,13 @@ class EventWriter(Writer):
         if started is None:
             return
         self._has_begun = True
-        # What of it was cached is known when the first token is; the end tells.
+        # How much of it was cached is known only with the first token; message_delta reports that.
         usage = usage_out(Usage(started.prompt_tokens, 0))
         message = _message(self.head, [], usage, stop_reason=None, stop_sequence=None)
         yield event("message_start", message=message)
 
     def started(self, choice: int, started: Started) -> bytes:
-        """The message begins, and a ping shows that more follows."""
+        """Begins the message; a ping shows that more follows."""
         return super().started(choice, started) + PING
 
     def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
@@ -101,11 +101,12 @@ class EventWriter(Writer):
         yield event("message_stop")
 
     def failure(self, error: WireError) -> bytes:
-        """As an ``error`` event; a client that sees it retries."""
+        """Renders an ``error`` event; a client that sees it retries."""
         return b"event: error\ndata: %b\n\n" % envelope(error, Style.ANTHROPIC, self.head.id)
 
     def keep_alive(self, waits_for: str) -> bytes:
-        """A ping once the message has begun; before it, a comment that says what is waited for."""
+        """Renders a ping once the message has begun; before that, a comment that says what the
+        request waits for."""
         return PING if self._has_begun else super().keep_alive(waits_for)
 
 
@@ -113,7 +114,7 @@ class MessageAggregator(Aggregator):
     """Folds an answer into a message."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
-        """The whole message as JSON."""
+        """Renders the whole message as JSON."""
         (one,) = ended
         echo = self.head.told(Echo)
         blocks = [self._block(part, echo) for part in self.whole(0)]
@@ -174,7 +175,7 @@ def _tool_use(call_id: str, name: str, arguments: msgspec.Raw) -> dict[str, obje
 
 
 def _object(arguments: str) -> msgspec.Raw:
-    """A call's arguments; what the model has left broken cannot be written as an object."""
+    """Reads a call's arguments; JSON that the model left broken cannot be written as an object."""
     try:
         msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
@@ -183,13 +184,13 @@ def _object(arguments: str) -> msgspec.Raw:
 
 
 def signature(job_id: str) -> str:
-    """Opaque to clients, which only send it back."""
+    """Makes a signature that is opaque to clients, which only send it back."""
     return f"cortex-{job_id}"
 
 
 def stop_of(ended: Ended) -> tuple[str, str | None]:
-    """``stop_reason`` and ``stop_sequence``. A complete call beats a stop text, and a limit
-    beats both."""
+    """Returns ``stop_reason`` and ``stop_sequence``. A complete call takes precedence over a stop
+    text, and a limit over both."""
     match ended.reason:
         case FinishReason.LENGTH:
             return "max_tokens", None
@@ -201,7 +202,7 @@ def stop_of(ended: Ended) -> tuple[str, str | None]:
 
 
 def usage_out(usage: Usage) -> dict[str, object]:
-    """Anthropic's token counts: what was cached is no part of ``input_tokens``."""
+    """Converts token counts to Anthropic's: cached tokens are not part of ``input_tokens``."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -1,4 +1,4 @@
-"""What Anthropic's clients send to ``/v1/messages`` and ``/v1/messages/count_tokens``.
+"""The types of what Anthropic's clients send to ``/v1/messages`` and ``/v1/messages/count_tokens``.
 
 Blocks of a type that is not listed here are ignored: clients send those of newer versions.
 """
@@ -51,7 +51,7 @@ class AnyTool(Struct, frozen=True):
 
     @property
     def is_function(self) -> bool:
-        """Whether the client runs it, and says how it is called."""
+        """Whether the client itself runs the tool and declares how to call it."""
         return self.type in (None, "custom")
 
 
@@ -64,7 +64,7 @@ class ToolChoice(Struct, frozen=True):
 
 
 class Thinking(Struct, frozen=True):
-    """Whether the model shall think, and whether that is shown."""
+    """Whether the model should think, and whether its thinking is shown."""
 
     type: str
     budget_tokens: int | None = None
@@ -72,21 +72,21 @@ class Thinking(Struct, frozen=True):
 
 
 class OutputFormat(Struct, frozen=True):
-    """The form of the answer."""
+    """The required form of the answer."""
 
     type: str
     schema: msgspec.Raw = msgspec.field(default_factory=empty)
 
 
 class OutputConfig(Struct, frozen=True):
-    """How much effort, and which form."""
+    """The effort, and the form of the answer."""
 
     effort: str | None = None
     format: OutputFormat | None = None
 
 
 class CountRequest(Struct, frozen=True, kw_only=True):
-    """The body of ``POST /v1/messages/count_tokens``; all that makes the prompt."""
+    """The body of ``POST /v1/messages/count_tokens``: everything that makes up the prompt."""
 
     model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[Turn], Meta(min_length=1)]
@@ -96,7 +96,7 @@ class CountRequest(Struct, frozen=True, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
-    """An earlier place of ``output_config.format``."""
+    """The earlier location of ``output_config.format``."""
 
 
 class MessagesRequest(CountRequest, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""OpenAI's Responses, without their store: every request brings its whole conversation."""
+"""OpenAI's Responses dialect, without its store: every request brings its whole conversation."""

@@ -1,4 +1,5 @@
-"""Responses body → neutral request. Pure; every refusal names the field and says what to do."""
+"""Decodes a Responses body into a neutral request. Pure; every refusal names the field and says
+what to do."""
 
 import base64
 import binascii
@@ -35,17 +36,18 @@ _ENCRYPTED = "reasoning.encrypted_content"
 
 
 class Echo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the renderer has to know of the request."""
+    """What the renderer needs to know of the request."""
 
     response: msgspec.Raw = msgspec.Raw(b"{}")
-    """The fields of a response that say what was asked for."""
+    """The fields of a response that repeat the request."""
     logprobs: bool = False
     encrypted: bool = False
-    """Thinking is wanted in a form that can be sent back."""
+    """Whether thinking is returned in a form that can be sent back."""
 
 
 def decode_responses(body: bytes) -> Call:
-    """Raises ``FleetError(INVALID_REQUEST)`` with the path of the field at fault."""
+    """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
+    fault."""
     asked = read(_DECODER, body)
     _refuse_unserved(asked)
     tools, call = _tools(asked)
@@ -113,22 +115,25 @@ def _messages(asked: ResponsesRequest) -> tuple[Message, ...]:
         if message is None:
             continue
         if last is not None and last.role is message.role is Role.ASSISTANT:
-            messages[-1] = joined(last, message)  # its thinking, text and calls are one turn
+            messages[-1] = joined(
+                last, message
+            )  # an assistant's thinking, text and calls form one turn
         else:
             messages.append(message)
     if not any(message.role is not Role.SYSTEM for message in messages):
-        raise invalid("input: no message in it. Send what the model shall answer.", "input")
+        raise invalid("input: it contains no message. Send what the model should answer.", "input")
     return tuple(messages)
 
 
 def _message(item: Item, path: str) -> Message | None:
-    """None for what is none of the conversation's turns."""
+    """Converts an item to a message; None for items that are not turns of the conversation."""
     match item.type:
         case None | "message":
             role = _ROLES.get(item.role or "")
             if role is None:
                 raise invalid(
-                    f"{path}.role: {item.role!r} is none of user, assistant, system and developer.",
+                    f"{path}.role: {item.role!r} is unknown. Allowed: user, assistant, system, "
+                    "developer.",
                     f"{path}.role",
                 )
             return Message(role, _text(item.content, f"{path}.content"))
@@ -161,18 +166,18 @@ def _text(content: str | list[ContentPart] | None, path: str) -> str:
             texts.append(part.text or "")
         else:
             raise invalid(
-                f"{where}: this model does not read {part.type[:40]!r} parts; send text.", where
+                f"{where}: this model cannot read {part.type[:40]!r} parts; send text.", where
             )
     return "".join(texts)
 
 
 def sealed(text: str) -> str:
-    """Thinking as a string that clients send back without looking into it."""
+    """Encodes thinking as a string that clients send back unread."""
     return base64.b64encode(text.encode()).decode()
 
 
 def _opened(text: str | None) -> str:
-    """Thinking that :func:`sealed` wrote; that of other services cannot be read."""
+    """Decodes thinking that :func:`sealed` wrote; that of other services cannot be read."""
     try:
         return base64.b64decode(text or "", validate=True).decode()
     except (binascii.Error, ValueError):
@@ -183,8 +188,8 @@ def _opened(text: str | None) -> str:
 
 
 def _tools(asked: ResponsesRequest) -> tuple[tuple[Tool, ...], str | None]:
-    """The functions that are offered, and which of them must be called: None = none has to be,
-    empty = any."""
+    """Returns the functions that are offered, and which of them must be called: None = no call is
+    required, empty = any."""
     check_count(asked.tools)
     tools = [
         tool_of(tool.name or "", tool.description, tool.parameters, f"tools[{number}].parameters")
@@ -210,9 +215,9 @@ def _tools(asked: ResponsesRequest) -> tuple[tuple[Tool, ...], str | None]:
     what = asked.tool_choice
     chosen = what if isinstance(what, str) else what.name or what.type
     raise invalid(
-        f"tool_choice: {chosen[:80]!r} cannot be chosen; the functions are {', '.join(names[:20])}"
+        f"tool_choice: {chosen[:80]!r} cannot be chosen; the functions are: {', '.join(names[:20])}"
         if names
-        else f"tool_choice: {chosen[:80]!r} cannot be chosen, for tools has no function.",
+        else f"tool_choice: {chosen[:80]!r} cannot be chosen, because tools contains no function.",
         "tool_choice",
     )
 
@@ -226,8 +231,8 @@ def _kept(tools: list[Tool], names: Iterable[str | None]) -> tuple[Tool, ...]:
 
 
 def _shown(asked: ResponsesRequest) -> bytes:
-    """Every field of a response that does not depend on the answer; clients miss any that is
-    absent."""
+    """Returns every field of a response that does not depend on the answer; clients fail when one
+    is absent."""
     reasoning = asked.reasoning
     tools = [
         {
@@ -266,6 +271,6 @@ def _shown(asked: ResponsesRequest) -> bytes:
             "metadata": asked.metadata or {},
             "safety_identifier": asked.safety_identifier,
             "prompt_cache_key": asked.prompt_cache_key,
-            **({} if asked.user is None else {"user": asked.user}),  # never null
+            **({} if asked.user is None else {"user": asked.user}),  # must not be null
         }
     )

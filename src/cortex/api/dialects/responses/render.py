@@ -1,4 +1,4 @@
-"""Events → OpenAI's responses: items one after the other, each with its own events."""
+"""Renders events as OpenAI's responses: items one after the other, each with its own events."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ Json = dict[str, object]
 
 
 class _Item:
-    """One item of the output, as it grows."""
+    """One item of the output while it grows."""
 
     def __init__(self, head: Head, echo: Echo, number: int, part: AnswerPart) -> None:
         self.number = number
@@ -35,16 +35,16 @@ class _Item:
 
     @property
     def text(self) -> str:
-        """So far."""
+        """The text so far."""
         return "".join(self._texts)
 
     @property
     def name(self) -> str:
-        """Of the function."""
+        """The name of the function."""
         return self._call.name if self._call else ""
 
     def add(self, part: AnswerPart) -> None:
-        """Grows."""
+        """Appends a part to the item."""
         match part:
             case Text(text, logprobs):
                 self._texts.append(text)
@@ -55,7 +55,7 @@ class _Item:
                 self._texts.append(arguments)
 
     def shown(self, status: str, *, is_empty: bool = False) -> Json:
-        """As JSON; empty when it has only begun."""
+        """Renders the item as JSON; empty when it has only begun."""
         base: Json = {"id": self.id, "status": status}
         if self._call is not None:
             return base | {
@@ -76,7 +76,7 @@ class _Item:
         return base | {"type": "message", "role": "assistant", "content": content}
 
     def content(self, *, is_empty: bool = False) -> Json:
-        """Its only part."""
+        """Renders its only content part."""
         text = "" if is_empty else self.text
         if self.kind is Reasoning:
             return {"type": "reasoning_text", "text": text}
@@ -84,7 +84,7 @@ class _Item:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": shown}
 
     def logprobs(self) -> list[dict[str, object]]:
-        """Of all its tokens, if they are wanted."""
+        """Renders the log-probabilities of all its tokens, if requested."""
         return logprob_entries(self._logprobs) if self._echo.logprobs else []
 
 
@@ -101,7 +101,8 @@ class ResponseWriter(Writer):
         self._number = 0
 
     def numbered(self, body: bytes) -> bytes:
-        """Events count; also those that a client has seen, so that the numbers go on rising."""
+        """Numbers an event. Events that the client has seen count, too, so that the numbers keep
+        rising."""
         number, self._number = self._number, self._number + 1
         return body.replace(_UNNUMBERED, b'"sequence_number":%d' % number, 1)
 
@@ -183,7 +184,7 @@ class ResponseWriter(Writer):
         return [i.shown(status if i.number == last else "completed") for i in self._items]
 
     def failure(self, error: WireError) -> bytes:
-        """As a failed response, which ends the stream for every client."""
+        """Renders a failed response, which ends the stream for every client."""
         shown = self._shown("incomplete")
         response = _response(self.head, self._echo, "failed", shown, error=error)
         return self.numbered(_event("response.failed", response=response)) + DONE
@@ -201,7 +202,7 @@ class ResponseAggregator(Aggregator):
     """Folds an answer into a response."""
 
     def answer(self, ended: Sequence[Ended]) -> bytes:
-        """The whole response as JSON."""
+        """Renders the whole response as JSON."""
         (one,) = ended
         echo, status = self.head.told(Echo), _status(one)
         parts = self.whole(0) or [Text("")]
@@ -214,7 +215,8 @@ class ResponseAggregator(Aggregator):
 
 
 def _event(event: str, /, **fields: object) -> bytes:
-    """One server-sent event with its name in both places; its number comes when it is sent."""
+    """Renders one server-sent event with its name in both places; it gets its number when it is
+    sent."""
     data = _encode({"type": event, "sequence_number": -1, **fields})
     return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
 
@@ -249,7 +251,7 @@ def _response(
 
 
 def usage_out(usage: Usage) -> Json:
-    """The token counts of a response."""
+    """Renders the token counts of a response."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},

@@ -1,4 +1,4 @@
-"""What OpenAI's clients send to ``/v1/responses``.
+"""The types of what OpenAI's clients send to ``/v1/responses``.
 
 Items and tools of a type that is not listed here are ignored: clients send those of newer versions.
 """
@@ -12,7 +12,7 @@ from cortex.api.dialects.fields import Fraction, Limit, Penalty, Temperature, em
 
 
 class ContentPart(Struct, frozen=True):
-    """A piece of content of any type."""
+    """One piece of content, of any type."""
 
     type: str = "input_text"
     text: str | None = None
@@ -23,7 +23,7 @@ class Item(Struct, frozen=True):
     """One item of the input, of any type; which fields count depends on it."""
 
     type: str | None = None
-    """Absent for messages."""
+    """The item's type; absent for messages."""
     role: str | None = None
     content: str | list[ContentPart] | None = None
     id: str | None = None
@@ -31,13 +31,13 @@ class Item(Struct, frozen=True):
     name: str | None = None
     arguments: str | None = None
     input: str | None = None
-    """Of a custom tool's call."""
+    """The input of a custom tool's call."""
     output: str | list[ContentPart] | None = None
     encrypted_content: str | None = None
 
 
 class AnyTool(Struct, frozen=True):
-    """A tool of any type; other types than ``function`` are skipped."""
+    """A tool of any type; all types but ``function`` are skipped."""
 
     type: str
     name: str | None = None
@@ -62,13 +62,13 @@ class TextFormat(Struct, frozen=True):
 
 
 class TextOptions(Struct, frozen=True):
-    """Of the answer's text."""
+    """Options for the answer's text."""
 
     format: TextFormat | None = None
 
 
 class Reasoning(Struct, frozen=True):
-    """How much the model shall think."""
+    """How much the model should think."""
 
     effort: str | None = None
     summary: str | None = None
