@@ -43,8 +43,10 @@ def _exceptions(root: Path) -> dict[str, str]:
 
 
 def _rows() -> dict[str, list[str]]:
-    text = PAGE.read_text(encoding="utf-8")
-    return {name: [c.strip() for c in rest.split("|")] for name, rest in _ROW.findall(text)}
+    found = _ROW.findall(PAGE.read_text(encoding="utf-8"))
+    rows = {name: [cell.strip() for cell in rest.split("|")] for name, rest in found}
+    assert len(rows) == len(found), "a name is on the page twice"
+    return rows
 
 
 def test_every_exception_is_on_the_page_with_its_module() -> None:

@@ -50,11 +50,6 @@ class KernelPath:
         return self.linear.kernel is Kernel.PACKED
 
     @property
-    def is_packed(self) -> bool:
-        """Whether matrices are kept in oneDNN's own layout."""
-        return self.linear.kernel is Kernel.PACKED
-
-    @property
     def name(self) -> str:
         """The path's part of the numerics class."""
         attention = "reference" if self.reference else "tiles"
