@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from cortex.placement.demand_writer import PLACE_SECONDS
 from cortex.placement.eviction import Strategy
+from cortex.placement.options import PLACE_SECONDS
 from protocol.names import InvalidName, check_host_id
 from protocol.runtime.settings import SettingsError, load_or_default
 

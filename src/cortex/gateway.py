@@ -8,10 +8,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
+from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.render_client import RenderClient
 from cortex.fleet.catalogue import Catalogue
-from cortex.fleet.state import HEARTBEAT_TIMEOUT_SECONDS, Fleet
+from cortex.fleet.state import Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import DemandWriter
 from cortex.placement.options import PlacementOptions
 from cortex.placement.service import PlacementService
@@ -24,8 +26,8 @@ from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
+from protocol.timing import NORMAL, Timing
 
-HEARTBEAT_SECONDS = 0.5
 IDLE_SECONDS = 0.02
 """How often changes of the fleet are processed, in batches, while no request waits for one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
@@ -42,35 +44,37 @@ class Gateway:
         bus: Bus,
         profiles: tuple[Profile, ...] | None = None,
         options: PlacementOptions = USUAL,
+        timing: Timing = NORMAL,
     ) -> None:
-        """Takes the *profiles* of this gateway's ``models.toml``; None when it has none."""
+        """Takes the *profiles* of this gateway's ``models.toml``, None when it has none, and the
+        fleet's *timing*."""
+        self._timing = timing
         self.instance = new_instance_id()
         self.id = f"gw-{self.instance}"
+        identity = GatewayIdentity(bus, self.id, self.instance, timing)
         self.started_at = time.time()
         self.bus = bus
-        self.fleet = Fleet(admitted=options.admitted)
+        self.fleet = Fleet(admitted=options.admitted, timing=timing)
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
         self.placement = PlacementService(
-            bus,
-            self.id,
-            self.instance,
+            identity,
             fleet=self.fleet,
             catalogue=self.catalogue,
             options=options,
             on_change=self._lease_changed,
         )
-        self.dispatcher = Dispatcher(
-            bus,
+        self.decisions = Decisions(
             self.fleet,
             self.catalogue,
-            self.id,
-            could=self.placement.feasibility.of,
+            feasible=self.placement.feasibility.of,
             on_wanted=self._wanted,
-            place_seconds=options.place_seconds,
         )
-        self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.dispatcher)
+        self.dispatcher = Dispatcher(
+            identity, self.fleet, self.decisions, place_seconds=options.place_seconds
+        )
+        self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.decisions)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read
@@ -78,13 +82,7 @@ class Gateway:
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
-        self._wants = DemandWriter(
-            KvBucket(bus, keys.WANTED),
-            self.id,
-            self.instance,
-            self.dispatcher.wanted,
-            options.place_seconds,
-        )
+        self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_gauges()
@@ -94,7 +92,7 @@ class Gateway:
         self._pulse_wanted.set()
 
     def _wanted(self) -> None:
-        self._wants.wake()
+        self._demand.wake()
 
     @property
     def why_not_ready(self) -> str:
@@ -117,8 +115,8 @@ class Gateway:
             tasks.create_task(self._view.run(), name="view")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
-            tasks.create_task(self._wants.run(), name="wants")
-            tasks.create_task(self.placement.run(), name="placing")
+            tasks.create_task(self._demand.run(), name="demand")
+            tasks.create_task(self.placement.run(), name="placement")
             tasks.create_task(self.dispatcher.run(), name="dispatcher")
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
@@ -172,7 +170,7 @@ class Gateway:
         while True:
             now = time.monotonic()
             for gateway, heard_at in list(self._gateways.items()):
-                if gateway != self.id and now - heard_at > HEARTBEAT_TIMEOUT_SECONDS:
+                if gateway != self.id and now - heard_at > self._timing.node_gone_seconds:
                     del self._gateways[gateway]
             self.dispatcher.update_room(len(self._gateways))
             if self.fleet.version != provisioned:
@@ -182,9 +180,8 @@ class Gateway:
                         provisioned = -1
             await self.fleet.wait_for_change(1.0)
             if not self.dispatcher.waiting:
-                await asyncio.sleep(
-                    IDLE_SECONDS
-                )  # heartbeats of a large fleet arrive by the hundreds
+                # heartbeats of a large fleet arrive by the hundreds
+                await asyncio.sleep(IDLE_SECONDS)
 
     async def _pulse(self) -> None:
         while True:
@@ -192,7 +189,7 @@ class Gateway:
             if self.bus.is_connected:
                 beat = GatewayHeartbeat(self.id, self.instance, self.placement.lease.epoch)
                 await self.bus.publish(subjects.gateway_heartbeat(self.id), codec.encode(beat))
-            await wait_at_most(self._pulse_wanted, HEARTBEAT_SECONDS)
+            await wait_at_most(self._pulse_wanted, self._timing.heartbeat_seconds)
 
     async def _watch_connection(self) -> None:
         await self.bus.closed.wait()
@@ -223,6 +220,12 @@ class Gateway:
         )
         gauge("cortex_nodes_alive", "Living nodes.", lambda: len(list(self.fleet.alive())))
         gauge("cortex_bus_connected", "1 while connected to NATS.", lambda: self.bus.is_connected)
+        self.metrics.counter(
+            "cortex_placer_orders",
+            "Orders of this gateway, as the placer, that nodes have accepted.",
+            "order",
+            lambda: self.placement.placer.ordered,
+        )
         gauge("cortex_bus_reconnects", "Reconnects since the start.", lambda: self.bus.reconnects)
 
     def _in_flight(self) -> float:
@@ -238,9 +241,10 @@ async def running_gateway(
     bus: Bus,
     profiles: tuple[Profile, ...] | None = None,
     options: PlacementOptions = USUAL,
+    timing: Timing = NORMAL,
 ) -> AsyncIterator[Gateway]:
     """Runs a gateway for the length of the block; its failure cancels the block."""
-    gateway = Gateway(bus, profiles, options)
+    gateway = Gateway(bus, profiles, options, timing)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(gateway.run(), name="gateway")
         try:

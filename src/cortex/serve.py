@@ -1,17 +1,11 @@
-"""``cortex serve``: a gateway on one event loop; the only module that knows Hypercorn."""
+"""``cortex serve``: a gateway on one event loop, from opening its sockets to its ordered end."""
 
 import asyncio
 import contextlib
 import logging
 import resource
 import signal
-import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import hypercorn.asyncio
-import hypercorn.config
-from starlette.types import ASGIApp
 
 from cortex.app import make_app, make_metrics_app
 from cortex.config import GatewayConfig
@@ -19,17 +13,12 @@ from cortex.fleet import models_file
 from cortex.gateway import Gateway, running_gateway
 from cortex.placement.options import PlacementOptions
 from protocol.bus import Bus
-from protocol.runtime.listen import BACKLOG, is_loopback, open_socket, url_of
+from protocol.runtime.http_server import http_server
+from protocol.runtime.listen import is_loopback, open_socket, url_of
 from protocol.runtime.settings import SettingsError, read_token
+from protocol.runtime.stop_signals import stop_on_signals
 
 log = logging.getLogger("serve")
-
-
-IDLE_CONNECTION_SECONDS = 10.0
-"""How long an idle connection is kept: longer than the five seconds after which the usual clients
-close theirs. Not more, because Hypercorn holds a connection that its client has closed for the same
-time, including its file descriptor and tasks."""
-
 
 LEAVE_BEFORE_SECONDS = 0.25
 """How long before the end of draining a stream that is cut off stops counting as abandoned by its
@@ -46,10 +35,8 @@ def allow_many_connections() -> None:
 async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None) -> None:
     """Runs a gateway until SIGTERM or SIGINT; running answers may finish, within bounds."""
     allow_many_connections()
-    stop = asyncio.Event()
+    stop = stop_on_signals()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _stop_or_force, stop)
     models_path = Path(config.models_config) if config.models_config else None
     profiles = models_file.load(models_path)
     listener = open_socket(config.gateway.listen)
@@ -105,39 +92,3 @@ def _read_if_usable(gateway: Gateway) -> None:
         gateway.read_again()
     except SettingsError as error:
         log.error("models.toml was not reloaded; the catalogue stays as it was: %s", error)
-
-
-def _stop_or_force(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        raise SystemExit(130)
-    stop.set()
-
-
-@contextlib.asynccontextmanager
-async def http_server(
-    app: ASGIApp, listener: socket.socket, *, drain_seconds: float
-) -> AsyncIterator[None]:
-    """Serves *app* on *listener* for the length of the block, then lets answers finish."""
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    config.graceful_timeout = drain_seconds
-    config.keep_alive_timeout = IDLE_CONNECTION_SECONDS
-    config.keep_alive_max_requests = 10**9
-    config.h11_max_incomplete_size = 64 << 10
-    config.include_server_header = False
-    config.accesslog = None
-    config.errorlog = None
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        server = tasks.create_task(
-            hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait),  # type: ignore[arg-type]
-            name="http",
-        )
-        try:
-            yield
-        finally:
-            stop.set()
-            # From Python 3.12 on, Server.wait_closed() waits for open connections without bound.
-            await asyncio.wait([server], timeout=drain_seconds + 1)
-            server.cancel()

@@ -1,10 +1,10 @@
-"""``python -m neuron``"""
+"""Entry point of ``python -m neuron`` and of the console script."""
 
 from neuron.cli import cli
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command line under the name ``neuron``."""
     cli(prog_name="neuron")
 
 

@@ -1,4 +1,4 @@
-"""The command line of neuron. The only module of neuron that prints."""
+"""The command line of neuron, and the only module of neuron that prints."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ EX_CONFIG = 78
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="neuron")
 def cli() -> None:
-    """The service of one GPU host: loads models and answers for the fleet."""
+    """The service of one GPU host: loads models and serves them to the fleet."""
 
 
 @cli.command()
@@ -29,16 +29,16 @@ def cli() -> None:
 @click.option("--nats-token-file", help="File with the NATS token.")
 @click.option("--listen", help="HOST:PORT of /health and /metrics.")
 @click.option(
-    "--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="Load it at the start."
+    "--model", "models", multiple=True, metavar="ID_OR_FOLDER", help="Model to load at start."
 )
 @click.option(
-    "--model-dir", "model_dirs", multiple=True, metavar="DIR", help="Offer the models in it."
+    "--model-dir", "model_dirs", multiple=True, metavar="DIR", help="Folder of models to offer."
 )
-@click.option("--memory-mb", type=click.IntRange(1), help="For models, of each device.")
+@click.option("--memory-mb", type=click.IntRange(1), help="Memory for models on each device.")
 @click.option("--device", help="auto, cpu or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
-@click.option("--slots", type=click.IntRange(1), help="Sequences that run at once, per model.")
-@click.option("--max-context", type=click.IntRange(1), help="Bound of prompt plus answer.")
+@click.option("--slots", type=click.IntRange(1), help="Sequences per model that run at once.")
+@click.option("--max-context", type=click.IntRange(1), help="Limit on prompt plus answer.")
 @click.option("--threads", type=click.IntRange(1), help="Compute threads on a CPU.")
 def serve(
     path: Path | None,
@@ -80,12 +80,14 @@ def serve(
 
 @cli.command("tp-check")
 @click.option("--device", "devices", multiple=True, help="cpu or cuda:N; one for each rank.")
-@click.option("--ranks", type=click.IntRange(2, 16), help="So many; default: all GPUs, else 2.")
+@click.option(
+    "--ranks", type=click.IntRange(2, 16), help="Number of ranks; default: all GPUs, else 2."
+)
 def tp_check(devices: tuple[str, ...], ranks: int | None) -> None:
-    """Try whether this host's devices can share a model (tensor parallelism).
+    """Check whether this host's devices can share a model (tensor parallelism).
 
-    The ranks meet, sum tensors, time that, and compute the demo model together. Nothing else is
-    touched; a node may run meanwhile.
+    The ranks connect, sum tensors, measure how long that takes, and compute the demo model
+    together. Nothing else is touched, so a node may keep running meanwhile.
 
     \b
     Examples:

@@ -1,15 +1,8 @@
-"""``/health`` and ``/metrics``: the only port of a neuron, on loopback unless configured.
+"""``/health`` and ``/metrics`` on a neuron's only port, which is on loopback unless configured.
 
-The only module of neuron that knows Starlette and Hypercorn.
+The only module of neuron that knows Starlette.
 """
 
-import asyncio
-import contextlib
-import socket
-from collections.abc import AsyncIterator
-
-import hypercorn.asyncio
-import hypercorn.config
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
@@ -23,25 +16,25 @@ from protocol.fleet import ModelState
 
 
 def make_app(node: Node) -> Starlette:
-    """Health for supervisors, metrics for Prometheus."""
+    """Builds the app: health for supervisors, metrics for Prometheus."""
     registry = CollectorRegistry()
     for name, help_text, read in (
-        ("neuron_jobs_running", "Jobs on the engines.", lambda: _total(node, "running")),
-        ("neuron_jobs_queued", "Jobs that wait in the engines.", lambda: _total(node, "queued")),
-        ("neuron_models_ready", "Models that take jobs.", lambda: _ready(node)),
+        ("neuron_jobs_running", "Jobs held by the engines.", lambda: _total(node, "running")),
+        ("neuron_jobs_queued", "Jobs waiting in the engines.", lambda: _total(node, "queued")),
+        ("neuron_models_ready", "Models that accept jobs.", lambda: _ready(node)),
         (
             "neuron_kv_cache_free_tokens",
-            "Tokens that the KV caches can take; what is only cached counts as free.",
+            "Tokens that still fit into the KV caches; blocks that are only cached count as free.",
             lambda: _engine(node, "kv_tokens_free"),
         ),
         (
             "neuron_kv_cache_cached_tokens",
-            "Tokens that can be found again by their prompt.",
+            "Tokens that the prefix caches can reuse.",
             lambda: _engine(node, "kv_tokens_cached"),
         ),
         (
             "neuron_preemptions",
-            "Sequences that gave up their blocks, since their engine started.",
+            "Sequences that were preempted since their engine started.",
             lambda: _engine(node, "preemptions"),
         ),
         (
@@ -86,26 +79,3 @@ def _step_age(node: Node) -> float:
 
 def _ready(node: Node) -> float:
     return float(sum(model.record.state is ModelState.READY for model in node.models))
-
-
-@contextlib.asynccontextmanager
-async def http_server(node: Node, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves for the length of the block."""
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.graceful_timeout = 0
-    config.accesslog = None
-    config.errorlog = None
-    config.include_server_header = False
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        server = tasks.create_task(
-            hypercorn.asyncio.serve(make_app(node), config, shutdown_trigger=stop.wait),  # type: ignore[arg-type]
-            name="http",
-        )
-        try:
-            yield
-        finally:
-            stop.set()
-            await asyncio.wait([server], timeout=1)
-            server.cancel()

@@ -1,28 +1,26 @@
-"""``neuron serve``: start, signals, ordered stop."""
+"""``neuron serve``: start, signal handling and orderly shutdown."""
 
 import asyncio
 import logging
-import signal
 
 from neuron import config as settings
 from neuron.files import warm_tier
-from neuron.http import http_server
+from neuron.http import make_app
 from neuron.service.node import Node
 from protocol.bus import Bus
+from protocol.runtime.http_server import http_server
 from protocol.runtime.listen import open_socket
 from protocol.runtime.settings import read_token
+from protocol.runtime.stop_signals import stop_on_signals
 
 log = logging.getLogger("neuron")
 
 
 async def serve(config: settings.NeuronConfig) -> None:
-    """Runs a neuron until SIGTERM or SIGINT. Raises ``SettingsError`` and ``BusSetupError``."""
+    """Runs a neuron until SIGTERM or SIGINT; raises ``SettingsError`` and ``BusSetupError``."""
     config = settings.resolve(config)
     warm_tier.check(config.host_cache_mb << 20)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _stop_or_force, stop)
+    stop = stop_on_signals()
     listener = open_socket(config.listen)
     bus = await Bus.connect(
         config.nats_url,
@@ -33,8 +31,9 @@ async def serve(config: settings.NeuronConfig) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(node.run(), name="node")
-            async with http_server(node, listener):
-                log.info("node %s, loads: %s", node.name, ", ".join(config.default_models) or "-")
+            async with http_server(make_app(node), listener, drain_seconds=0):
+                models = ", ".join(config.default_models) or "-"
+                log.info("node %s, loading at start: %s", node.name, models)
                 await stop.wait()
                 log.info("stopping")
                 await node.drain()
@@ -42,9 +41,3 @@ async def serve(config: settings.NeuronConfig) -> None:
         await node.leave()
     finally:
         await bus.close()
-
-
-def _stop_or_force(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        raise SystemExit(130)
-    stop.set()

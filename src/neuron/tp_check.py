@@ -1,6 +1,7 @@
-"""``neuron tp-check``: can this host's devices share a model? No torch: the ranks are processes.
+"""``neuron tp-check``: checks whether this host's devices can share a model; no torch.
 
-Owns their lives: a rank that does not come, or does not go on, is named and all are ended.
+Each rank is a process, and this module owns their lives: when one fails to start or gets stuck, it
+is named and all of them are killed.
 """
 
 import contextlib
@@ -26,31 +27,40 @@ _SHOWN_LINES = 5
 
 
 class Verdict(StrEnum):
-    """Of a check, for people."""
+    """The result of a check, in words for people."""
 
     WORKS = "these devices can share a model"
-    UNTRIED = "these devices add up rightly; no model was tried"
+    UNTRIED = "these devices sum tensors correctly; no model was tried"
     FAILS = "these devices cannot share a model"
 
 
 def chosen_devices(asked: Sequence[str], ranks: int | None) -> tuple[str, ...]:
-    """A device for each rank: those *asked* for, or *ranks* of the usual ones. Raises ValueError
-    for what cannot be tried."""
+    """Returns one device per rank: those *asked* for, or *ranks* of the default ones.
+
+    Raises ValueError for a choice that cannot be checked.
+    """
     if asked and ranks is not None:
-        raise ValueError("give --ranks, or --device for each rank, not both")
+        raise ValueError(
+            "--ranks and --device exclude each other: give --ranks, or --device once per rank"
+        )
     devices = tuple(asked) or _usual_devices(ranks)
     if len(devices) < 2:
-        raise ValueError(f"{len(devices)} device is not enough to share a model")
+        raise ValueError(
+            f"{len(devices)} device cannot share a model: at least 2 are needed. Use --ranks 2, "
+            "or give --device twice"
+        )
     gpus = [device for device in devices if device != "cpu"]
     if 0 < len(gpus) < len(devices):
-        raise ValueError("a model is shared by GPUs, or by ranks on the CPU, not by both")
+        raise ValueError(
+            "a model cannot be shared between GPUs and the CPU: choose GPUs only, or the CPU only"
+        )
     if len(set(gpus)) < len(gpus):
-        raise ValueError("each rank needs a GPU of its own")
+        raise ValueError("a GPU is named twice, but each rank needs its own: name different GPUs")
     return devices
 
 
 def _usual_devices(ranks: int | None) -> tuple[str, ...]:
-    """All GPUs, or the first *ranks* of them; without any, so many ranks on the CPU."""
+    """All GPUs, or the first *ranks* of them; on a host without GPUs, *ranks* times the CPU."""
     hardware = Hardware(visible_devices=visible_devices())
     try:
         found = hardware.discover()
@@ -58,7 +68,10 @@ def _usual_devices(ranks: int | None) -> tuple[str, ...]:
         hardware.close()
     gpus = [f"cuda:{device.index}" for device in found if device.kind is DeviceKind.CUDA]
     if gpus and len(gpus) < (ranks or 0):
-        raise ValueError(f"this host has {len(gpus)} GPUs that can be used, not {ranks}")
+        raise ValueError(
+            f"--ranks {ranks} needs {ranks} GPUs, but this host has {len(gpus)} usable: ask for "
+            "fewer"
+        )
     if gpus:
         return tuple(gpus[:ranks])
     return ("cpu",) * (ranks or CPU_RANKS)
@@ -67,7 +80,7 @@ def _usual_devices(ranks: int | None) -> tuple[str, ...]:
 def check(
     devices: Sequence[str], say: Callable[[str], None], *, seconds: float = SECONDS
 ) -> Verdict:
-    """Tries a rank on each of *devices*; tells line by line what is found."""
+    """Runs one rank on each of *devices* and reports each finding as a line to *say*."""
     lines = [socket.socketpair() for _ in devices[1:]]
     ranks: list[_Rank] = []
     with tempfile.TemporaryDirectory(prefix="tp-check-") as folder:
@@ -85,7 +98,7 @@ def check(
 
 
 class _Rank:
-    """One process, which writes into files."""
+    """One rank's process; its report and stderr go to files."""
 
     def __init__(
         self, number: int, device: str, ends: Sequence[socket.socket], folder: Path
@@ -110,21 +123,21 @@ class _Rank:
 
     @property
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """The exit status; None while it runs."""
         return self._process.poll()
 
     def news(self) -> list[str]:
-        """Lines of its report that have not been taken yet."""
+        """Report lines that have not been returned yet."""
         whole = self._report.read_text().split("\n")[:-1]
         new, self._said = whole[self._said :], len(whole)
         return new
 
     def last_words(self) -> list[str]:
-        """Of its stderr."""
+        """The last lines of its stderr."""
         return self._stderr.read_text().strip().splitlines()[-_SHOWN_LINES:]
 
     def end(self) -> None:
-        """Now."""
+        """Kills the process and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -145,6 +158,6 @@ def _watched(ranks: Sequence[_Rank], say: Callable[[str], None], deadline: float
             return Verdict.UNTRIED if UNTRIED in statuses else Verdict.WORKS
         if time.monotonic() > deadline:
             late = ", ".join(rank.name for rank in ranks if rank.status is None)
-            say(f"no verdict in time; still at work, or stuck: {late}")
+            say(f"no verdict in time; still running, or stuck: {late}")
             return Verdict.FAILS
         time.sleep(0.05)

@@ -1,8 +1,8 @@
-"""KV buckets and keys: who writes what, and for how long it is true.
+"""KV buckets and keys: who writes what.
 
 Every key has exactly one writer, every value is JSON (``nats kv get`` and ``nats kv watch`` are
 readable) and carries the writer's process instance, so that the record of an earlier life can be
-told from the present.
+told from the present. For how long those with a TTL are true is in :mod:`protocol.timing`.
 
 ====================  =======================  ===================================================
 bucket                key                      value, and who writes it
@@ -33,14 +33,6 @@ PLACEMENT = "cortex_placement"
 EVICTION = "cortex_eviction"
 LEADER = "cortex_leader"
 BUCKETS = (NODES, CATALOGUE, WANTED, PLACEMENT, EVICTION, LEADER)
-
-LIVE_EVERY_SECONDS = 5
-LIVE_TTL_SECONDS = 15
-"""Three missed writes; whether a node is alive this second is known from its heartbeats."""
-
-WANTED_EVERY_SECONDS = 2.0
-WANTED_TTL_SECONDS = 6
-"""Demand expires soon after its gateway is gone."""
 
 
 class NodeKey(NamedTuple):
@@ -99,8 +91,6 @@ def eviction(node: str) -> str:
 
 PLACER = "placer"
 """The lease's key in ``cortex_leader``."""
-LEASE_SECONDS = 2
-"""A placer that has not renewed its lease for this long has lost it."""
 
 
 def parse_node_key(key: str) -> NodeKey:

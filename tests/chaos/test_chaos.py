@@ -34,7 +34,7 @@ async def fleet_of_processes(nats: NatsServer, logs: Path) -> AsyncIterator[Proc
 
 
 async def test_a_little_chaos(nats: NatsServer, tmp_path: Path) -> None:
-    await _run(nats, tmp_path, seed=1, seconds=20, mean_pause=1.2, clients=6, faults=8)
+    await _run(nats, tmp_path, seed=1, seconds=10, mean_pause=1.0, clients=6, faults=4)
 
 
 @pytest.mark.chaos

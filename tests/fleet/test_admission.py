@@ -21,6 +21,8 @@ from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 QUICK_SECONDS = 0.05
 """Ten milliseconds in a quiet process; these share one loop with everything else."""
 
@@ -35,7 +37,7 @@ async def test_a_full_line_is_a_quick_429_with_the_numbers(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = functools.partial(RequestQueue, max_waiting_of_tenant=20)
-    monkeypatch.setattr("cortex.dispatch.dispatcher.RequestQueue", short)
+    monkeypatch.setattr("cortex.dispatch.admission.RequestQueue", short)
     script = Script(answer, slots=1, step_seconds=0.02)
     async with scripted_fleet(nats, script) as fleet:
         dispatcher = fleet.gateway.dispatcher

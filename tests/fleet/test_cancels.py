@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -12,12 +13,15 @@ import httpx2
 import pytest
 
 from neuron import demo_model
+from protocol.timing import NORMAL
 from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
 from tests.support.processes import http_client
 from tests.support.scripted import Script
 from tests.support.waiting import seconds_until, settled, until
+
+pytestmark = pytest.mark.xdist_group("wall_clock")
 
 LEAVERS = 1000
 STEP_SECONDS = 0.005
@@ -87,16 +91,19 @@ async def test_the_place_in_the_line_is_free_when_the_client_has_left(
     report(f"a client leaves ({phase}): its place is free", seconds, LIMIT_SECONDS)
 
 
+FORGETFUL = dataclasses.replace(NORMAL, cut_off_seconds=1.9, kept_seconds=2.0)
+"""Nothing is kept for long, so that what is left over shows."""
+
+
 async def test_a_thousand_clients_that_leave_in_every_phase(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting, loading, handed over, prefill, decode, while it moves, and after the end; engines
     die meanwhile."""
     monkeypatch.setattr("cortex.serve.IDLE_CONNECTION_SECONDS", 1.0)
-    monkeypatch.setattr("neuron.service.jobs.registry.KEEP_SECONDS", 1.0)
     chance = random.Random(1)
     script = Script(lambda add: ["x"] * 40, slots=4, step_seconds=0.004, prefill_steps=5)
-    async with scripted_fleet(nats, script, nodes=2) as fleet:
+    async with scripted_fleet(nats, script, nodes=2, timing=FORGETFUL) as fleet:
         never = Script(load_seconds=1000.0)
         await fleet.add_node(never.start, name="n9", models=(f"never={DEMO}",))
         await until(lambda: "never" in fleet.gateway.fleet.models())

@@ -21,6 +21,8 @@ from tests.support.proxy import proxy_to
 from tests.support.waiting import until
 from tests.support.words import words
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 COUNT = 300
 STEP_MS = 15
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +27,7 @@ from neuron.engine.sampling.gumbel import row_key
 from neuron.engine_process.watchdog import Deadlines
 from tests.support.fleet import TestFleet, running_fleet, sse_events
 from tests.support.matrix import RUNS, report
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, running_nats
 from tests.support.waiting import until
 from tests.support.watched import WatchedEngines
 
@@ -34,7 +35,10 @@ DEMO = Path(next(iter(demo_model.__path__)))
 TOKENS = 400
 SAMPLED = {"temperature": 1.0, "max_tokens": TOKENS, "ignore_eos": True, "min_tokens": TOKENS}
 DEADLINES = Deadlines(step_seconds=2.0, factor=0.0)
-KILLS = RUNS if RUNS > 1 else 3
+KILLS = RUNS if RUNS > 1 else 2
+TwoNodes = tuple[TestFleet, list[WatchedEngines]]
+on_shared_nodes = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.xdist_group("exact_moves")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +60,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def two_nodes(
-    nats: NatsServer, model: str
-) -> AsyncIterator[tuple[TestFleet, list[WatchedEngines]]]:
+async def two_nodes(nats: NatsServer, model: str) -> AsyncIterator[TwoNodes]:
     """Two nodes with real engines of one model, which the fleet calls ``m``."""
     both = [WatchedEngines(threads=1, deadlines=DEADLINES) for _ in range(2)]
     async with running_fleet(nats) as fleet:
@@ -66,6 +68,16 @@ async def two_nodes(
             await fleet.add_node(engines.start, name=f"n{number}", models=(f"m={model}",))
         await until(lambda: len(fleet.gateway.fleet.ready("m")) == 2, seconds=60)
         yield fleet, both
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def of_random_weights(
+    random_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[TwoNodes]:
+    """One for all tests: each engine takes seconds to start."""
+    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
+        async with two_nodes(nats, str(random_model)) as both:
+            yield both
 
 
 class Pause:
@@ -132,56 +144,72 @@ def quick_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuron.service.residents.resident._LONGEST_PAUSE_SECONDS", 1.0)
 
 
+@on_shared_nodes
 @pytest.mark.timeout(120 + 30 * RUNS)
-@pytest.mark.parametrize("kind", ["random weights", "the demo model"])
-async def test_an_answer_that_moved_is_the_same_to_the_bit(
-    nats: NatsServer, random_model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_of_the_demo_model_that_moved_is_the_same_to_the_bit(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async with two_nodes(nats, str(DEMO)) as (fleet, both):
+        await move_and_compare("the demo model", fleet, both, monkeypatch)
+
+
+@on_shared_nodes
+@pytest.mark.timeout(120 + 30 * RUNS)
+async def test_an_answer_that_moved_is_the_same_to_the_bit(
+    of_random_weights: TwoNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await move_and_compare("random weights", *of_random_weights, monkeypatch)
+
+
+async def move_and_compare(
+    kind: str, fleet: TestFleet, both: list[WatchedEngines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills the engine in the middle of answers, each of which was given undisturbed before."""
     records: list[Record] = []
     monkeypatch.setattr(
         "cortex.telemetry.metrics.Metrics._count_tokens",
         lambda self, record: records.append(record),
     )
     chance = random.Random(kind)
-    model = str(random_model if kind == "random weights" else DEMO)
     pauses = []
-    async with two_nodes(nats, model) as (fleet, both):
-        for seed in range(KILLS):
-            expected = await say(fleet, seed, **SAMPLED)
-            killer = Killer(both, chance.randrange(1, len(expected[0]) - 40))
-            pause = Pause()
-            moved = await say(fleet, seed, pause, killer, **SAMPLED)
-            assert killer.killed == 1
-            assert moved == expected
-            pauses.append(pause.seconds)
-            await until(lambda: records and records[-1].moves)
-            assert records.pop().continuity is Continuity.EXACT
-            await ready_again(fleet)
+    for seed in range(KILLS):
+        expected = await say(fleet, seed, **SAMPLED)
+        killer = Killer(both, chance.randrange(1, len(expected[0]) - 40))
+        pause = Pause()
+        moved = await say(fleet, seed, pause, killer, **SAMPLED)
+        assert killer.killed == 1
+        assert moved == expected
+        pauses.append(pause.seconds)
+        await until(lambda: records and records[-1].moves)
+        assert records.pop().continuity is Continuity.EXACT
+        await ready_again(fleet)
     report(f"an engine process is killed ({kind})", pauses, 2.5)
 
 
+@on_shared_nodes
 @pytest.mark.timeout(120 + 30 * RUNS)
-async def test_a_frozen_engine_is_left_and_replaced(nats: NatsServer, random_model: Path) -> None:
+async def test_a_frozen_engine_is_left_and_replaced(of_random_weights: TwoNodes) -> None:
+    fleet, both = of_random_weights
     pauses = []
-    async with two_nodes(nats, str(random_model)) as (fleet, both):
-        for seed in range(RUNS):
-            expected = await say(fleet, seed, **SAMPLED)
-            engines = {one.engine.pid for one in both if one.engine}
-            pause = Pause()
-            killer = Killer(both, 200, signal.SIGSTOP)
-            moved = await say(fleet, seed, pause, killer, **SAMPLED)
-            assert killer.killed == 1
-            assert moved == expected
-            pauses.append(pause.seconds - DEADLINES.step_seconds)
-            await ready_again(fleet)
-            assert {one.engine.pid for one in both if one.engine} != engines, "another process"
+    for seed in range(RUNS):
+        expected = await say(fleet, seed, **SAMPLED)
+        engines = {one.engine.pid for one in both if one.engine}
+        pause = Pause()
+        killer = Killer(both, 200, signal.SIGSTOP)
+        moved = await say(fleet, seed, pause, killer, **SAMPLED)
+        assert killer.killed == 1
+        assert moved == expected
+        pauses.append(pause.seconds - DEADLINES.step_seconds)
+        await ready_again(fleet)
+        assert {one.engine.pid for one in both if one.engine} != engines, "another process"
     report("an engine process is frozen, after the step deadline", pauses, 1.0)
 
 
-async def test_other_seeds_give_other_answers(nats: NatsServer, random_model: Path) -> None:
-    async with two_nodes(nats, str(random_model)) as (fleet, _):
-        body = {**SAMPLED, "max_tokens": 30, "min_tokens": 30}
-        answers = await asyncio.gather(*(say(fleet, seed, **body) for seed in range(50)))
+@on_shared_nodes
+async def test_other_seeds_give_other_answers(of_random_weights: TwoNodes) -> None:
+    fleet, _ = of_random_weights
+    body = {**SAMPLED, "max_tokens": 30, "min_tokens": 30}
+    answers = await asyncio.gather(*(say(fleet, seed, **body) for seed in range(50)))
     assert len({text for text, _ in answers}) == 50
 
 

@@ -122,7 +122,7 @@ async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> N
         ("load", {"modle": "x"}, 400, "unknown field `modle`"),
         ("unload", {"model": MODEL, "drain_seconds": -1}, 400, "`float` >= 0.0 - at `$.drain_sec"),
         ("load", {}, 400, "missing required field `model`"),
-        ("load", {"model": "", "node": "n1", "source": "/"}, 404, "names no model"),
+        ("load", {"model": "", "node": "n1", "source": "/"}, 404, "does not name a model"),
         ("unload", {"model": "x"}, 404, "No node has the model 'x' loaded. Loaded models: cor"),
         ("unload", {"model": "x", "node": "n1"}, 404, "Node n1 does not have the model 'x' loaded"),
     ],

@@ -25,7 +25,7 @@ TOOLS: list[Any] = [
 QUESTION = "What is 17 + 25?"
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("parameters")]
 
 
 @pytest_asyncio.fixture(name="fleet", scope="module", loop_scope="module")

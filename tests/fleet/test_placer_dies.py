@@ -5,20 +5,24 @@ import random
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
 from protocol.fleet import ModelRecord, ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder
+from protocol.timing import NORMAL
 from tests.support.fleet import chat_body
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer, connected
 from tests.support.processes import Process, ProcessFleet
 from tests.support.waiting import background, until
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 MODELS = ("a", "b", "c", "d", "e")
-TAKEOVER_SECONDS = keys.LEASE_SECONDS + 0.5
+TAKEOVER_SECONDS = NORMAL.lease_ttl_seconds + 0.5
 FILE = "".join(
     f'[[models]]\nid = "{name}"\nsource = "cortex-demo"\nvram_mb = 60\n' for name in MODELS
 )

@@ -114,6 +114,10 @@ async def test_old_engines_are_started_anew_when_they_are_idle(nats: NatsServer)
         assert (await fleet.chat(model="pet", max_tokens=2)).status_code == 200
         await asyncio.sleep(1.5)
         assert starts["float32"] == 3, "twice, and no more"
+        exposed = fleet.gateway.metrics.exposition().decode()
+        assert 'cortex_placer_orders_total{order="load"} 101.0' in exposed
+        assert 'cortex_placer_orders_total{order="evict"} 99.0' in exposed
+        assert 'cortex_placer_orders_total{order="recycle"} 2.0' in exposed
 
 
 async def test_the_order_of_eviction_is_written(nats: NatsServer) -> None:

@@ -16,6 +16,8 @@ from tests.support.processes import http_client
 from tests.support.scripted import Script
 from tests.support.waiting import seconds_until, until
 
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
 TURN = [{"role": "user", "content": "Hi"}]
 ENDPOINTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": TURN},

@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import pytest_asyncio
 
 from neuron.engine_process.client import EngineProcess
 from neuron.engine_process.sequence_stream import SequenceStream
@@ -20,7 +21,7 @@ from neuron.ipc.messages import Add, Loading, Start
 from protocol.catalogue import Profile
 from tests.support.fleet import MODEL, TestFleet, running_fleet
 from tests.support.matrix import RUNS
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, running_nats
 from tests.support.ranks import rank_processes
 from tests.support.waiting import until
 from tests.support.watched import WatchedEngines
@@ -34,7 +35,11 @@ SHARED = (Profile(MODEL, min_devices=2),)
 every_rank = pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 """Rank 0's death is that of any engine; the others' is not."""
 either_way = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-pytestmark = pytest.mark.timeout(60 + 60 * RUNS)
+pytestmark = [
+    pytest.mark.timeout(60 + 60 * RUNS),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("rank_deaths"),
+]
 
 
 def ports(pids: Iterable[int]) -> set[str]:
@@ -48,12 +53,13 @@ def ports(pids: Iterable[int]) -> set[str]:
     return {row[1] for row in rows if row[3] == "0A" and row[9] in sockets}
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(nats: NatsServer) -> Iterator[None]:
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def nothing_is_left_behind() -> AsyncIterator[None]:
     """No process, no shared memory, no descriptor of ours."""
     shared, open_files = set(os.listdir("/dev/shm")), len(os.listdir("/dev/fd"))
+    before = len(rank_processes("neuron.engine"))
     yield
-    assert not rank_processes("neuron.engine")
+    assert len(rank_processes("neuron.engine")) == before
     assert set(os.listdir("/dev/shm")) <= shared
     assert len(os.listdir("/dev/fd")) <= open_files + 2  # the loop's
 
@@ -94,6 +100,14 @@ class MortalEngines(WatchedEngines):
         return engine
 
 
+class OneNode(NamedTuple):
+    """A fleet of one node, its engines, and the undisturbed answer."""
+
+    fleet: TestFleet
+    engines: MortalEngines
+    expected: dict[str, Any]
+
+
 async def shared_model(fleet: TestFleet, *nodes: MortalEngines) -> dict[str, Any]:
     """Nodes that have it; returns the undisturbed answer."""
     await until(lambda: MODEL in fleet.gateway.catalogue.models, what="the profile")
@@ -102,6 +116,15 @@ async def shared_model(fleet: TestFleet, *nodes: MortalEngines) -> dict[str, Any
     await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == len(nodes), seconds=60)
     fleet.client.timeout = 90
     return await answer(fleet)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OneNode]:
+    """For tests that leave the model ready: it takes seconds to load."""
+    engines = MortalEngines()
+    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
+        async with running_fleet(nats, SHARED) as fleet:
+            yield OneNode(fleet, engines, await shared_model(fleet, engines))
 
 
 async def answer(fleet: TestFleet) -> dict[str, Any]:
@@ -150,46 +173,42 @@ async def test_in_mid_answer(nats: NatsServer, rank: int, how: signal.Signals) -
 
 @every_rank
 @either_way
-async def test_in_the_first_step(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+async def test_in_the_first_step(one_node: OneNode, rank: int, how: signal.Signals) -> None:
     """Of a request that only this node could answer: it waits until the model is back."""
-    engines = MortalEngines()
-    async with running_fleet(nats, SHARED) as fleet:
-        expected = await shared_model(fleet, engines)
-        for _ in range(RUNS):
-            engine = engines.alive
-            steps = len(engines.steps)
-            engines.at_add = lambda pids: os.kill(pids[rank], how)
-            assert await answer(fleet) == expected
-            assert are_gone(engine.pids)
-            assert engines.engine is not engine
-            assert engines.steps[steps].step.number == 1, "the old one has not done a step"
+    fleet, engines, expected = one_node
+    for _ in range(RUNS):
+        engine = engines.alive
+        steps = len(engines.steps)
+        engines.at_add = lambda pids: os.kill(pids[rank], how)
+        assert await answer(fleet) == expected
+        assert are_gone(engine.pids)
+        assert engines.engine is not engine
+        assert engines.steps[steps].step.number == 1, "the old one has not done a step"
 
 
 @every_rank
-async def test_at_rest(nats: NatsServer, rank: int) -> None:
+async def test_at_rest(one_node: OneNode, rank: int) -> None:
     """A death is noticed at once; whoever is frozen does not keep the model from being unloaded."""
-    engines = MortalEngines()
-    async with running_fleet(nats, SHARED) as fleet:
-        expected = await shared_model(fleet, engines)
-        for _ in range(RUNS):
-            engine = engines.alive
-            os.kill(engine.pids[rank], signal.SIGKILL)
-            await asyncio.wait_for(engine.died, 1)
-            assert await answer(fleet) == expected
-            engine = engines.alive
-            os.kill(engine.pids[rank], signal.SIGSTOP)
-            await fleet.client.post("/models/unload", json={"model": MODEL})
-            await until(lambda e=engine: are_gone(e.pids), seconds=10)  # type: ignore[misc]
-            assert await answer(fleet) == expected, "loaded for it"
+    fleet, engines, expected = one_node
+    for _ in range(RUNS):
+        engine = engines.alive
+        os.kill(engine.pids[rank], signal.SIGKILL)
+        await asyncio.wait_for(engine.died, 1)
+        assert await answer(fleet) == expected
+        engine = engines.alive
+        os.kill(engine.pids[rank], signal.SIGSTOP)
+        await fleet.client.post("/models/unload", json={"model": MODEL})
+        await until(lambda e=engine: are_gone(e.pids), seconds=10)  # type: ignore[misc]
+        assert await answer(fleet) == expected, "loaded for it"
 
 
 @every_rank
 @pytest.mark.parametrize(
     "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 )
-async def test_in_the_load(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+async def test_in_the_load(one_node: OneNode, rank: int, how: signal.Signals) -> None:
     """At any moment of it; the request that wants the model waits for another load."""
-    engines = MortalEngines()
+    fleet, engines, expected = one_node
     victims: list[int] = []
 
     async def kill() -> None:
@@ -199,15 +218,13 @@ async def test_in_the_load(nats: NatsServer, rank: int, how: signal.Signals) -> 
         os.kill(pids[rank], how)
         victims.append(pids[rank])
 
-    async with running_fleet(nats, SHARED) as fleet:
-        expected = await shared_model(fleet, engines)
-        (placed,) = fleet.gateway.fleet.ready(MODEL)
-        seconds = placed.record.load_seconds
-        for _ in range(RUNS):
-            said = await fleet.client.post("/models/unload", json={"model": MODEL})
-            assert said.status_code == 202, said.text
-            await until(lambda: not rank_processes("neuron.engine"))
-            engines.at_load = kill
-            assert await answer(fleet) == expected
-            assert are_gone(victims)
-        assert len(victims) == RUNS
+    (placed,) = fleet.gateway.fleet.ready(MODEL)
+    seconds = placed.record.load_seconds
+    for _ in range(RUNS):
+        said = await fleet.client.post("/models/unload", json={"model": MODEL})
+        assert said.status_code == 202, said.text
+        await until(lambda: not rank_processes("neuron.engine"))
+        engines.at_load = kill
+        assert await answer(fleet) == expected
+        assert are_gone(victims)
+    assert len(victims) == RUNS

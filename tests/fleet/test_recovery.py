@@ -6,6 +6,7 @@ processes are in ``test_deaths``.
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from neuron.service.jobs.gateway_liveness import CUT_OFF_SECONDS
 from protocol.bus import Bus
-from tests.support.fleet import TestFleet, chat_body, running_fleet, scripted_fleet
+from protocol.timing import NORMAL
+from tests.support.fleet import QUICK, TestFleet, chat_body, running_fleet, scripted_fleet
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer
 from tests.support.processes import Tape, http_client, play
@@ -151,23 +152,21 @@ async def test_many_streams_move_at_once(nats: NatsServer) -> None:
 @pytest.mark.filterwarnings(  # nats-py leaves the socket of a stale connection to its collector
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
-    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit = CUT_OFF_SECONDS if RUNS > 1 else 2.0
-    monkeypatch.setattr("neuron.service.jobs.gateway_liveness.CUT_OFF_SECONDS", limit)
+async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(nats: NatsServer) -> None:
+    limit = NORMAL.cut_off_seconds if RUNS > 1 else 2.0
+    count = round((limit + 4.0) / 0.02)  # it outlasts that
     script = Script(answer, step_seconds=0.02)
     parked = []
     async with (
         proxy_to(nats.url) as one,
         proxy_to(nats.url) as two,
-        running_fleet(nats) as fleet,
+        running_fleet(nats, timing=dataclasses.replace(NORMAL, cut_off_seconds=limit)) as fleet,
     ):
         for number, proxy in enumerate((one, two), 1):
             await fleet.add_node(script.start, name=f"n{number}", url=proxy.url)
             await fleet.ready(nodes=number)
         for run in range(RUNS):
-            async with playing(fleet, seed=run, max_tokens=1200) as tape:
+            async with playing(fleet, seed=run, max_tokens=count) as tape:
                 lonely = script.engines.index(engine_of(script))
                 proxy = (one, two)[lonely]
                 proxy.swallow()
@@ -176,7 +175,7 @@ async def test_a_node_that_is_cut_off_is_left_and_parks_its_jobs(
                 await until(lambda e=orphan: not e.open, seconds=25, what="parked")  # type: ignore[misc]
                 parked.append(time.monotonic() - began)
                 proxy.restore()
-            assert tape.text == expected(run, 1200)
+            assert tape.text == expected(run, count)
             assert tape.worst_gap < 2.5
             await fleet.ready(nodes=2)
     report("a neuron is cut off: it parks its jobs", parked, limit + 1.0)
@@ -243,12 +242,10 @@ async def test_nats_killed_mid_stream_costs_nothing_but_time(nats: NatsServer) -
         assert b"cortex_moves_total 0.0" in exposition(fleet)
 
 
-async def test_nats_gone_for_long_is_a_clean_error(
-    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cortex.dispatch.receiver.CUT_OFF_SECONDS", 0.5)
+async def test_nats_gone_for_long_is_a_clean_error(nats: NatsServer) -> None:
+    brief = dataclasses.replace(QUICK, cut_off_seconds=0.5)
     script = Script(answer, step_seconds=0.01)
-    async with scripted_fleet(nats, script) as fleet:
+    async with scripted_fleet(nats, script, timing=brief) as fleet:
         async with playing(fleet, seed=10) as tape:
             nats.kill()
         assert tape.error

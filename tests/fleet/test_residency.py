@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cortex.fleet.state import NEW_SECONDS
 from cortex.placement.eviction import Strategy
 from cortex.placement.options import PlacementOptions
 from neuron.engine_process.client import EngineLoadError
@@ -15,6 +14,7 @@ from protocol import keys
 from protocol.bus import KvBucket
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
+from protocol.timing import NORMAL
 from tests.fleet.test_placing import bucket, profiles, states
 from tests.support.fleet import TestFleet, running_fleet
 from tests.support.nats import NatsServer
@@ -41,26 +41,34 @@ async def two_nodes(fleet: TestFleet, script: Script, memory_mb: int = 100) -> N
     await until(lambda: all("a" in states(fleet, name) for name in ("n1", "n2")))
 
 
+@pytest.fixture
+def soon_crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds instead of five are long for a request to wait."""
+    monkeypatch.setattr("cortex.placement.planner.CROWDED_SECONDS", 2.0)
+
+
+@pytest.mark.usefixtures("soon_crowded")
 async def test_a_model_whose_requests_keep_waiting_gets_another_replica(nats: NatsServer) -> None:
     script = Script(answer, slots=1, step_seconds=0.02)
     async with running_fleet(nats, profiles("a", max_replicas=2)) as fleet:
         await two_nodes(fleet, script)
         asked = [
-            asyncio.create_task(fleet.chat(str(n), model="a", max_tokens=200)) for n in range(4)
+            asyncio.create_task(fleet.chat(str(n), model="a", max_tokens=100)) for n in range(4)
         ]
         await until(lambda: replicas(fleet) == 1)
         began = time.monotonic()
         await until(lambda: replicas(fleet) == 2, seconds=20)
-        assert time.monotonic() - began > 2.0, "not before they have waited"
+        assert time.monotonic() - began > 1.0, "not before they have waited"
         assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 4
         assert len(script.engines) == 2
 
 
+@pytest.mark.usefixtures("soon_crowded")
 async def test_one_replica_is_enough_without_leave(nats: NatsServer) -> None:
     script = Script(answer, slots=1, step_seconds=0.02)
     async with running_fleet(nats, profiles("a")) as fleet:
         await two_nodes(fleet, script)
-        asked = [fleet.chat(str(n), model="a", max_tokens=100) for n in range(4)]
+        asked = [fleet.chat(str(n), model="a", max_tokens=50) for n in range(4)]
         assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 4
         assert len(script.engines) == 1
 
@@ -81,7 +89,7 @@ async def test_a_node_that_has_not_said_what_it_is_is_waited_for(
     async with running_fleet(nats, profiles("a")) as fleet:
         await fleet.add_node(Script(answer).start, models=(), memory_mb=100)
         await until(lambda: "a" in states(fleet))
-        await asyncio.sleep(NEW_SECONDS)
+        await asyncio.sleep(NORMAL.all_heard_seconds)
         asked = asyncio.create_task(fleet.chat(model="a", max_tokens=5))
         await asyncio.sleep(0.5)
         assert not asked.done()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fleet.test_placing import profiles
 from tests.fleet.test_recovery import COUNT, expected
-from tests.support.fleet import chat_body, running_fleet, scripted_fleet
+from tests.support.fleet import QUICK, chat_body, running_fleet, scripted_fleet
 from tests.support.nats import NatsServer
 from tests.support.processes import Tape, http_client, play, play_on
 from tests.support.scripted import Script
@@ -88,7 +88,7 @@ async def test_a_parked_stream_outlives_its_model(nats: NatsServer) -> None:
         await stays.add_node(script.start, models=(), memory_mb=100)
         async with running_fleet(nats) as ends:
             await until(lambda: len(ends.gateway.fleet.records("a")) == 1)
-            body = {"model": "a", "seed": 13, "max_tokens": 400}
+            body = {"model": "a", "seed": 13, "max_tokens": 200}
             playing_ = asyncio.create_task(play(client, ends.url, tape, **body))
             await until(lambda: len(tape.text) > 100)
             ends.gateway.dispatcher.leave()
@@ -99,7 +99,7 @@ async def test_a_parked_stream_outlives_its_model(nats: NatsServer) -> None:
         assert not stays.gateway.fleet.ready("a")
         await play_on(client, stays.url, tape)
         assert tape.error is None
-        assert tape.text == expected(13, 400)
+        assert tape.text == expected(13, 200)
         assert tape.done
 
 
@@ -142,7 +142,7 @@ async def test_what_cannot_be_taken_up(
 
 async def test_a_stream_belongs_to_the_key_that_began_it(nats: NatsServer) -> None:
     script = Script(answer, step_seconds=0.01)
-    async with scripted_fleet(nats, script) as fleet, http_client() as client:
+    async with scripted_fleet(nats, script, timing=QUICK) as fleet, http_client() as client:
         mine = {"Authorization": "Bearer mine"}
         body = chat_body("Hi", stream=True, seed=8, max_tokens=COUNT)
         url = f"{fleet.url}/v1/chat/completions"

@@ -8,12 +8,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.fleet import chat_body
 from tests.support.up import Up, environment, is_alive, running_up
+
+on_the_shared_one = pytest.mark.xdist_group("cortex_up")
+
+
+@pytest.fixture(scope="module")
+def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """For tests after which it is as before: it takes seconds to start."""
+    with running_up(tmp_path_factory.mktemp("up") / "data") as up:
+        yield up
 
 
 def _run(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -50,32 +60,33 @@ def test_the_printed_curl_line_streams_the_right_answer(tmp_path: Path) -> None:
         assert "Traceback" not in up.output
 
 
-def test_nats_server_killed_heals_without_a_restart_of_the_others(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data") as up:
-        before = set(up.children())
-        nats = up.pid_of("nats-server -c")
-        os.kill(nats, signal.SIGKILL)
-        up.wait(lambda: not is_alive(nats), "nats is dead")
-        up.wait(lambda: "France is Paris" in _answer(up), "healed", seconds=15)
-        assert before - set(up.children()) == {nats}
+@on_the_shared_one
+def test_nats_server_killed_heals_without_a_restart_of_the_others(shared_up: Up) -> None:
+    before = set(shared_up.children())
+    nats = shared_up.pid_of("nats-server -c")
+    os.kill(nats, signal.SIGKILL)
+    shared_up.wait(lambda: not is_alive(nats), "nats is dead")
+    shared_up.wait(lambda: "France is Paris" in _answer(shared_up), "healed", seconds=15)
+    assert before - set(shared_up.children()) == {nats}
 
 
-def test_an_engine_killed_comes_back(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data") as up:
-        engine = up.pid_of("neuron.engine")
-        os.kill(engine, signal.SIGKILL)
-        up.wait(lambda: up.status("/ready") == 503, "noticed")
-        up.wait(lambda: up.status("/ready") == 200, "loaded again")
-        assert "Paris" in _answer(up)
-        assert up.pid_of("neuron.engine") != engine
+@on_the_shared_one
+def test_an_engine_killed_comes_back(shared_up: Up) -> None:
+    engine = shared_up.pid_of("neuron.engine")
+    os.kill(engine, signal.SIGKILL)
+    shared_up.wait(lambda: shared_up.status("/ready") == 503, "noticed")
+    shared_up.wait(lambda: shared_up.status("/ready") == 200, "loaded again")
+    assert "Paris" in _answer(shared_up)
+    assert shared_up.pid_of("neuron.engine") != engine
 
 
+@on_the_shared_one
 @pytest.mark.parametrize("victim", ["cortex serve", "neuron serve"])
-def test_a_killed_service_is_started_again(tmp_path: Path, victim: str) -> None:
-    with running_up(tmp_path / "data") as up:
-        os.kill(up.pid_of(victim), signal.SIGKILL)
-        up.wait(lambda: "SIGKILL" in up.output, "said so")
-        up.wait(lambda: "Paris" in _answer(up), "healed")
+def test_a_killed_service_is_started_again(shared_up: Up, victim: str) -> None:
+    told = shared_up.output.count("SIGKILL")
+    os.kill(shared_up.pid_of(victim), signal.SIGKILL)
+    shared_up.wait(lambda: shared_up.output.count("SIGKILL") > told, "said so")
+    shared_up.wait(lambda: "Paris" in _answer(shared_up), "healed")
 
 
 def test_the_only_neuron_killed_mid_stream_costs_nothing_but_time(tmp_path: Path) -> None:
@@ -147,11 +158,11 @@ def test_an_unwritable_data_directory_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_two_fleets_cannot_share_a_data_directory(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data") as up:
-        result = _run("cortex", "up", "--port", "0", "--data", str(tmp_path / "data"))
-        assert result.returncode == 78
-        assert f"another 'cortex up' (process {up.process.pid})" in result.stderr
+@on_the_shared_one
+def test_two_fleets_cannot_share_a_data_directory(shared_up: Up) -> None:
+    result = _run("cortex", "up", "--port", "0", "--data", str(shared_up.data))
+    assert result.returncode == 78
+    assert f"another 'cortex up' (process {shared_up.process.pid})" in result.stderr
 
 
 def test_a_damaged_model_is_said_and_the_others_are_served(tmp_path: Path) -> None:

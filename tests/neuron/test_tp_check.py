@@ -43,10 +43,10 @@ def test_a_device_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--device cpu", "1 device is not enough"),
-        ("--device cpu --device cuda:0", "by GPUs, or by ranks on the CPU, not by both"),
-        ("--device cuda:1 --device cuda:1", "each rank needs a GPU of its own"),
-        ("--device cpu --device cpu --ranks 3", "give --ranks, or --device for each rank"),
+        ("--device cpu", "1 device cannot share a model"),
+        ("--device cpu --device cuda:0", "choose GPUs only, or the CPU only"),
+        ("--device cuda:1 --device cuda:1", "each rank needs its own"),
+        ("--device cpu --device cpu --ranks 3", "give --ranks, or --device once per rank"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(words: str, why: str) -> None:
@@ -59,7 +59,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     gpus = [Device(DeviceKind.CUDA, i, f"gpu {i}", 1 << 30) for i in range(2)]
     monkeypatch.setattr(Hardware, "discover", lambda _: gpus)
     assert tp_check.chosen_devices((), None) == ("cuda:0", "cuda:1")
-    with pytest.raises(ValueError, match="this host has 2 GPUs that can be used, not 4"):
+    with pytest.raises(ValueError, match="--ranks 4 needs 4 GPUs, but this host has 2 usable"):
         tp_check.chosen_devices((), 4)
 
 
@@ -68,7 +68,7 @@ def test_three_ranks_add_up_and_the_demo_model_cannot_say_more() -> None:
     assert result.exit_code == 0, result.output
     *_, model, verdict = result.output.splitlines()
     assert model == "the demo model is not tried: it spreads over 1, 2, 4 ranks"
-    assert verdict == "these devices add up rightly; no model was tried"
+    assert verdict == "these devices sum tensors correctly; no model was tried"
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])

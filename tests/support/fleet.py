@@ -12,17 +12,20 @@ import httpx2
 from cortex.app import make_app
 from cortex.gateway import USUAL, Gateway, running_gateway
 from cortex.placement.options import PlacementOptions
-from cortex.serve import http_server
 from neuron.config import NeuronConfig
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.node import Node
 from protocol.catalogue import Profile
+from protocol.runtime.http_server import http_server
 from protocol.runtime.listen import open_socket, url_of
+from protocol.timing import NORMAL, Timing
 from tests.support.nats import NatsServer, connected
 from tests.support.scripted import Script
 from tests.support.waiting import until
 
 MODEL = "cortex-demo"
+QUICK = NORMAL.scaled(0.25)
+"""For fleets of which no real time is measured, and that wait for silence or its end."""
 PAGE = "https://chat.example"
 """Whose pages may use the API."""
 
@@ -32,8 +35,9 @@ class TestFleet:
 
     __test__ = False
 
-    def __init__(self, nats: NatsServer, gateway: Gateway, url: str) -> None:
+    def __init__(self, nats: NatsServer, gateway: Gateway, url: str, timing: Timing) -> None:
         self.nats = nats
+        self.timing = timing
         self.gateway = gateway
         self.url = url
         self.client = httpx2.AsyncClient(base_url=url, timeout=20)
@@ -63,7 +67,7 @@ class TestFleet:
         config = NeuronConfig(
             name=name, default_models=models, slots=slots, drain_seconds=drain_seconds, **settings
         )
-        node = Node(bus, config, start_engine)
+        node = Node(bus, config, start_engine, self.timing)
         task = asyncio.create_task(node.run(), name=f"node {name}")
 
         async def stop() -> None:
@@ -121,29 +125,32 @@ async def sse_events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    nats: NatsServer, profiles: tuple[Profile, ...] | None = None, options: PlacementOptions = USUAL
+    nats: NatsServer,
+    profiles: tuple[Profile, ...] | None = None,
+    options: PlacementOptions = USUAL,
+    timing: Timing = NORMAL,
 ) -> AsyncIterator[TestFleet]:
     """A gateway without nodes, reachable over HTTP; *profiles* are its models.toml."""
     async with (
         connected(nats.url, "gateway") as bus,
-        running_gateway(bus, profiles, options) as gateway,
+        running_gateway(bus, profiles, options, timing) as gateway,
     ):
         listener = open_socket("127.0.0.1:0")
         url = url_of(listener)
         app = make_app(gateway, "http://metrics", [PAGE])
         async with (
             http_server(app, listener, drain_seconds=0.2),
-            TestFleet(nats, gateway, url) as fleet,
+            TestFleet(nats, gateway, url, timing) as fleet,
         ):
             yield fleet
 
 
 @contextlib.asynccontextmanager
 async def scripted_fleet(
-    nats: NatsServer, script: Script, *, nodes: int = 1
+    nats: NatsServer, script: Script, *, nodes: int = 1, timing: Timing = NORMAL
 ) -> AsyncIterator[TestFleet]:
     """A fleet that is ready to answer by a script."""
-    async with running_fleet(nats) as fleet:
+    async with running_fleet(nats, timing=timing) as fleet:
         for number in range(1, nodes + 1):
             await fleet.add_node(script.start, name=f"n{number}", slots=script.slots)
             await fleet.ready(nodes=number)  # so that the script's engines are in the nodes' order

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from cortex.identity import GatewayIdentity
 from cortex.placement.lease import Lease
 from protocol import keys
 from protocol.bus import Bus, KvBucket
@@ -76,7 +77,7 @@ async def contend(options: argparse.Namespace) -> None:
     """Until it is killed."""
     bus = await Bus.connect(options.nats, name=options.name)
     await until(KvBucket(bus, keys.LEADER).provision)
-    lease = Lease(bus, options.name, f"{options.name}-{os.getpid()}")
+    lease = Lease(GatewayIdentity(bus, options.name, f"{options.name}-{os.getpid()}"))
     contending = asyncio.create_task(lease.run())
     log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     while not contending.done():

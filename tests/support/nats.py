@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,9 @@ class NatsServer:
     def freeze(self) -> None:
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(
+            os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT
+        )  # its threads stop one by one
 
     def thaw(self) -> None:
         assert self._process

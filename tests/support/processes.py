@@ -77,6 +77,16 @@ class Process:
         assert self._process
         self._process.send_signal(number)
 
+    async def ended(self, seconds: float) -> int:
+        """Its exit code; raises ``TimeoutError``."""
+        assert self._process
+        return await asyncio.wait_for(self._process.wait(), seconds)
+
+    @property
+    def logged(self) -> str:
+        """All that it has said, on both of its outputs."""
+        return self._log.read_text()
+
 
 class ProcessFleet:
     """Real processes around one nats-server."""
@@ -99,7 +109,7 @@ class ProcessFleet:
                     process.thaw()
                 await process.kill()
 
-    async def add_gateway(self, *, models: str = "") -> str:
+    async def add_gateway(self, *, models: str = "", drain_seconds: float | None = None) -> str:
         """Its URL; does not wait. *models*: its models.toml."""
         port, name = free_port(), f"gateway{len(self.gateways) + 1}"
         command = [sys.executable, "-m", "cortex", "serve", "--nats", self.nats.url]
@@ -107,6 +117,10 @@ class ProcessFleet:
         self.metrics_urls.append(f"http://127.0.0.1:{metrics}/metrics")
         command += ["--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics}"]
         command += ["--models", models] if models else []
+        if drain_seconds is not None:
+            settings = self._logs / f"{name}.toml"
+            settings.write_text(f"[gateway]\ndrain_seconds = {drain_seconds}\n")
+            command += ["--config", str(settings)]
         process = Process(name, command, self._logs / f"{name}.log")
         await process.start()
         self.gateways.append(process)

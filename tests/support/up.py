@@ -28,6 +28,7 @@ class Up:
     """A running ``cortex up``."""
 
     def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
         self._log = data.parent / f"{data.name}.out"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

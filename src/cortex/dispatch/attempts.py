@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
 from cortex.dispatch import router
+from cortex.dispatch.hand_over import too_large
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.wait_budget import WaitBudget
 from cortex.fleet.state import Fleet, Placed
 from cortex.streams.events import Move
+from cortex.streams.lifecycle import ATTEMPT, AttemptPhase, AttemptStep, Lifecycle
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.bus.connection import BusOverflow
@@ -27,7 +30,7 @@ from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.job import Cancel, Job, Priority
 from protocol.runtime.waiting import wait_at_most
 
-log = logging.getLogger("carrier")
+log = logging.getLogger("attempts")
 
 DIRECT_SECONDS = 0.25
 """How long a neuron may take to answer on the direct lane, and the time to read the job's text."""
@@ -93,18 +96,19 @@ class Attempts:
         self._decide = decide
         self._model = stream.job.request.model
         self._deaths = 0
+        self._life = Lifecycle(ATTEMPT, AttemptPhase.QUEUED)
 
     async def begin(self, near: str) -> None:
         """The first attempt, until a neuron has the job or has refused it. *near* may have the
         prompt's beginning in its cache, and is asked before the others; empty = nobody."""
         job = self._stream.job
         if self._is_worth_asking(near):
-            self._stream.record.was_near = await self._ask(near, job)
+            self._stream.record.was_near = await self._offer(near, job)
             if self._stream.record.was_near:
                 return
             job = self._next_job(job.priority)
-        await self._hand_over(job)
-        await self._until_taken(WaitBudget(self._model), is_patient=False)
+        await self._hand_over_to_all(job)
+        await self._until_taken(WaitBudget(self._model, time.monotonic), is_patient=False)
 
     def _is_worth_asking(self, near: str) -> bool:
         """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
@@ -119,7 +123,9 @@ class Attempts:
 
     async def taken_up(self, node: str) -> None:
         """All of it for a stream that already runs on *node*, which has been asked for it."""
+        self._life.step(AttemptStep.OFFER)
         await wait_at_most(self._stream.turn, DIRECT_SECONDS * 4)
+        self._settle()
         if not self._stream.turn.is_set():
             why = f"Node {node} did not answer."
             self._stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why)))
@@ -132,8 +138,11 @@ class Attempts:
         while True:
             await stream.turn.wait()
             stream.turn.clear()
-            if stream.move is not None:
-                await self._move(stream.move)
+            if stream.move is None:
+                continue
+            if self._life.phase is AttemptPhase.ACCEPTED:
+                self._life.step(AttemptStep.LOSE)
+            await self._move(stream.move)
 
     async def _move(self, move: Move) -> None:
         """Until another neuron has the job."""
@@ -149,10 +158,12 @@ class Attempts:
             stream.job.attempt,
             move.error.message,
         )
-        budget = WaitBudget(self._model)
+        budget = WaitBudget(self._model, time.monotonic)
         async with self._sources.leaving(left):
             self._receiver.steer(stream, Cancel(stream.job.attempt))
             for rounds in itertools.count(1):
+                if stream.state.is_over:  # its end came while nobody was being asked
+                    return
                 if await self._place(left, budget):
                     break
                 refused = stream.move
@@ -167,18 +178,17 @@ class Attempts:
     async def _place(self, left: str, budget: WaitBudget) -> bool:
         """One round: tries every neuron with room, then the stream."""
         for placed in self._candidates(left):
-            if await self._ask(placed.record.node, self._next_job(self._stream.job.priority)):
+            if await self._offer(placed.record.node, self._next_job(self._stream.job.priority)):
                 return True
         if not self._fleet.ready(self._model):
             return False
         try:
-            await self._hand_over(self._next_job(Priority.HIGH))
+            await self._hand_over_to_all(self._next_job(Priority.HIGH))
         except FleetError as error:
             if error.error.code is ErrorCode.BUS_UNAVAILABLE:
                 return False  # a stream bears that longer than a new request
             raise
-        await self._until_taken(budget, is_patient=True)
-        return self._is_taken
+        return await self._until_taken(budget, is_patient=True)
 
     def _candidates(self, left: str) -> list[Placed]:
         """Nodes with room, those first that compute the same to the bit, then the fastest."""
@@ -193,25 +203,39 @@ class Attempts:
         ready = [p for p in self._fleet.ready(self._model) if p.load.free_slots > 0]
         return sorted((p for p in ready if p.record.node != left), key=rank)
 
-    async def _ask(self, node: str, job: Job) -> bool:
-        """Offers the job to one neuron directly."""
+    async def _offer(self, node: str, job: Job) -> bool:
+        """Offers the job to one neuron directly; True when it has taken it."""
+        self._life.step(AttemptStep.OFFER)
         data = codec.encode(job)
         try:
             await self._bus.publish(subjects.run(self._model, node), data)
         except BusOverflow as error:
             raise too_large(error) from None
         await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
-        return self._is_taken
+        return self._settle()
 
-    async def _until_taken(self, budget: WaitBudget, *, is_patient: bool) -> None:
-        """Until a neuron has accepted or refused the job."""
+    async def _hand_over_to_all(self, job: Job) -> None:
+        """Stores the job for any neuron to take."""
+        self._life.step(AttemptStep.HAND_OVER)
+        try:
+            await self._hand_over(job)
+        except FleetError:
+            self._life.step(AttemptStep.REFUSE)
+            raise
+
+    async def _until_taken(self, budget: WaitBudget, *, is_patient: bool) -> bool:
+        """Waits until a neuron has accepted or refused the job; True when it has taken it."""
         while not self._stream.turn.is_set():
             await wait_at_most(self._stream.turn, _LOOK_AGAIN_SECONDS)
             self._check(budget, is_patient=is_patient)
+        return self._settle()
 
-    @property
-    def _is_taken(self) -> bool:
-        return bool(self._stream.state.instance) or self._stream.state.is_over
+    def _settle(self) -> bool:
+        """Notes how the present attempt was received; True when a neuron has it, or nobody needs
+        one any more."""
+        is_taken = bool(self._stream.state.instance) or self._stream.state.is_over
+        self._life.step(AttemptStep.ACCEPT if is_taken else AttemptStep.REFUSE)
+        return is_taken
 
     def _check(self, budget: WaitBudget, *, is_patient: bool) -> None:
         budget.check(self._decide(self._model), is_patient=is_patient)
@@ -252,12 +276,3 @@ class Attempts:
                 f"{state.node}: {move.error.message} It will not be tried again. See that node's "
                 "log, and send a shorter or different request.",
             )
-
-
-def too_large(error: BusOverflow) -> FleetError:
-    """What a client is told about a job that does not fit through the bus."""
-    return FleetError(
-        ErrorCode.REQUEST_TOO_LARGE,
-        f"The request and room for its answer take {error.size:,} bytes on the bus, more than its "
-        f"limit of {error.limit:,}. Send less text, or set a smaller max_tokens.",
-    )

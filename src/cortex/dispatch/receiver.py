@@ -21,23 +21,13 @@ from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
 from protocol.job import Cancel, Job, Resend, Steer
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("receiver")
 
-WATCH_EVERY_SECONDS = 0.1
-PROBE_AFTER_SECONDS = 0.9
-LOST_AFTER_SECONDS = 1.3
-"""Silence after which a neuron counts as lost; it is probed before that. Neurons send a
-``KeepAlive`` every 0.5 s."""
-ECHO_SECONDS = 0.9
-"""Our own heartbeat comes back through the server at least this often, or we hear nothing."""
 IDLE_SECONDS = 300.0
 """A stream that has a neuron ends after this long without a token or a step of the prompt; one that
 makes progress has no limit."""
-CUT_OFF_SECONDS = 15.0
-"""Running streams end with an error when NATS has been silent for this long."""
-LAG_SECONDS = 0.25
-"""A stall of this process for longer means that frames sent meanwhile were not read in time."""
 _REPAIR_EVERY_SECONDS = 0.2
 _STOP_EVERY_SECONDS = 0.5
 
@@ -103,7 +93,9 @@ class Receiver:
         *,
         acknowledge: Callable[[str], Coroutine[Any, Any, None]],
         node_of_instance: Callable[[str], str | None],
+        timing: Timing = NORMAL,
     ) -> None:
+        self._timing = timing
         self._bus = bus
         self._gateway = gateway
         self._acknowledge = acknowledge
@@ -129,7 +121,7 @@ class Receiver:
         earlier = self._streams.get(stream.job.id)
         if earlier is not None:
             taken_up = WireError(ErrorCode.STREAM_LOST, "Another connection claimed this stream.")
-            earlier.state.is_over = True
+            earlier.state.give_up()
             earlier.deliver(Broken(taken_up))
         self._streams[stream.job.id] = stream
         try:
@@ -155,7 +147,7 @@ class Receiver:
         """Ends the stream with an error that did not come from a neuron."""
         if not stream.state.is_over:
             self.steer(stream, Cancel(stream.job.attempt))
-            stream.state.is_over = True
+            stream.state.give_up()
             stream.deliver(Broken(error.error))
 
     async def run(self) -> None:
@@ -170,8 +162,9 @@ class Receiver:
         try:
             while True:
                 before = time.monotonic()
-                await asyncio.sleep(WATCH_EVERY_SECONDS)
-                self._watch(lag_seconds=time.monotonic() - before - WATCH_EVERY_SECONDS)
+                await asyncio.sleep(self._timing.watch_seconds)
+                lag_seconds = time.monotonic() - before - self._timing.watch_seconds
+                self._watch(lag_seconds)
         finally:
             forget_reconnect()
             await replies.stop()
@@ -232,40 +225,40 @@ class Receiver:
         """Records that our own heartbeat came back: the server and our connection to it are
         alive."""
         now = time.monotonic()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > self._timing.echo_seconds:
             log.warning("NATS was silent for %.1f s", now - self._echo_at)
             self._ask_everyone()
         self._echo_at = now
 
     def _watch(self, lag_seconds: float) -> None:
         """Ends attempts of silent neurons; silence counts only while we could have heard them."""
-        now = time.monotonic()
-        if lag_seconds > LAG_SECONDS:
+        now, times = time.monotonic(), self._timing
+        if lag_seconds > times.lag_seconds:
             log.warning("this gateway's event loop stalled for %.1f s", lag_seconds)
-            self._echo_at = max(self._echo_at, now - ECHO_SECONDS)
+            self._echo_at = max(self._echo_at, now - times.echo_seconds)
             self._ask_everyone()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > times.echo_seconds:
             self._heard_since = now
-            if now - self._echo_at > CUT_OFF_SECONDS:
+            if now - self._echo_at > times.cut_off_seconds:
                 self._cut_off()
             return
         for stream in list(self._streams.values()):
             if stream.state.is_over or stream.move is not None:
                 continue
             silence = now - max(stream.heard_at, self._heard_since)
-            if silence > LOST_AFTER_SECONDS:
+            if silence > times.lost_after_seconds:
                 why = f"Node {stream.state.node} has been silent for {silence:.1f} s."
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
             elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
                 why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
                 self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
-            elif silence > PROBE_AFTER_SECONDS and stream.asked_at < now - PROBE_AFTER_SECONDS:
+            elif min(silence, now - stream.asked_at) > times.probe_after_seconds:
                 self._ask(stream, stream.state.node, stream.state.next_index)
 
     def _cut_off(self) -> None:
         error = FleetError(
             ErrorCode.BUS_UNAVAILABLE,
-            f"The gateway has heard nothing from NATS for {CUT_OFF_SECONDS:.0f} s.",
+            f"The gateway has heard nothing from NATS for {self._timing.cut_off_seconds:.0f} s.",
             retry_after_seconds=5,
         )
         for stream in list(self._streams.values()):

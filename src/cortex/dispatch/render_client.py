@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from cortex.dispatch import router
-from cortex.dispatch.dispatcher import Dispatcher
+from cortex.dispatch.decisions import Decisions
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
 from protocol import codec, subjects
@@ -26,7 +26,7 @@ class RenderClient(NamedTuple):
     bus: Bus
     fleet: Fleet
     catalogue: Catalogue
-    dispatcher: Dispatcher
+    decisions: Decisions
 
     async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
         """Renders the prompt of *request*. Raises ``FleetError`` when it has none, or when no node
@@ -51,7 +51,7 @@ class RenderClient(NamedTuple):
                 return rendered
             if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
                 raise FleetError.of(rendered.error)
-        decision = self.dispatcher.decide(model)
+        decision = self.decisions.decide(model)
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)
         raise FleetError(

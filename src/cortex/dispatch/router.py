@@ -1,6 +1,6 @@
-"""Where a request goes: a pure decision over the picture of the fleet.
+"""Where a request goes: a pure decision over what is known about its model.
 
-In: the model's name and what is known about it. Out: run it, wait for it, or refuse with a reason
+In: a :class:`ModelView`. Out: run it, wait for a load, have it loaded, or refuse with a reason
 that a person can act on. No I/O, no clock.
 """
 
@@ -47,48 +47,55 @@ _ON_ITS_WAY = (ModelState.FETCHING, ModelState.LOADING)
 _RETRY_SECONDS = 5
 
 
-def decide(
-    model: str,
-    placed: Sequence[Placed],
-    known_models: Sequence[str],
-    *,
-    could: FitResult | None = None,
-    lost_node: str = "",
-    is_listed: bool = False,
-    is_unsettled: bool = False,
-) -> Decision:
-    """*placed*: where the model is, on living nodes; *known_models*: all of the fleet's; *could*:
-    where it could be loaded, were nothing in use; *lost_node* had the model until a moment ago;
-    *is_listed*: it has a profile in the catalogue; *is_unsettled*: not everybody has been heard
-    yet, or somebody who could load it is silent."""
+class ModelView(NamedTuple):
+    """What is known about one model at one moment; for a ready model, *placed* is enough."""
+
+    model: str
+    placed: tuple[Placed, ...] = ()
+    """Where it is or is on its way, on living nodes."""
+    known_models: tuple[str, ...] = ()
+    """Every model of the fleet and of the catalogue."""
+    feasible: FitResult | None = None
+    """Where it could be loaded if nothing were in use."""
+    lost_node: str = ""
+    """The node that had it until a moment ago."""
+    is_listed: bool = False
+    """Whether it has a profile in the catalogue."""
+    is_unsettled: bool = False
+    """Whether some node has not been heard yet, or one that could load it is silent."""
+
+
+def decide(view: ModelView) -> Decision:
+    """Decides what a request for the model of *view* should do."""
+    model, placed, feasible = view.model, view.placed, view.feasible
     states = {p.record.state for p in placed}
     if ModelState.READY in states:
         return Run()
     on_its_way = [p.record for p in placed if p.record.state in _ON_ITS_WAY]
     if on_its_way:
         return Wait(_how_far(on_its_way[0]))
-    if could is not None and could.fits:
-        return Load(_why_not_yet(could.fits[0]))
+    if feasible is not None and feasible.fits:
+        return Load(_why_not_yet(feasible.fits[0]))
     if placed:
         return Refuse(_why_unavailable(model, placed))
-    if lost_node:
+    if view.lost_node:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} was on node {lost_node}, which has gone silent; no other node has it. Try "
-            "again shortly.",
+            f"{model} was on node {view.lost_node}, which has fallen silent; no other node has it.",
             retry_after_seconds=_RETRY_SECONDS,
         )
         return Refuse(error, may_change=True)
-    if could is not None and could.misfits and (is_listed or model in known_models):
-        return Refuse(_nowhere(model, could.misfits), may_change=is_unsettled)
-    if is_listed:
+    is_known = view.is_listed or model in view.known_models
+    if feasible is not None and feasible.misfits and is_known:
+        return Refuse(_nowhere(model, feasible.misfits), may_change=view.is_unsettled)
+    if view.is_listed:
         error = WireError(
             ErrorCode.MODEL_UNAVAILABLE,
             f"{model} is in the catalogue, but no living node can load it. Start a neuron.",
             retry_after_seconds=_RETRY_SECONDS,
         )
-        return Refuse(error, may_change=is_unsettled)
-    return Refuse(_unknown(model, known_models), may_change=is_unsettled)
+        return Refuse(error, may_change=view.is_unsettled)
+    return Refuse(_unknown(model, view.known_models), may_change=view.is_unsettled)
 
 
 def _how_far(record: ModelRecord) -> str:

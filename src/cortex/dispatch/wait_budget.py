@@ -1,10 +1,10 @@
-"""Limits how long one request waits: for a turn, for its model to load, for a node that has it."""
+"""Limits how long one request waits: for a turn, for its model to load, for a node that has it.
+Pure."""
 
-import time
 from collections.abc import Callable
 
 from cortex.dispatch import router
-from cortex.placement.demand_writer import PLACE_SECONDS
+from cortex.placement.options import PLACE_SECONDS
 from protocol.errors import ErrorCode, FleetError
 
 QUEUE_SECONDS = 60.0
@@ -22,7 +22,7 @@ class WaitBudget:
     def __init__(
         self,
         model: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
         self._model = model

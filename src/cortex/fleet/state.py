@@ -22,19 +22,9 @@ from protocol.fleet import (
 )
 from protocol.names import InvalidName
 from protocol.runtime.waiting import wait_at_most
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("fleet")
-
-HEARTBEAT_TIMEOUT_SECONDS = 1.6
-"""Three missed heartbeats at 2 Hz, and a little."""
-
-NEW_SECONDS = 0.7
-"""All living nodes have sent a heartbeat in it."""
-REMEMBER_SECONDS = 30.0
-"""A node that has been silent for less may be back."""
-
-SETTLED_SECONDS = 3.0
-"""So long after a node's start, what it has not said it has, it has not."""
 
 Clock = Callable[[], float]
 
@@ -67,9 +57,13 @@ class Fleet:
     """All nodes. *changed* is a condition-like event: waiters get a fresh one for each change."""
 
     def __init__(
-        self, clock: Clock = time.monotonic, admitted: frozenset[str] = frozenset()
+        self,
+        clock: Clock = time.monotonic,
+        admitted: frozenset[str] = frozenset(),
+        timing: Timing = NORMAL,
     ) -> None:
         """*admitted*: others are ignored; empty = all are welcome."""
+        self._timing = timing
         self._clock = clock
         self._admitted = admitted
         self._strangers: set[str] = set()
@@ -141,7 +135,7 @@ class Fleet:
 
     def is_alive(self, node: Node) -> bool:
         """Whether its heartbeats arrive."""
-        return self._clock() - node.heard_at < HEARTBEAT_TIMEOUT_SECONDS
+        return self._clock() - node.heard_at < self._timing.node_gone_seconds
 
     def alive(self) -> Iterator[Node]:
         """The living nodes."""
@@ -159,7 +153,7 @@ class Fleet:
     def is_unsettled(self) -> bool:
         """Whether some nodes may not have been heard yet, as this gateway has just started, or
         have not said yet what they are."""
-        if self._clock() - self._began < NEW_SECONDS:
+        if self._clock() - self._began < self._timing.all_heard_seconds:
             return True
         return any(node.info is None for node in self.alive())
 
@@ -173,15 +167,17 @@ class Fleet:
         return any(self._is_missed(node) for node in self._having.get(model, {}).values())
 
     def _is_missed(self, node: Node) -> bool:
-        return self._clock() - node.heard_at < REMEMBER_SECONDS and not self.is_alive(node)
+        silence = self._clock() - node.heard_at
+        return silence < self._timing.remember_seconds and not self.is_alive(node)
 
     def remembers(self, model: str) -> str:
         """The node that had a model until a moment ago: it may be back, or restarting; or empty."""
         name, at = self._served.get(model, ("", float("-inf")))
         now, node = self._clock(), self._nodes.get(name)
-        if node is None or now - at >= REMEMBER_SECONDS:
+        if node is None or now - at >= self._timing.remember_seconds:
             return ""
-        has_unloaded_it = self.is_alive(node) and now - node.began_at >= SETTLED_SECONDS
+        is_settled = now - node.began_at >= self._timing.settled_seconds
+        has_unloaded_it = self.is_alive(node) and is_settled
         return "" if has_unloaded_it else name
 
     def records(self, model: str) -> list[ModelRecord]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from protocol import codec, keys
 from protocol.placement import Wanted
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("placer")
 
@@ -33,8 +34,11 @@ class _Heard(NamedTuple):
 class Demands:
     """The demand for every model, over all gateways."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, timing: Timing = NORMAL
+    ) -> None:
         self._clock = clock
+        self._timing = timing
         self._heard: dict[str, _Heard] = {}
 
     def key_changed(self, key: str, value: bytes | None) -> None:
@@ -55,7 +59,7 @@ class Demands:
         now = self._clock()
         found: dict[str, Demand] = {}
         for wanted, at in self._heard.values():
-            if now - at > keys.WANTED_TTL_SECONDS:
+            if now - at > self._timing.wanted_ttl_seconds:
                 continue  # its gateway is gone; while NATS is away, no expiry reports that
             waited = wanted.waited_seconds + now - at
             one = Demand(wanted.waiting, waited, wanted.bound_seconds)

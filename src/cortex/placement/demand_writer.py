@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, keys
 from protocol.bus import KvBucket
 from protocol.placement import Wanted
@@ -71,15 +72,14 @@ class DemandWriter:
 
     def __init__(
         self,
-        bucket: KvBucket,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         waiting: Callable[[], dict[str, WaitingRequests]],
         bound_seconds: float,
     ) -> None:
-        self._bucket = bucket
-        self._gateway = gateway
-        self._instance = instance
+        self._timing = identity.timing
+        self._bucket = KvBucket(identity.bus, keys.WANTED)
+        self._gateway = identity.gateway
+        self._instance = identity.instance
         self._waiting = waiting
         self._bound = bound_seconds
         self._written: dict[str, _Written] = {}
@@ -102,7 +102,7 @@ class DemandWriter:
         for model, (count, seconds) in waiting.items():
             known = self._written.get(model)
             if known is not None:
-                pause = keys.WANTED_EVERY_SECONDS
+                pause = self._timing.wanted_every_seconds
                 if known.waiting != count:
                     pause = CHANGED_SECONDS
                 if now - known.at < pause:
@@ -111,14 +111,9 @@ class DemandWriter:
                 self._instance, model, self._gateway, count, round(seconds, 2), self._bound
             )
             key = keys.wanted(model, self._gateway)
-            ttl = keys.WANTED_TTL_SECONDS
+            ttl = self._timing.wanted_ttl_seconds
             if await self._bucket.put(key, codec.encode(wanted), ttl_seconds=ttl):
                 self._written[model] = _Written(count, now)
         for model in set(self._written) - set(waiting):
             if await self._bucket.delete(keys.wanted(model, self._gateway)):
                 del self._written[model]
-
-
-PLACE_SECONDS = 120.0
-"""How long a request waits for room for its model, beside others that are in use, unless
-``load_wait_seconds`` says otherwise."""

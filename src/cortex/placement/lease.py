@@ -12,20 +12,13 @@ import logging
 import time
 from collections.abc import Callable
 
+from cortex.identity import GatewayIdentity
 from protocol import codec, keys
-from protocol.bus import Bus, KvBucket, KvView
+from protocol.bus import KvBucket, KvView
 from protocol.leader import Epoch, LeaseRecord
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("placer")
-
-MARGIN_SECONDS = 0.25
-"""Margin for orders that are still on their way when the lease ends."""
-RENEW_SECONDS = keys.LEASE_SECONDS / 4
-"""Time between renewals; two in a row may get lost."""
-LOOK_SECONDS = 0.4
-"""How often a gateway checks whether the lease is free, in case it missed its end: less than what a
-takeover may take beyond the TTL."""
 
 
 def seconds_since_boot() -> float:
@@ -39,15 +32,14 @@ class Lease:
 
     def __init__(
         self,
-        bus: Bus,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
-        self._bus = bus
-        self._record = codec.encode(LeaseRecord(instance, gateway))
+        bus = self._bus = identity.bus
+        self._timing = identity.timing
+        self._record = codec.encode(LeaseRecord(identity.instance, identity.gateway))
         self._on_change = on_change
         self._clock = clock
         self._bucket = KvBucket(bus, keys.LEADER)
@@ -105,7 +97,8 @@ class Lease:
                 if self._bus.is_connected and not self._is_leaving:
                     await (self._renew() if self._epoch else self._take())
             # The time spent waiting for an answer in vain counts as part of the pause.
-            again = began + (RENEW_SECONDS if self._epoch else LOOK_SECONDS)
+            times = self._timing
+            again = began + (times.lease_renew_seconds if self._epoch else times.lease_look_seconds)
             await wait_at_most(self._woken, max(0.0, again - now()))
 
     async def _take(self) -> None:
@@ -160,11 +153,11 @@ class Lease:
     async def _put(self, *, after: int) -> int | None:
         began = self._clock()  # the server starts to count later than this
         sequence = await self._bucket.put_if(
-            keys.PLACER, self._record, after=after, ttl_seconds=keys.LEASE_SECONDS
+            keys.PLACER, self._record, after=after, ttl_seconds=self._timing.lease_ttl_seconds
         )
         if sequence:
             self._sequence = sequence
-            self._until = began + keys.LEASE_SECONDS - MARGIN_SECONDS
+            self._until = began + self._timing.lease_held_seconds
             self._tell_at_the_end()
         return sequence
 

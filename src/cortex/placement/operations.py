@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement.eviction import Strategy, rank_victims
 from cortex.placement.fit import (
     Fit,
@@ -24,7 +25,7 @@ from cortex.placement.node_orders import NodeOrders, Order
 from cortex.placement.pins import OperatorIntent
 from cortex.placement.snapshot import SnapshotBuilder
 from protocol import codec, keys
-from protocol.bus import Bus, KvBucket
+from protocol.bus import KvBucket
 from protocol.catalogue import CatalogueRecord, Origin, Profile
 from protocol.errors import ErrorCode, FleetError
 from protocol.fleet import ModelState
@@ -55,8 +56,7 @@ class Operations:
 
     def __init__(
         self,
-        bus: Bus,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         fleet: Fleet,
         catalogue: Catalogue,
@@ -64,8 +64,8 @@ class Operations:
         snapshots: SnapshotBuilder,
         strategy: Strategy,
     ) -> None:
-        self._bus = bus
-        self._instance = instance
+        self._bus = bus = identity.bus
+        self._instance = identity.instance
         self._fleet = fleet
         self._catalogue = catalogue
         self._intent = intent
@@ -114,9 +114,8 @@ class Operations:
             Victim(victim.model, self._snapshots.drain_seconds(victim.model))
             for victim in fit.victims
         )
-        devices = (
-            fit.devices if fit.has_files else ()
-        )  # before the node has the files, it does not know what the model takes
+        # before the node has the files, it does not know what the model takes
+        devices = fit.devices if fit.has_files else ()
         said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
         await self._order(fit.node, said)
         return planned

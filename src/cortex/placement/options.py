@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
-from cortex.placement.demand_writer import PLACE_SECONDS
 from cortex.placement.eviction import Strategy
+
+PLACE_SECONDS = 120.0
+"""How long a request waits for its model's load to begin, unless ``load_wait_seconds`` says
+otherwise."""
 
 
 class PlacementOptions(NamedTuple):

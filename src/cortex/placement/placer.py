@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement import planner
 from cortex.placement.demand import Demands
-from cortex.placement.eviction import Strategy, eviction_candidates
+from cortex.placement.eviction import eviction_candidates
 from cortex.placement.fit import NodeView
 from cortex.placement.kv_mirror import KvMirror
 from cortex.placement.node_orders import NodeOrders, Order, verb_of
+from cortex.placement.options import PlacementOptions
 from cortex.placement.snapshot import Key, Snapshot, SnapshotBuilder
 from protocol import codec, keys
-from protocol.bus import Bus
 from protocol.fleet import ModelState
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
@@ -48,46 +49,50 @@ class _Sent(NamedTuple):
     at: float
 
 
+class Published(NamedTuple):
+    """The records that the placer keeps in KV for people."""
+
+    placements: KvMirror
+    """Where each model is, and why."""
+    evictions: KvMirror
+    """Each node's eviction order."""
+
+
 class Placer:
     """Places models while its gateway holds the lease; *epoch* is None while another gateway
     does."""
 
     def __init__(
         self,
-        bus: Bus,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         epoch: Callable[[], Epoch | None],
         fleet: Fleet,
         catalogue: Catalogue,
         demands: Demands,
         snapshots: SnapshotBuilder,
-        placements: KvMirror,
-        evictions: KvMirror,
-        strategy: Strategy,
-        defrag_after: int,
+        published: Published,
+        options: PlacementOptions,
     ) -> None:
-        self._bus = bus
-        self._instance = instance
-        self._orders = NodeOrders(bus)
+        self._bus = identity.bus
+        self._instance = identity.instance
+        self._orders = NodeOrders(identity.bus)
         self._epoch = epoch
         self._fleet = fleet
         self._catalogue = catalogue
         self._demands = demands
         self._snapshots = snapshots
-        self._placements = placements
-        self._evictions = evictions
-        self._strategy = strategy
-        self._defrag_after = defrag_after
+        self._published = published
+        self._strategy = options.strategy
+        self._defrag_after = options.defrag_after_cycles
         self._sent: dict[str, _Sent] = {}
         self._told: dict[Key, float] = {}
         self._cooling: dict[Key, tuple[float, str]] = {}
         self._whys: dict[Key, Placement] = {}
         self._woken = asyncio.Event()
         self._written = float("-inf")
-        self.loads_ordered = 0
-        self.evictions_ordered = 0
-        self.recycles_ordered = 0
+        self.ordered = dict.fromkeys(("load", "evict", "recycle"), 0)
+        """Orders that nodes have accepted since the start, by kind; load victims are evictions."""
 
     def wake(self) -> None:
         """Looks again at once, as something has changed."""
@@ -152,9 +157,10 @@ class Placer:
         self._whys[load.node, load.model] = Placement(
             self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
         )
-        self.loads_ordered += 1
-        self.evictions_ordered += len(load.victims)
-        if not await self._order(load.node, order):
+        if await self._order(load.node, order):
+            self.ordered["load"] += 1
+            self.ordered["evict"] += len(load.victims)
+        else:
             self._sent.pop(load.node, None)
 
     async def _unload(self, unload: planner.UnloadAction, epoch: Epoch) -> None:
@@ -167,11 +173,11 @@ class Placer:
             unload.node,
             unload.why,
         )
-        self.evictions_ordered += 1
         order = UnloadOrder(
             unload.model, self._snapshots.drain_seconds(unload.model), epoch, unload.why
         )
-        await self._order(unload.node, order)
+        if await self._order(unload.node, order):
+            self.ordered["evict"] += 1
 
     async def _pull(self, pull: planner.PullAction, epoch: Epoch) -> None:
         if self._is_told(pull.node, pull.model):
@@ -184,7 +190,6 @@ class Placer:
     async def _recycle(self, recycle: planner.RecycleAction, epoch: Epoch) -> None:
         if self._is_told(recycle.node, recycle.model):
             return
-        self.recycles_ordered += 1
         log.info("restarting the engine of %s on %s: %s", recycle.model, recycle.node, recycle.why)
         began = next(
             (
@@ -195,10 +200,10 @@ class Placer:
             0,
         )
         order = RecycleOrder(recycle.model, began + recycle.loads, epoch)
-        if not await self._order(recycle.node, order):
-            self._told.pop(
-                (recycle.node, recycle.model), None
-            )  # it is in use by now: ask again soon
+        if await self._order(recycle.node, order):
+            self.ordered["recycle"] += 1
+        else:
+            self._told.pop((recycle.node, recycle.model), None)  # in use by now: ask again soon
 
     def _is_told(self, node: str, model: str) -> bool:
         """Whether an order to the node has just gone out and cannot have shown its effect yet."""
@@ -260,9 +265,9 @@ class Placer:
             )
             for key, resident in here.items()
         }
-        await self._placements.show(shown)
+        await self._published.placements.show(shown)
         orders = {keys.eviction(n.name): self._eviction_order(n, epoch) for n in snapshot.nodes}
-        await self._evictions.show(orders)
+        await self._published.evictions.show(orders)
 
     def _eviction_order(self, node: NodeView, epoch: Epoch) -> bytes:
         order = tuple(eviction_candidates(node.residents, self._strategy))

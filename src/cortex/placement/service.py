@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
+from cortex.identity import GatewayIdentity
 from cortex.placement.demand import Demands
 from cortex.placement.feasibility import Feasibility
 from cortex.placement.kv_mirror import KvMirror
@@ -16,10 +17,10 @@ from cortex.placement.lease import Lease
 from cortex.placement.operations import Operations
 from cortex.placement.options import PlacementOptions
 from cortex.placement.pins import OperatorIntent
-from cortex.placement.placer import Placer
+from cortex.placement.placer import Placer, Published
 from cortex.placement.snapshot import SnapshotBuilder
 from protocol import keys
-from protocol.bus import Bus, KvBucket, KvView
+from protocol.bus import KvBucket, KvView
 from protocol.bus.view import Listener
 
 
@@ -28,49 +29,47 @@ class PlacementService:
 
     def __init__(
         self,
-        bus: Bus,
-        gateway: str,
-        instance: str,
+        identity: GatewayIdentity,
         *,
         fleet: Fleet,
         catalogue: Catalogue,
         options: PlacementOptions,
         on_change: Callable[[], None],
     ) -> None:
+        bus = identity.bus
         self._on_change = on_change
         self.strategy = options.strategy
         self.intent = OperatorIntent()
-        self.demands = Demands()
+        self.demands = Demands(timing=identity.timing)
         self.snapshots = SnapshotBuilder(fleet, catalogue, self.demands, self.intent)
         self.feasibility = Feasibility(self.snapshots, fleet, catalogue)
         self.operations = Operations(
-            bus,
-            instance,
+            identity,
             fleet=fleet,
             catalogue=catalogue,
             intent=self.intent,
             snapshots=self.snapshots,
             strategy=options.strategy,
         )
-        self.lease = Lease(bus, gateway, instance, on_change=self._lease_changed)
+        self.lease = Lease(identity, on_change=self._lease_changed)
         placement = KvView(bus, keys.PLACEMENT, self._then_place(self.intent.key_changed))
         eviction = KvView(bus, keys.EVICTION, _unread)
         wanted = KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed))
         self._views = (placement, eviction, wanted)
         self.placer = Placer(
-            bus,
-            instance,
+            identity,
             epoch=lambda: self.lease.epoch,
             fleet=fleet,
             catalogue=catalogue,
             demands=self.demands,
             snapshots=self.snapshots,
-            placements=KvMirror(
-                KvBucket(bus, keys.PLACEMENT), placement, lambda key: key.startswith("node.")
+            published=Published(
+                placements=KvMirror(
+                    KvBucket(bus, keys.PLACEMENT), placement, lambda key: key.startswith("node.")
+                ),
+                evictions=KvMirror(KvBucket(bus, keys.EVICTION), eviction, lambda _: True),
             ),
-            evictions=KvMirror(KvBucket(bus, keys.EVICTION), eviction, lambda _: True),
-            strategy=options.strategy,
-            defrag_after=options.defrag_after_cycles,
+            options=options,
         )
 
     async def run(self) -> None:

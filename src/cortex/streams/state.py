@@ -20,6 +20,7 @@ from cortex.streams.events import (
     Started,
     Stranger,
 )
+from cortex.streams.lifecycle import STREAM, Lifecycle, StreamPhase, StreamStep
 from protocol import frames
 from protocol.errors import ErrorCode, WireError
 from protocol.frames import Phase
@@ -44,11 +45,20 @@ class StreamState:
         """Of the first attempt that was accepted."""
         self.is_exact = True
         """All attempts compute the same to the bit, as far as their nodes tell."""
-        self.is_over = False
+        self._life = Lifecycle(STREAM, StreamPhase.WAITING)
         self.was_held = False
         """The engine of the present attempt has not seen it, as far as is known."""
         self._attempt_began_at = 0
         self._cached_tokens = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that arrives changes the stream any more."""
+        return self._life.phase is StreamPhase.OVER
+
+    def give_up(self) -> None:
+        """Ends the stream for a reason that no neuron gave."""
+        self._life.step(StreamStep.GIVEN_UP)
 
     @property
     def next_index(self) -> int:
@@ -62,6 +72,7 @@ class StreamState:
 
     def next_attempt(self, attempt: int) -> None:
         """From now on only frames of *attempt* count."""
+        self._life.step(StreamStep.NEXT_ATTEMPT)
         self.attempt = attempt
         self.instance = self.node = ""
         self.was_held = False
@@ -73,11 +84,12 @@ class StreamState:
             return None
         if frame.attempt != self.attempt:
             return Stranger(frame.instance, frame.attempt)
-        if not self.instance:
+        if self._life.phase is StreamPhase.WAITING:
             return self._before_accepted(frame)
         if frame.instance != self.instance:
             if isinstance(frame, frames.Failed) and frame.node == self.node:
-                return Move(frame.error, is_death=True)  # its process is another one now
+                self._life.step(StreamStep.LOST)  # its process is another one now
+                return Move(frame.error, is_death=True)
             return Stranger(frame.instance, frame.attempt)
         match frame:
             case frames.Delta():
@@ -85,11 +97,12 @@ class StreamState:
             case frames.KeepAlive():
                 self.was_held = frame.phase is Phase.HELD
                 if frame.next_index > self.next_index:
-                    return self._repair()
+                    return self._repair(self.instance)
+                self._life.step(StreamStep.SIGN_OF_LIFE)
                 return Alive(frame.phase, frame.done, frame.total)
             case frames.Finished():
                 if frame.next_index > self.next_index:
-                    return self._repair()
+                    return self._repair(self.instance)
                 return self._finished(frame)
             case frames.Accepted():
                 return None  # it came twice
@@ -103,16 +116,19 @@ class StreamState:
             case frames.Failed() | frames.Busy():
                 return self._refused(frame)
             case _:
-                return Repair(frame.instance, self.next_index)  # Accepted is missing
+                return self._repair(frame.instance)  # Accepted is missing
 
-    def _repair(self) -> Repair:
-        return Repair(self.instance, self.next_index)
+    def _repair(self, instance: str) -> Repair:
+        self._life.step(StreamStep.GAP)
+        return Repair(instance, self.next_index)
 
     def _accepted(self, frame: frames.Accepted) -> Event | Action | None:
         first, self.first = self.first, self.first or frame
         if first is not None and frame.prompt_hash != first.prompt_hash:
             why = f"Node {frame.node} renders another prompt than {first.node} did."
+            self._life.step(StreamStep.OTHER_PROMPT)
             return Move(WireError(ErrorCode.MODEL_UNAVAILABLE, why))
+        self._life.step(StreamStep.ACCEPTED)
         self.instance, self.node = frame.instance, frame.node
         if first is None:
             return Started(frame.node, frame.prompt_tokens, frame.max_tokens)
@@ -125,25 +141,28 @@ class StreamState:
     def _delta(self, frame: frames.Delta) -> Event | Action | None:
         known = len(self.tokens)
         if frame.index != known:
-            return self._repair() if frame.index > known else None  # or it came twice
+            return self._repair(self.instance) if frame.index > known else None  # or it came twice
         if not known:
             self._cached_tokens = frame.cached_tokens
+        self._life.step(StreamStep.TOKENS)
         new = len(frame.tokens)
         self.tokens += frame.tokens
         return Parts(frame.parts, new, known + new)
 
     def _finished(self, frame: frames.Finished) -> Ended:
-        self.is_over = True
+        self._life.step(StreamStep.FINISHED)
         usage = msgspec.structs.replace(frame.usage, cached_tokens=self._cached_tokens)
         return Ended(frame.reason, usage, frame.timings, frame.stop_text)
 
     def _refused(self, frame: frames.Failed | frames.Busy) -> Event | Action:
         if isinstance(frame, frames.Busy):
+            self._life.step(StreamStep.LOST)
             busy = f"Node {frame.node} has no free slot."
             return Move(WireError(ErrorCode.OVERLOADED, busy))
         if frame.retryable:
+            self._life.step(StreamStep.LOST)
             return Move(frame.error, is_death=frame.error.code is ErrorCode.ENGINE_FAILED)
-        self.is_over = True
+        self._life.step(StreamStep.FAILED)
         return Broken(frame.error)
 
 

@@ -4,10 +4,11 @@ Names use base units; labels never hold request ids.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
 
 from cortex.telemetry.histograms import Histogram
 from cortex.telemetry.history import History
@@ -54,6 +55,22 @@ class Outcome(StrEnum):
 
 _OFFERS = {True: "taken", False: "refused"}
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+
+
+class _CountsOf:
+    """Counts that are read when Prometheus asks."""
+
+    def __init__(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._name, self._help, self._label, self._read = name, help_text, label, read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yields the one metric family."""
+        family = CounterMetricFamily(self._name, self._help, labels=[self._label])
+        for key, count in self._read().items():
+            family.add_metric([key], count)
+        yield family
 
 
 class Metrics:
@@ -146,6 +163,12 @@ class Metrics:
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read when Prometheus scrapes."""
         Gauge(name, help_text, registry=self._registry).set_function(read)
+
+    def counter(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Exports counts that are kept elsewhere: one series for each key that *read* returns."""
+        self._registry.register(_CountsOf(name, help_text, label, read))
 
     def exposition(self) -> bytes:
         """Renders the text that Prometheus scrapes."""

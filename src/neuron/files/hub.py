@@ -1,7 +1,7 @@
-"""Model files from the Hugging Face Hub: the local cache first, else a download with progress.
+"""Model files from the Hugging Face Hub: from the local cache, else downloaded with progress.
 
-Owns the choice of files, the progress of a download and what its failures mean to people. Must
-not know what a complete model folder is: the caller's check says so.
+Owns the choice of files, a download's progress, and how its failures are explained to people. Must
+not know what makes a model folder complete: the caller's check decides that.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 LEFT_FREE_BYTES = 1_000_000_000
-"""Of a disk that models are fetched to."""
+"""Free space to leave on the disk that models are downloaded to."""
 REPORT_SECONDS = 0.3
-"""Between two reports of a download's progress."""
+"""Shortest time between two progress reports of a download."""
 
 OnProgress = Callable[[int, int], None]
-"""Bytes done and bytes in all, as far as the downloader knows by now."""
+"""Called with bytes done and total bytes, as far as the downloader knows the total."""
 Download = Callable[..., Any]
-"""``huggingface_hub.snapshot_download`` or what stands in for it."""
+"""``huggingface_hub.snapshot_download``, or its stand-in in tests."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
 _UNWANTED = (
-    # another format's copy of the weights, and those of variants in folders (onnx/, original/)
+    # another format's copy of the weights, and variants in subfolders (onnx/, original/)
     "consolidated*.safetensors",
     *(f"*/*.{suffix}" for suffix in ("safetensors", "json", "txt", "model")),
 )
@@ -48,12 +48,12 @@ def fetch(
     check: Callable[[Path], None],
     download: Download | None = None,
 ) -> Path:
-    """The cached snapshot if *check* accepts it, else a downloaded one. Runs in a thread.
+    """Returns the cached snapshot if *check* accepts it, else downloads one. Runs in a thread.
 
-    Raises :class:`FleetError`: MODEL_NOT_FOUND for what does not exist, MODEL_UNAVAILABLE for
-    what cannot be fetched now, and what *check* raises.
+    Raises :class:`FleetError`: MODEL_NOT_FOUND for what does not exist, MODEL_UNAVAILABLE for what
+    cannot be fetched now, and whatever *check* raises.
     """
-    # takes half a second, which a node with local folders does not have to wait for
+    # importing it takes half a second, which nodes with only local folders need not spend
     from huggingface_hub import snapshot_download
 
     snapshot = functools.partial(
@@ -68,9 +68,9 @@ def fetch(
         try:
             folder = Path(snapshot(local_files_only=True))
             check(folder)
-        except (FileNotFoundError, FleetError):  # not in the cache, or not all of it
+        except (FileNotFoundError, FleetError):  # not cached, or not completely
             files = []
-            with contextlib.suppress(Exception):  # the download itself says what is wrong
+            with contextlib.suppress(Exception):  # the download itself reports what is wrong
                 files = snapshot(local_files_only=False, dry_run=True)
             _check_room(repo, files)
             folder = Path(snapshot(local_files_only=False))
@@ -84,7 +84,7 @@ def fetch(
 
 
 def _check_room(repo: str, files: Any) -> None:
-    """Raises :class:`FleetError` when the disk has not the room for what is to be fetched."""
+    """Raises :class:`FleetError` when the disk has too little room for the download."""
     missing = sum(file.file_size or 0 for file in files if file.will_download)
     if not missing:
         return
@@ -95,15 +95,18 @@ def _check_room(repo: str, files: Any) -> None:
     if missing + LEFT_FREE_BYTES > free:
         raise FleetError(
             ErrorCode.MODEL_UNAVAILABLE,
-            f"{repo} cannot be fetched: it takes {missing / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            f"are free at {place}, of which {LEFT_FREE_BYTES / 1e9:.0f} GB are left to others. "
+            f"{repo} cannot be downloaded: it takes {missing / 1e9:.1f} GB, and {place} has "
+            f"{free / 1e9:.1f} GB free, of which {LEFT_FREE_BYTES / 1e9:.0f} GB must stay free. "
             "Make room, or set HF_HOME to a folder on a larger disk.",
         )
 
 
 def _check_sums(repo: str, folder: Path) -> None:
-    """The cache names large files by their SHA-256. Raises :class:`FleetError` for
-    one that is something else, after removing it, so that the next try fetches it again."""
+    """Checks the large files, which the cache names by their SHA-256.
+
+    Raises :class:`FleetError` for a file that does not match, and removes it first so that the next
+    attempt downloads it again.
+    """
     for path in sorted(folder.rglob("*")):
         content = path.resolve()
         if not _SHA256.fullmatch(content.name) or not path.is_file():
@@ -115,13 +118,15 @@ def _check_sums(repo: str, folder: Path) -> None:
             content.unlink()
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,
-                f"{repo} cannot be fetched: {path.name} has arrived damaged (SHA-256 {digest[:12]}…"
-                f" instead of {content.name[:12]}…). It is fetched again with the next try.",
+                f"{repo} cannot be used: {path.name} arrived damaged (SHA-256 {digest[:12]}… "
+                "instead of "
+                f"{content.name[:12]}…). The file was removed; the next attempt downloads it "
+                "again.",
             )
 
 
 def cached(repo: str, revision: str | None, check: Callable[[Path], None]) -> Path | None:
-    """The cached snapshot if *check* accepts it; the Hub is not asked. Runs in a thread."""
+    """The cached snapshot if *check* accepts it. Never asks the Hub. Runs in a thread."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -133,7 +138,7 @@ def cached(repo: str, revision: str | None, check: Callable[[Path], None]) -> Pa
 
 
 def cached_models() -> list[str]:
-    """Ids of the models in the local cache, complete or not. Runs in a thread."""
+    """Ids of the models in the local cache, complete or incomplete. Runs in a thread."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
@@ -144,11 +149,11 @@ def cached_models() -> list[str]:
 
 
 class _Stopped(Exception):
-    """Raised in the downloader's threads when nobody waits for them any more."""
+    """Raised in the downloader's threads once nobody waits for the download."""
 
 
 class Transfer:
-    """Between the threads of a download and the event loop: progress one way, the end the other."""
+    """Links a download's threads to the event loop: progress goes one way, the stop the other."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._loop = asyncio.get_running_loop()
@@ -156,14 +161,16 @@ class Transfer:
         self._next_report = 0.0
         self.wanted = True
         self.bytes_bar: _Bar | None = None
-        """The newest that counts bytes; an older one counts those of the network, compressed."""
+        """The newest bar that counts bytes; an older one counts compressed bytes on the network."""
 
     def bar_class(self) -> type["_Bar"]:
-        """The downloader takes a class, so each download has its own."""
+        """Returns a new class each time: the downloader takes a class, and each transfer needs
+        one."""
         return type("Bar", (_Bar,), {"transfer": self})
 
     def advanced(self, bar: "_Bar") -> None:
-        """Called in any thread. Raises to end the download, which has no other way out."""
+        """Takes a progress report in any thread. Raises to end the download: there is no other
+        way."""
         if not self.wanted:
             raise _Stopped
         now = time.monotonic()
@@ -173,7 +180,7 @@ class Transfer:
             self._loop.call_soon_threadsafe(self._report, bar.n, total)
 
     def how_far(self) -> str:
-        """For people, after a failure."""
+        """How far the download got before it failed, for people."""
         bar = self.bytes_bar
         return f" after {bar.n / 1e9:.1f} of {(bar.total or 0) / 1e9:.1f} GB" if bar else ""
 
@@ -183,7 +190,7 @@ class Transfer:
 
 
 class _Bar:
-    """As much of a tqdm progress bar as huggingface_hub touches; it draws nothing."""
+    """The part of a tqdm progress bar that huggingface_hub uses; it draws nothing."""
 
     transfer: ClassVar[Transfer]
 
@@ -198,7 +205,7 @@ class _Bar:
             self.transfer.bytes_bar = self
 
     def update(self, n: float | None = 1) -> None:
-        """Several threads feed one bar."""
+        """Advances the bar; several threads may call it."""
         with self._lock:
             self.n += int(n or 0)
         self.transfer.advanced(self)
@@ -216,40 +223,43 @@ class _Bar:
 
 
 def _explain(error: Exception, repo: str, revision: str | None, transfer: Transfer) -> FleetError:
-    """What a failed download means, and what to do."""
+    """Turns a failed download into an error that says what happened and what to do."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{repo}"
-    code, advice = ErrorCode.MODEL_UNAVAILABLE, "It is tried again"
-    # what the Hub answered hides behind "not in the cache"
+    code, advice = ErrorCode.MODEL_UNAVAILABLE, "It will be tried again"
+    # the Hub's answer is the cause of "not in the cache"
     cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     text = f"{type(cause).__name__}: {cause}".partition("\n")[0].rstrip(".")
     match cause:
         case errors.RevisionNotFoundError():
-            code, why = ErrorCode.MODEL_NOT_FOUND, f"it has no revision {revision!r}"
-            advice = f"See the branches and tags at {page}/refs, or leave out the @"
+            code, why = ErrorCode.MODEL_NOT_FOUND, f"the model has no revision {revision!r}"
+            advice = f"Choose a branch or tag from {page}/refs, or leave out the @"
         case errors.HfHubHTTPError() if _refused(cause):
-            why = f"the Hub refuses it to this node's token, or without one ({text})"
+            why = f"the Hub denied access, with this node's token or without one ({text})"
             advice = f"Accept the licence at {page}, then run `hf auth login` here or set HF_TOKEN"
         case errors.RepositoryNotFoundError():
-            code, why = ErrorCode.MODEL_NOT_FOUND, "the Hub has no such model, nor is it a folder"
-            advice = "Check its spelling; for a private one, run `hf auth login` or set HF_TOKEN"
+            code, why = (
+                ErrorCode.MODEL_NOT_FOUND,
+                "no such model on the Hub, and no such folder here",
+            )
+            advice = "Check the spelling; for a private model, run `hf auth login` or set HF_TOKEN"
         case errors.OfflineModeIsEnabled():
-            why = "it is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it"
-            advice = "Unset that, or copy the model here and name its folder"
+            why = "it is not in the local cache, and HF_HUB_OFFLINE forbids downloads"
+            advice = "Unset HF_HUB_OFFLINE, or copy the model to this host and name its folder"
         case _ if _is_full(error):
             why = f"the disk is full{transfer.how_far()}"
             advice = "Make room, or set HF_HOME to a folder on a larger disk"
         case _ if isinstance(error, errors.LocalEntryNotFoundError):
             why = f"it is not in the local cache, and the Hub cannot be reached ({text})"
-            advice = "It is tried again; or copy the model here and name its folder"
+            advice = "It will be tried again; or copy the model to this host and name its folder"
         case _:
-            why = f"the download broke off ({text})"
-    return FleetError(code, f"{repo} cannot be fetched: {why}. {advice}.")
+            why = f"the download failed ({text})"
+    return FleetError(code, f"{repo} cannot be downloaded: {why}. {advice}.")
 
 
 def _refused(error: "HfHubHTTPError") -> bool:
-    """Gated, or a token that is wrong; the Hub also answers 401 for what does not exist."""
+    """Whether the model is gated or the token wrong; the Hub answers 401 for unknown models too."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -258,6 +268,6 @@ def _refused(error: "HfHubHTTPError") -> bool:
 
 
 def _is_full(error: Exception) -> bool:
-    """The Hub's own transfer library says it in words only."""
+    """Whether the disk is full; the Hub's own transfer library only says so in its text."""
     code = error.errno if isinstance(error, OSError) else None
     return code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)

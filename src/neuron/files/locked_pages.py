@@ -1,8 +1,8 @@
-"""The pages of files, mapped and locked in memory piece by piece; the only module that calls libc.
+"""Files mapped into memory and locked there chunk by chunk; the only module that calls libc.
 
-Owns the mappings and what the kernel's refusals mean to people. Nobody ever reads through these
-mappings: a file that is cut off on disk costs an error here, not a SIGBUS. Must not know models
-or budgets.
+Owns the mappings and how the kernel's refusals are explained to people. Nobody ever reads through
+these mappings, so a file that is truncated on disk causes an error here and no SIGBUS. Must not
+know models or budgets.
 
 Reference: mmap(2), madvise(2), mlock(2).
 """
@@ -20,8 +20,8 @@ from typing import NamedTuple
 from protocol.runtime.sizes import size_text
 
 PIECE_BYTES = 64 << 20
-"""What one call locks. While it runs, whoever in this process asks the kernel for memory may have
-to wait for it; of cached pages it takes a few milliseconds."""
+"""Bytes that one call locks. During the call, other threads that ask the kernel for memory may have
+to wait; for cached pages it takes a few milliseconds."""
 
 _PAGE = mmap.PAGESIZE
 _MLOCK_ONFAULT = 1
@@ -34,7 +34,7 @@ class PagesError(Exception):
 
 
 class ByteRange(NamedTuple):
-    """A part of a mapped file."""
+    """A page-aligned part of a mapped file."""
 
     path: Path
     address: int
@@ -43,7 +43,7 @@ class ByteRange(NamedTuple):
 
 
 class _Version(NamedTuple):
-    """Equal for a file that nobody has changed or replaced."""
+    """Identifies a file's content: equal while nobody has changed or replaced the file."""
 
     device: int
     inode: int
@@ -52,20 +52,20 @@ class _Version(NamedTuple):
 
 
 class LockedPages:
-    """The pages of some files. All calls must come from one thread at a time."""
+    """The mapped pages of some files. Only one thread at a time may call it."""
 
     def __init__(self) -> None:
         self.versions: tuple[_Version, ...] = ()
-        """Equal to another's when both have mapped the same bytes."""
+        """Equal for two objects that map the same bytes."""
         self._mappings: list[ByteRange] = []
 
     @property
     def nbytes(self) -> int:
-        """Of all mapped pages, whole pages counted."""
+        """The size of all mapped pages; partial pages count as whole ones."""
         return sum(mapping.nbytes for mapping in self._mappings)
 
     def map(self, paths: Iterable[Path]) -> None:
-        """Maps the files, which takes no memory yet. Raises :class:`PagesError`."""
+        """Maps the files, which does not take memory yet. Raises :class:`PagesError`."""
         for path in paths:
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -82,40 +82,41 @@ class LockedPages:
         self.versions += (
             _Version(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
         )
-        if status.st_size:  # the kernel maps no empty files
+        if status.st_size:  # the kernel refuses to map empty files
             nbytes = -(-status.st_size // _PAGE) * _PAGE
             self._mappings.append(
                 ByteRange(path, _mmap(nbytes, mmap.MAP_SHARED, descriptor), nbytes)
             )
 
     def pieces(self) -> Iterator[ByteRange]:
-        """What to lock, call by call."""
+        """The chunks to lock, one per call."""
         for path, address, nbytes in self._mappings:
             for start in range(0, nbytes, PIECE_BYTES):
                 yield ByteRange(path, address + start, min(PIECE_BYTES, nbytes - start))
 
     def lock(self, piece: ByteRange) -> None:
-        """Reads what is not in memory of *piece*, and keeps it there. Raises :class:`PagesError`.
+        """Reads what is missing of *piece* from disk and keeps it in memory.
 
-        After a failure some of it may be locked; :meth:`close` gives that back too.
+        Raises :class:`PagesError`. After a failure a part may stay locked; :meth:`close` unlocks
+        that too.
         """
-        # The faults of mlock itself read little at a time; this asks for all of it at once.
+        # mlock's own page faults read little at a time; this asks for the whole chunk at once.
         _libc().madvise(piece.address, piece.nbytes, mmap.MADV_WILLNEED)
         if _libc().mlock(piece.address, piece.nbytes):
             raise PagesError(_refusal(ctypes.get_errno(), piece))
 
     def close(self) -> None:
-        """Unlocks and forgets everything; the kernel may take the pages when it needs room."""
+        """Unlocks and unmaps everything; the kernel may then reclaim the pages."""
         for _, address, nbytes in self.pieces():
             _munmap(address, nbytes)
         self._mappings.clear()
 
 
 def may_lock(nbytes: int) -> bool:
-    """Whether this process may lock so much more.
+    """Whether this process may lock *nbytes* more.
 
-    Asks the kernel by locking empty memory, none of which is filled: that is right in containers
-    too, where capabilities may mean nothing.
+    Asks the kernel by locking an empty mapping without filling it. That is also right in
+    containers, where capabilities may mean nothing.
     """
     nbytes = -(-nbytes // _PAGE) * _PAGE
     try:
@@ -129,7 +130,7 @@ def may_lock(nbytes: int) -> bool:
 
 
 def lock_limit() -> str:
-    """The limit on locked memory, for people."""
+    """The limit on locked memory, as text for people."""
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit == resource.RLIM_INFINITY:
         return "without limit"
@@ -138,11 +139,11 @@ def lock_limit() -> str:
 
 def _refusal(code: int, piece: ByteRange) -> str:
     if code == errno.EAGAIN:
-        return f"the system has no memory for the pages of {piece.path.name} now"
+        return f"the system has no free memory for the pages of {piece.path.name}"
     if not may_lock(piece.nbytes):
-        return f"this process may lock {lock_limit()} of memory in all (RLIMIT_MEMLOCK)"
+        return f"this process may lock only {lock_limit()} of memory in total (RLIMIT_MEMLOCK)"
     if code == errno.ENOMEM:
-        return f"{piece.path} cannot be read whole: it was cut off, or its disk fails"
+        return f"{piece.path} cannot be read completely: it was truncated, or its disk is failing"
     return f"the pages of {piece.path.name} cannot be locked: {os.strerror(code)}"
 
 
@@ -161,7 +162,7 @@ def _munmap(address: int, nbytes: int) -> None:
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    """Calls through it let other threads run."""
+    """The C library; calls through it release the GIL."""
     libc = ctypes.CDLL(None, use_errno=True)
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]

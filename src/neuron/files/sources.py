@@ -1,10 +1,11 @@
-"""Where a model's files are: a source as the configuration names it → a folder with all of them.
+"""Finds a model's files: from a source, as the configuration names it, to a complete folder.
 
-Owns the spelling of sources, what a complete model folder has and the digest that names a folder's
-content; downloads are ``hub``'s. Must not know tensors, devices or a model's life.
+Owns the spelling of sources, what a complete model folder must contain, and the digest that
+identifies a folder's content; downloads belong to ``hub``. Must not know tensors, devices or a
+model's life.
 
-A source is ``cortex-demo`` (or ``demo``), a folder, ``org/name[@revision]`` of the Hub, or
-``NAME=`` and one of these.
+A source is ``cortex-demo`` (or ``demo``), a folder, ``org/name[@revision]`` on the Hub, or
+``NAME=`` followed by one of these.
 """
 
 import asyncio
@@ -58,11 +59,11 @@ def model_id(source: str) -> str:
 async def resolve(
     source: str, on_progress: hub.OnProgress, *, download: hub.Download | None = None
 ) -> Path:
-    """The folder with the files of *source*, complete, fetched from the Hub if need be.
+    """Returns the complete folder of *source*, downloaded from the Hub if necessary.
 
-    *on_progress* is called in the event loop's thread, and not after this has returned or was
-    cancelled. Raises :class:`FleetError`: MODEL_NOT_FOUND for what is missing or no model,
-    MODEL_UNAVAILABLE for what cannot be fetched now.
+    *on_progress* is called in the event loop's thread, and never after this returned or was
+    cancelled. Raises :class:`FleetError`: MODEL_NOT_FOUND when files are missing or are not a
+    model, MODEL_UNAVAILABLE when they cannot be fetched now.
     """
     where = _Source.parse(source)
     if where.folder is not None:
@@ -78,8 +79,10 @@ async def resolve(
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder of *source* if all its files are here; None = they are on the Hub only. Runs in a
-    thread. Raises :class:`FleetError` for a folder that is missing or incomplete."""
+    """The folder of *source* if all its files are on this host; None = they are only on the Hub.
+
+    Runs in a thread. Raises :class:`FleetError` for a folder that is missing or incomplete.
+    """
     where = _Source.parse(source)
     if where.folder is not None:
         _check(where.folder)
@@ -88,7 +91,7 @@ def local_folder(source: str) -> Path | None:
 
 
 def folders_in(place: Path) -> list[Path]:
-    """Folders in *place* that look like models, two levels deep (``org/name``)."""
+    """Folders below *place* that look like models, up to two levels deep (``org/name``)."""
     try:
         return sorted(
             path.parent
@@ -102,8 +105,10 @@ def folders_in(place: Path) -> list[Path]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files whose tensors an engine reads. Raises :class:`FleetError` for a folder that lacks
-    one, or cannot be read."""
+    """The files from which an engine reads tensors.
+
+    Raises :class:`FleetError` for a folder that lacks one or cannot be read.
+    """
     try:
         names = _file_names(folder)
     except OSError as error:
@@ -112,10 +117,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def revision_digest(folder: Path) -> str:
-    """Names the content of a model folder: equal on nodes whose files are equal.
+    """Identifies the content of a model folder: equal on nodes whose files are equal.
 
-    Covers the small files that shape answers, and of the weights their names, sizes, headers and a
-    few samples, for fine-tunings of one model differ in nothing but their numbers. It takes
+    Covers the small files that shape answers and, of the weights, their names, sizes, headers and a
+    few samples, because fine-tunings of one model differ only in their numbers. It takes
     milliseconds. Raises :class:`FleetError` for files that cannot be read.
     """
     digest = hashlib.sha256()
@@ -129,7 +134,7 @@ def revision_digest(folder: Path) -> str:
                 size = os.fstat(stream.fileno()).st_size
                 digest.update(f"{name}\0{size}\0".encode())
                 start = stream.read(8)
-                # a wrong length is the engine's to report; here it must not cost gigabytes
+                # the engine reports a wrong length; here it must not make us read gigabytes
                 length = min(int.from_bytes(start, "little"), MAX_HEADER_BYTES)
                 digest.update(start + stream.read(length))
                 for sample in range(_SAMPLES):
@@ -144,17 +149,17 @@ def revision_digest(folder: Path) -> str:
 
 
 class _Source(NamedTuple):
-    """A source, taken apart."""
+    """A source, split into its parts."""
 
     id: str
     folder: Path | None
-    """None = on the Hub."""
+    """None = the source is on the Hub."""
     repo: str = ""
     revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """An existing folder wins over every reading but the demo's name."""
+        """Parses a source. An existing folder wins over every reading except the demo's name."""
         name, equals, rest = text.partition("=")
         named = equals and name[:1] not in ("/", ".", "~") and not os.path.isdir(_expand(text))
         found = cls._unnamed(rest if named else text)
@@ -163,7 +168,8 @@ class _Source(NamedTuple):
         except InvalidName as error:
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"{text!r} names no model: {error}. Give {DEMO_ID}, a folder, a Hugging Face id "
+                f"{text!r} does not name a model: {error}. Give {DEMO_ID}, a folder, a Hugging "
+                "Face id "
                 "such as Qwen/Qwen3-8B, or NAME=FOLDER.",
             ) from None
 
@@ -179,7 +185,7 @@ class _Source(NamedTuple):
 
 
 def _expand(text: str) -> Path:
-    """Absolute, with ``~`` for the home."""
+    """The absolute path, with ``~`` expanded."""
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
@@ -200,7 +206,7 @@ def _check(folder: Path) -> None:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """Sorted; links into nowhere, as a half-deleted cache has them, do not count."""
+    """Sorted names of the files; broken links, as in a half-deleted cache, do not count."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_file())
 
@@ -211,7 +217,7 @@ def _sorted_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def _weights(folder: Path, names: list[str]) -> list[str]:
-    """The safetensors files of the model; raises :class:`FleetError` if one is missing."""
+    """Names of the model's safetensors files. Raises :class:`FleetError` if one is missing."""
     found = [name for name in names if name.endswith(".safetensors")]
     if INDEX in names:
         wanted = _indexed(folder / INDEX)
@@ -223,7 +229,7 @@ def _weights(folder: Path, names: list[str]) -> list[str]:
         return [SINGLE]
     if not found:
         others = [name for name in names if name.endswith(_OTHER_WEIGHTS)]
-        raise _incomplete(folder, "*.safetensors", others, "only that format is loaded")
+        raise _incomplete(folder, "*.safetensors", others, "the only supported weight format")
     shard = _SHARD.fullmatch(found[0])
     if shard and int(shard[1]) > len(found):
         raise _incomplete(folder, INDEX, found)
@@ -242,7 +248,7 @@ def _indexed(path: Path) -> list[str]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FleetError(
             ErrorCode.MODEL_NOT_FOUND,
-            f"{path} cannot be used: it is not a valid index ({error}). Fetch the model again.",
+            f"{path} cannot be used: it is not a valid index ({error}). Download the model again.",
         ) from error
     return sorted(set(index.weight_map.values()))
 
@@ -252,8 +258,9 @@ def _incomplete(folder: Path, missing: str, instead: list[str], why: str = "") -
     reason = f" ({why})" if why else ""
     return FleetError(
         ErrorCode.MODEL_NOT_FOUND,
-        f"{folder} cannot be served: it has no {missing}{reason}, but {shown or 'nothing like it'}."
-        " Complete the folder, or choose a model that is published as safetensors with a "
+        f"{folder} cannot be served: it has no {missing}{reason}, only "
+        f"{shown or 'unrelated files'}. "
+        "Complete the folder, or choose a model that is published as safetensors with a "
         "tokenizer.json.",
     )
 
@@ -261,11 +268,11 @@ def _incomplete(folder: Path, missing: str, instead: list[str], why: str = "") -
 def _unreadable(path: Path, error: OSError) -> FleetError:
     match error:
         case FileNotFoundError():
-            advice = "Check its spelling, or fetch the model there"
+            advice = "Check the spelling, or download the model to this folder"
         case NotADirectoryError():
             advice = "Name the folder that holds config.json, the weights and tokenizer.json"
         case _:
-            advice = "Let the user that runs the neuron read it"
+            advice = "Give the user that runs the neuron read permission"
     reason = error.strerror or str(error)
     return FleetError(
         ErrorCode.MODEL_NOT_FOUND,

@@ -1,19 +1,19 @@
-"""The warm tier: weights of models that are not loaded stay in host memory, within a budget.
+"""The warm tier: keeps weights of unloaded models in host memory, within a budget.
 
-Owns which models' files are locked in the page cache, and the order in which they go. A load
-reads the files as always, and never waits for a disk. Must not know engines, devices or records.
+Owns which models' files are locked in the page cache, and in which order they are dropped. A load
+reads its files as usual, but never waits for a disk. Must not know engines, devices or records.
 
-What the service does with it:
+How the service uses it:
 
-- ``keep`` when a model's engine is gone, not while it runs: an engine on a CPU has packed copies
-  of its own, and the pages beside them would double its memory; on a GPU the budget helps those
-  more that are not loaded. Right after, as the pages from its load are mostly still cached, and
-  the next model's load is what would push them out.
-- ``touch`` when a load begins, so that what it reads goes last.
-- ``drop`` when the load is over: the pages are ordinary cache again.
+- ``keep`` right after a model's engine is gone. Not while it runs: an engine on a CPU has packed
+  copies of its weights, and keeping the pages as well would double its memory; on a GPU the budget
+  serves unloaded models better. Right after, because the pages from its load are mostly still
+  cached, and the next model's load would push them out.
+- ``touch`` when a load begins, so that the pages it reads are dropped last.
+- ``drop`` when the load is over: the pages become ordinary cache again.
 
-``held`` is thus what would come back at memory speed. Locked memory is not available to engines:
-on a CPU the budget for models is what the tier leaves.
+``held`` therefore lists what would load at memory speed. Locked memory is not available to engines:
+on a CPU the budget for models is what the tier leaves over.
 """
 
 import asyncio
@@ -34,54 +34,53 @@ from protocol.runtime.sizes import MIB, size_text
 log = logging.getLogger("warm")
 
 LEFT_FREE_SHARE = 0.05
-"""Of the host's memory. The kernel cannot take locked pages back: when memory runs out it ends
-processes, and the largest are engines."""
+"""Share of the host's memory that must stay free. The kernel cannot reclaim locked pages: when
+memory runs out it kills processes, and the largest are engines."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def check(budget_bytes: int, host: Host | None = None) -> None:
-    """Raises ``SettingsError`` for a ``host_cache_mb`` that this process cannot honour.
+    """Raises ``SettingsError`` for a ``host_cache_mb`` that this process cannot provide.
 
-    A start is refused rather than one without the tier: whoever set the budget would learn of it
-    months later, by slow reloads.
+    Refuses to start instead of starting without the tier: otherwise whoever set the budget would
+    learn of it months later, from slow reloads.
     """
     mib = -(-budget_bytes // MIB)
     free_mib = (host or Host()).memory_free_bytes() // MIB
     if mib > free_mib:
         raise SettingsError(
             f"host_cache_mb = {mib}: only {free_mib} MiB of memory are free on this host, and the "
-            "engines need some too. Set it lower, or 0 to keep nothing."
+            "engines need some of that too. Set it lower, or to 0 to keep nothing."
         )
     if budget_bytes and not may_lock(budget_bytes):
         raise SettingsError(
             f"host_cache_mb = {mib}: this process may lock only {lock_limit()} of memory "
             f"(RLIMIT_MEMLOCK). Set LimitMEMLOCK={mib}M in the systemd unit, or 'ulimit -l "
-            f"{mib * 1024}' (in containers --ulimit memlock={mib * MIB}) before the start; or "
-            "set host_cache_mb = 0 to keep nothing."
+            f"{mib * 1024}' (in containers --ulimit memlock={mib * MIB}) before starting; or set "
+            "host_cache_mb = 0 to keep nothing."
         )
 
 
 @dataclass(eq=False)
 class _Order:
-    """A call of ``keep`` that is not over."""
+    """A call of ``keep`` that is still running."""
 
     model: str
     wanted: bool = True
 
     def check(self) -> None:
-        """Raises :class:`PagesError` when it need not go on."""
+        """Raises :class:`PagesError` when the model was dropped meanwhile."""
         if not self.wanted:
             raise PagesError("it was dropped meanwhile")
 
 
 class WarmTier:
-    """The weights that are locked in memory. Its methods belong to one event loop.
+    """The weights that are locked in memory. All methods belong to one event loop.
 
-    All locking and unlocking happens in one thread, in the order in which it is decided here:
-    what is dropped to make room is given back before the next byte is locked, so the budget holds
-    at every moment.
+    One thread does all locking and unlocking, in the order decided here. What is dropped to make
+    room is unlocked before the next byte is locked, so the budget holds at every moment.
     """
 
     def __init__(self, budget_bytes: int, host: Host | None = None) -> None:
@@ -89,7 +88,7 @@ class WarmTier:
         self._host = host or Host()
         self._left_free = int(self._host.memory_bytes() * LEFT_FREE_SHARE)
         self._held: dict[str, LockedPages] = {}
-        """The first one goes first."""
+        """Locked pages by model; the first one is dropped first."""
         self._orders: set[_Order] = set()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warm")
@@ -97,20 +96,20 @@ class WarmTier:
 
     @property
     def budget_bytes(self) -> int:
-        """What may be locked."""
+        """Bytes that may be locked."""
         return self._budget
 
     @property
     def held(self) -> dict[str, int]:
-        """The locked bytes of each model, in the order in which they will go."""
+        """The locked bytes of each model, in the order in which they will be dropped."""
         return {model: pages.nbytes for model, pages in self._held.items()}
 
     async def keep(self, model: str, folder: Path) -> str:
-        """Locks the weights in *folder*; others go for it, those first that came first.
+        """Locks the weights in *folder*, dropping the models that were kept longest to make room.
 
-        Returns "" when all of them are held, else in one line why none is. What is not in the
-        page cache any more is read from the disk, one piece after the other: cancelling it or
-        :meth:`drop` ends that after a piece. Files that were replaced since are held anew.
+        Returns "" when all of them are held, else one line that says why none is. Pages that left
+        the page cache are read from disk chunk by chunk; cancelling, or :meth:`drop`, takes effect
+        after the current chunk. Files that were replaced since they were locked are locked anew.
         """
         order = _Order(model)
         self._orders.add(order)
@@ -118,19 +117,21 @@ class WarmTier:
             async with self._turn:
                 await self._keep(order, folder)
         except (FleetError, PagesError) as error:
-            self._let_go(model)  # what is held, of older files, is not what a load would read
+            self._let_go(
+                model
+            )  # held pages are of older files, not of those that a load would read
             return str(error)
         finally:
             self._orders.discard(order)
         return ""
 
     def touch(self, model: str) -> None:
-        """Makes a held model the last one to go."""
+        """Makes a held model the last one to be dropped."""
         if model in self._held:
             self._held[model] = self._held.pop(model)
 
     def drop(self, model: str) -> None:
-        """Gives the pages of *model* back, or gives up keeping them; unknown names are ignored.
+        """Unlocks the pages of *model*, or stops locking them. Ignores unknown names.
 
         The bytes are unlocked a moment later, and before any others are locked.
         """
@@ -140,7 +141,7 @@ class WarmTier:
         self._let_go(model)
 
     async def close(self) -> None:
-        """Gives everything back, for good."""
+        """Unlocks everything, for good."""
         self._closed = True
         for model in {*self._held, *(order.model for order in self._orders)}:
             self.drop(model)
@@ -175,12 +176,12 @@ class WarmTier:
     def _make_room(self, model: str, nbytes: int) -> None:
         if nbytes > self._budget:
             raise PagesError(
-                f"its weights take {size_text(nbytes)}, and host_cache_mb allows "
+                f"its weights take {size_text(nbytes)}, but host_cache_mb allows "
                 f"{size_text(self._budget)} for all models"
             )
         while sum(self.held.values()) + nbytes > self._budget:
             oldest = next(iter(self._held))
-            log.info("%s leaves host memory for %s", oldest, model)
+            log.info("dropping %s from host memory to make room for %s", oldest, model)
             self._let_go(oldest)
 
     def _let_go(self, model: str) -> None:
@@ -188,12 +189,12 @@ class WarmTier:
             self._thread.submit(pages.close)
 
     def _lock(self, pages: LockedPages, piece: ByteRange) -> None:
-        """In the thread."""
+        """Locks one chunk; runs in the thread."""
         free = self._host.memory_free_bytes()
         if free - piece.nbytes < self._left_free:
             raise PagesError(
-                f"the host has only {size_text(free)} of free memory, and "
-                f"{size_text(self._left_free)} are left to others"
+                f"the host has only {size_text(free)} of free memory, of which "
+                f"{size_text(self._left_free)} must stay free"
             )
         pages.lock(piece)
 

@@ -1,11 +1,11 @@
-"""The hardware of this node: what is there, and how it does at this moment.
+"""The hardware of this node: which devices it has, and their current state.
 
-Owns NVML (GPUs, through nvidia-ml-py); CPU and memory are ``host``'s. Nothing here raises: a broken
-driver or a card that fell off costs that device, never the node, and is logged once, when it
-begins. Must not know torch, models or the bus.
+Owns NVML (GPUs, through nvidia-ml-py); CPU and memory belong to ``host``. Nothing here raises: a
+broken driver, or a card that fell off the bus, costs that device and never the node; it is logged
+once, when it begins. Must not know torch, models or the bus.
 
-A GPU's index is its CUDA ordinal, provided that CUDA counts as NVML does, in the order of the PCI
-bus: processes that compute need ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` where cards differ.
+A GPU's index is its CUDA ordinal, provided that CUDA counts as NVML does, by PCI bus address: where
+cards differ, processes that compute need ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger("neuron")
 T = TypeVar("T")
 
 _ORDINAL = re.compile(r"\+?([0-9]+)")
-"""CUDA reads numbers as C does: what follows the digits is ignored."""
+"""Parses numbers as CUDA and C do: what follows the digits is ignored."""
 
 
 class Hardware:
@@ -36,7 +36,7 @@ class Hardware:
         proc: Path = PROC,
         cgroup: Path = CGROUP,
     ) -> None:
-        """*visible_devices* is CUDA_VISIBLE_DEVICES; *nvml* the module ``pynvml``."""
+        """*visible_devices* is CUDA_VISIBLE_DEVICES; *nvml* is the module ``pynvml``."""
         self._visible_devices = visible_devices
         self._given_nvml = nvml
         self._nvml: Nvml | None = None
@@ -58,7 +58,7 @@ class Hardware:
         return (*gpus, self._cpu())
 
     def usage(self, devices: Sequence[Device]) -> tuple[DeviceUsage, ...]:
-        """How *devices*, as discovered, do now. A card that does not answer has no memory free."""
+        """The current state of *devices*. A card that does not answer has no free memory."""
         nvml = self._nvml
         return tuple(
             self._cpu_usage(device)
@@ -68,7 +68,7 @@ class Hardware:
         )
 
     def close(self) -> None:
-        """Lets go of the driver; GPUs no longer answer."""
+        """Shuts NVML down; GPUs no longer answer."""
         nvml, self._nvml = self._nvml, None
         self._cards = {}
         if nvml is not None:
@@ -85,13 +85,13 @@ class Hardware:
     # -- GPUs ----------------------------------------------------------------------------------
 
     def _open(self) -> "Nvml | None":
-        """NVML, started; None without a driver, or when no GPU is to be seen anyway."""
+        """Initializes NVML; None without a driver, or when no GPU may be used anyway."""
         if self._visible_devices is not None and self._visible_devices.strip() in ("", "-1"):
             return None
         try:
             nvml = self._given_nvml or _import_nvml()
         except Exception as error:
-            self._begins("nvml", logging.INFO, f"no GPUs: nvidia-ml-py cannot be used ({error})")
+            self._begins("nvml", logging.INFO, f"no GPUs: nvidia-ml-py does not work ({error})")
             return None
         try:
             nvml.nvmlInit()
@@ -105,7 +105,7 @@ class Hardware:
         return nvml
 
     def _all_cards(self, nvml: "Nvml") -> list["_Card"]:
-        """The cards that answer, in NVML's order."""
+        """The cards that respond, in NVML's order."""
         cards = []
         for number in range(_ask(nvml.nvmlDeviceGetCount) or 0):
             key = f"GPU {number} of NVML"
@@ -114,7 +114,9 @@ class Hardware:
                 uuid = _text(nvml.nvmlDeviceGetUUID(handle))
                 memory = self._memory(nvml, handle)
             except Exception as error:
-                self._begins(key, logging.WARNING, f"{key} is left out: {error}")
+                self._begins(
+                    key, logging.WARNING, f"{key} does not answer and is not used: {error}"
+                )
                 continue
             self._ended(key, f"{key} answers again")
             cards.append(_Card(handle, uuid, memory.total))
@@ -157,13 +159,13 @@ class Hardware:
         )
 
     def _memory(self, nvml: "Nvml", handle: object) -> "_Memory":
-        """Raises what NVML raises for a card that does not answer."""
+        """Total and free memory. Raises what NVML raises for a card that does not answer."""
         try:
             info = nvml.nvmlDeviceGetMemoryInfo(handle)
         except Exception as error:
             if _code(error) != nvml.NVML_ERROR_NOT_SUPPORTED:
                 raise
-            # GPUs without memory of their own (GB10, Jetson) compute in the host's.
+            # GPUs without memory of their own (GB10, Jetson) use the host's.
             return _Memory(self._host.memory_bytes(), self._host.memory_free_bytes())
         return _Memory(info.total, info.free)
 
@@ -179,7 +181,7 @@ class Hardware:
 
 
 class _Card(NamedTuple):
-    """A GPU of NVML."""
+    """One GPU, as NVML sees it."""
 
     handle: object
     uuid: str
@@ -187,17 +189,17 @@ class _Card(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """Bytes of a device."""
+    """A device's memory in bytes."""
 
     total: int
     free: int
 
 
 def visible(wanted: str | None, cards: Sequence[_Card]) -> tuple[list[_Card], str]:
-    """The cards that CUDA_VISIBLE_DEVICES = *wanted* lets through, in its order, and its mistake.
+    """The cards that CUDA_VISIBLE_DEVICES = *wanted* allows, in its order, and its mistake if any.
 
-    As CUDA has it: entries are numbers or beginnings of UUIDs, as the first one is; what follows
-    an entry that names no card is ignored; a card named twice hides all of them.
+    Follows CUDA: entries are numbers or UUID prefixes, whichever the first one is; an entry that
+    matches no card ends the list; a card that is named twice hides all of them.
     """
     if wanted is None:
         return list(cards), ""
@@ -207,11 +209,14 @@ def visible(wanted: str | None, cards: Sequence[_Card]) -> tuple[list[_Card], st
     for entry in entries:
         card = find(entry, cards)
         if card is None and (not entry or entry.startswith("-")):
-            break  # how people say "no more"
+            break  # the usual way to end the list
         if card is None:
-            return chosen, f"{entry!r} names none of {len(cards)} GPUs; it ends the list"
+            return (
+                chosen,
+                f"{entry!r} matches none of {len(cards)} GPUs, so CUDA ignores it and all after it",
+            )
         if card in chosen:
-            return [], f"{entry!r} comes twice, so CUDA hides all GPUs"
+            return [], f"{entry!r} is listed twice, so CUDA hides all GPUs"
         chosen.append(card)
     return chosen, ""
 
@@ -223,7 +228,7 @@ def _by_number(entry: str, cards: Sequence[_Card]) -> _Card | None:
 
 
 def _by_uuid(entry: str, cards: Sequence[_Card]) -> _Card | None:
-    """A beginning that fits several cards names none."""
+    """The card whose UUID begins with *entry*; None if several do."""
     if not entry.startswith("GPU-"):
         return None
     fitting = [card for card in cards if card.uuid.startswith(entry)]
@@ -231,9 +236,9 @@ def _by_uuid(entry: str, cards: Sequence[_Card]) -> _Card | None:
 
 
 def _ask(function: Callable[..., T], *arguments: object) -> T | None:
-    """What a device tells; None for what it does not, for whatever reason.
+    """What a device reports; None when it does not, for whatever reason.
 
-    Not only NVMLError: the binding also fails to decode names and to find functions.
+    Catches more than NVMLError: the binding also fails to decode names and to find functions.
     """
     try:
         return function(*arguments)
@@ -242,12 +247,12 @@ def _ask(function: Callable[..., T], *arguments: object) -> T | None:
 
 
 def _code(error: Exception) -> object:
-    """The number of an NVMLError."""
+    """The error number of an NVMLError."""
     return getattr(error, "value", None)
 
 
 def _text(value: str | bytes | None) -> str:
-    """Older bindings answer bytes."""
+    """*value* as text; older bindings return bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
@@ -267,7 +272,7 @@ class _Rates(Protocol):
 
 
 class Nvml(Protocol):
-    """The part of nvidia-ml-py's module ``pynvml`` that is used; every call may raise NVMLError."""
+    """The part of nvidia-ml-py's module ``pynvml`` in use; every call may raise NVMLError."""
 
     NVML_TEMPERATURE_GPU: int
     NVML_ERROR_NOT_SUPPORTED: int

@@ -1,4 +1,4 @@
-"""The numbers that a model is computed in, as they are chosen from names and this CPU; no torch.
+"""The dtypes that a model can be computed in, chosen from names and this CPU's flags; no torch.
 
 Owns what the engine and the estimate before a load must agree on. Must not know models.
 """
@@ -10,21 +10,21 @@ from neuron.hardware.host import computes_bfloat16, cpu_flags
 from neuron.models.errors import LoadCode, LoadError
 
 ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
-"""Bytes of a number that a model can be computed in."""
+"""Bytes per number, for each dtype that a model can be computed in."""
 STORED: Mapping[str, str] = MappingProxyType(
     {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 )
-"""The dtypes of safetensors by the name that config.json gives them."""
+"""The dtype names of config.json, by those of safetensors."""
 
 _PACKED_BF16 = (frozenset(("avx512bw", "avx512vl", "avx512dq")), frozenset(("avx_ne_convert",)))
 _PACKED_F16 = (frozenset(("avx512_fp16",)), frozenset(("avx_ne_convert",)))
 
 
 def chosen(asked: str, stored: str, *, cpu: bool) -> str:
-    """The dtype to compute in. *asked* is ``Start.dtype``; *stored* the checkpoint's own.
+    """The dtype to compute in. *asked* is ``Start.dtype``; *stored* is the checkpoint's own.
 
-    ``auto`` keeps the checkpoint's dtype, but on a *cpu* that would only emulate it computes in
-    float32. Raises :class:`LoadError` UNSUPPORTED for a name that is no dtype here.
+    ``auto`` keeps the checkpoint's dtype, except on a *cpu* that can only emulate it: that computes
+    in float32. Raises :class:`LoadError` UNSUPPORTED for an unknown dtype.
     """
     name = stored if asked == "auto" else asked
     name = STORED.get(name, name)
@@ -39,9 +39,9 @@ def chosen(asked: str, stored: str, *, cpu: bool) -> str:
 
 
 def packs(dtype: str) -> bool:
-    """Whether torch has packed matrices of *dtype* on this CPU, by the rules of oneDNN.
+    """Whether torch has packed matrices of *dtype* on this CPU, by oneDNN's rules.
 
-    The engine tries it (``engine/probe.py``); this says what it is going to find.
+    This predicts what the engine will find when it tries (``engine/machine/kernel_probe.py``).
     """
     if dtype == "float32":
         return True

@@ -1,6 +1,6 @@
-"""The host's CPU and memory as this process may use them: /proc, within its control groups.
+"""The host's CPU and memory as far as this process may use them: /proc, within its cgroups.
 
-Knows both versions of control groups. Must not know GPUs.
+Knows both versions of cgroups. Must not know GPUs.
 """
 
 import os
@@ -16,12 +16,12 @@ _BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class _CgroupFiles(NamedTuple):
-    """How one version of cgroups spells memory."""
+    """The memory files of one cgroup version."""
 
     limit: str
     usage: str
     reclaimable: str
-    """The key in memory.stat: page cache that nobody uses is given back under pressure."""
+    """The key in memory.stat for page cache that is reclaimed under pressure."""
 
 
 _V1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -29,24 +29,25 @@ _V2 = _CgroupFiles("memory.max", "memory.current", "inactive_file")
 
 
 class Host:
-    """The CPU and its memory, as far as this process may use it."""
+    """The CPU and its memory, as far as this process may use them."""
 
     def __init__(self, proc: Path = PROC, cgroup: Path = CGROUP) -> None:
         self._proc = proc
         self._cgroup = cgroup
 
     def cpu_name(self) -> str:
-        """For example ``AMD EPYC 9654``; the architecture where Linux names no model (ARM)."""
+        """For example ``AMD EPYC 9654``; the architecture where Linux does not name a model
+        (ARM)."""
         fields = _fields(self._proc / "cpuinfo")
         return fields.get("model name") or fields.get("Model") or platform.machine() or "CPU"
 
     def memory_bytes(self) -> int:
-        """All RAM, or the lowest limit of the cgroups around this process."""
+        """Total RAM, or the lowest limit of the cgroups around this process."""
         total = self._meminfo("MemTotal") or _pages("SC_PHYS_PAGES")
         return min([total, *(limit for _, _, limit in self._limits())])
 
     def memory_free_bytes(self) -> int:
-        """What can be taken without swapping and without meeting a cgroup's limit."""
+        """Memory that can be taken without swapping or reaching a cgroup's limit."""
         free = self._meminfo("MemAvailable") or _pages("SC_AVPHYS_PAGES")
         return min([free, *(_room(*level) for level in self._limits())])
 
@@ -61,9 +62,9 @@ class Host:
                 yield folder, files, limit
 
     def _levels(self) -> Iterator[tuple[Path, _CgroupFiles]]:
-        """The cgroups of this process and all above them: each of them may have a limit.
+        """This process's cgroup and all its parents, as each of them may have a limit.
 
-        Inside a container the path may be the host's and not exist here; its root always does.
+        Inside a container the path may be the host's and not exist here; the root always does.
         """
         for line in _read(self._proc / "self" / "cgroup").splitlines():
             _, _, rest = line.partition(":")
@@ -80,7 +81,7 @@ class Host:
 
 
 def _room(folder: Path, files: _CgroupFiles, limit: int) -> int:
-    """What a cgroup may still take."""
+    """Bytes that a cgroup may still take."""
     stat = dict(line.partition(" ")[::2] for line in _read(folder / "memory.stat").splitlines())
     reclaimable = _decimal(stat.get(files.reclaimable, "")) or 0
     used = (_number(folder / files.usage) or 0) - reclaimable
@@ -88,7 +89,7 @@ def _room(folder: Path, files: _CgroupFiles, limit: int) -> int:
 
 
 def _read(path: Path) -> str:
-    """Empty for a file that is not there or not ours."""
+    """A file's text; empty for one that is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -100,12 +101,12 @@ def _number(path: Path) -> int | None:
 
 
 def _decimal(text: str) -> int | None:
-    """None for anything else, such as ``max``, which is how cgroups say "no limit"."""
+    """Parses a decimal; None for anything else, such as cgroups' ``max`` for "no limit"."""
     return int(text) if text.strip().isdecimal() else None
 
 
 def _fields(path: Path) -> dict[str, str]:
-    """``key : value`` lines; the first of each key."""
+    """Parses ``key : value`` lines; the first line of each key counts."""
     fields: dict[str, str] = {}
     for line in _read(path).splitlines():
         key, _, value = line.partition(":")
@@ -114,7 +115,7 @@ def _fields(path: Path) -> dict[str, str]:
 
 
 def _pages(name: str) -> int:
-    """Memory by sysconf, for systems without /proc; 0 where it is unknown."""
+    """Memory in bytes by sysconf, for systems without /proc; 0 where unknown."""
     try:
         return max(0, os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError):
@@ -122,11 +123,11 @@ def _pages(name: str) -> int:
 
 
 def private_bytes(pid: int, proc: Path = PROC) -> int:
-    """Memory that a process has written and shares with nobody, in RAM or swapped out; 0 when there
-    is none with this id.
+    """Memory that a process has written and shares with nobody, in RAM or swapped out, in bytes.
 
-    Pages that it only reads from files are not counted: they are page cache, which goes when others
-    need it, and whether they are "private" changes with every process that maps the same file.
+    0 when there is no process with this id. Pages that it only reads from files do not count: they
+    are page cache, which is reclaimed when others need it, and whether they are "private" changes
+    with every process that maps the same file.
     """
     if not pid:
         return 0
@@ -136,11 +137,11 @@ def private_bytes(pid: int, proc: Path = PROC) -> int:
 
 
 def cpu_flags(cpuinfo: Path = PROC / "cpuinfo") -> list[str]:
-    """The instruction set flags of the first CPU; empty where the system does not tell."""
+    """The instruction set flags of the first CPU; empty where the system does not list them."""
     fields = _fields(cpuinfo)
     return (fields.get("flags") or fields.get("Features") or "").split()
 
 
 def computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16, and does not only emulate it."""
+    """Whether this CPU has bfloat16 instructions instead of only emulating them."""
     return bool(_BF16_FLAGS & set(cpu_flags()))

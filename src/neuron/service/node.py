@@ -46,11 +46,11 @@ from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
+from protocol.timing import NORMAL, Timing
 
 log = logging.getLogger("neuron")
 
 T = TypeVar("T")
-HEARTBEAT_SECONDS = 0.5
 LEAST_SECONDS = 0.05
 """Between two heartbeats, when a model has become ready or idle."""
 MEMORY_SHARE = 0.9
@@ -67,14 +67,16 @@ class Node:
         bus: Bus,
         config: NeuronConfig,
         start_engine: StartEngine | None = None,
+        timing: Timing = NORMAL,
     ) -> None:
-        """Raises ``SettingsError`` for models that cannot be told apart."""
+        """*timing*: the fleet's. Raises ``SettingsError`` for models that cannot be told apart."""
+        self._timing = timing
         self.name = config.name
         self.instance = new_instance_id()
         self._bus = bus
         self._config = config
-        self._identity = Identity(bus, self.name, self.instance)
-        self._gateways = GatewayLiveness()
+        self._identity = Identity(bus, self.name, self.instance, timing)
+        self._gateways = GatewayLiveness(timing=timing)
         self._jobs = Jobs(self._identity)
         self._announcer = Announcer(bus)
         self._hardware = Hardware(visible_devices=visible_devices())
@@ -192,7 +194,7 @@ class Node:
             self._gateways.forget_old()
             self._jobs.expire()
             await asyncio.sleep(LEAST_SECONDS)
-            await wait_at_most(self._beat_wanted, HEARTBEAT_SECONDS - LEAST_SECONDS)
+            await wait_at_most(self._beat_wanted, self._timing.heartbeat_seconds - LEAST_SECONDS)
             self._beat_wanted.clear()
 
     async def _beat(self) -> None:
@@ -212,9 +214,9 @@ class Node:
             self._announcer.set(
                 keys.node_live(self.name),
                 codec.encode(self._live),
-                ttl_seconds=keys.LIVE_TTL_SECONDS,
+                ttl_seconds=self._timing.live_ttl_seconds,
             )
-            await asyncio.sleep(keys.LIVE_EVERY_SECONDS)
+            await asyncio.sleep(self._timing.live_every_seconds)
 
     async def _measure(self) -> None:
         """What others take of the devices, for the books and for the fleet; and what engines really

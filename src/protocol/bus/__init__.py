@@ -5,7 +5,8 @@
 docstring names.
 """
 
-from protocol.bus.connection import Bus, BusMessage, BusSetupError
+from protocol.bus.client import BusMessage
+from protocol.bus.connection import Bus, BusSetupError
 from protocol.bus.jobs import Delivery, JobLanes, JobPuller, QueueFull
 from protocol.bus.kv import KvBucket
 from protocol.bus.view import KvView

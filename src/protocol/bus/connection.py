@@ -9,11 +9,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+from protocol.bus.client import NO_HEADERS, BusMessage, GuardedClient, Handler, handle
 
 log = logging.getLogger("bus")
 
@@ -23,45 +25,13 @@ MINIMUM_PAYLOAD_BYTES = 1 << 20
 _HEADROOM_BYTES = 4096
 """Payload plus headers above max_payload closes a nats-py client for ever: stay below."""
 _PENDING_BYTES = 8 << 20
-_NO_HEADERS: dict[str, str] = {}
+_FLUSH_SECONDS = 2.0
+"""What a publish may wait while that much is pending; nats-py's default is for ever."""
 _BROKEN = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError, ConnectionError)
 
 
 class BusSetupError(Exception):
     """Raised when the first connect fails or the server cannot carry a fleet; for people."""
-
-
-class BusMessage(NamedTuple):
-    """A received message."""
-
-    subject: str
-    data: bytes
-    reply: str
-    headers: dict[str, str]
-
-
-Handler = Callable[[BusMessage], None]
-"""Called for each message in order; must not block. Its exceptions are logged, never fatal."""
-
-
-class _Client(Client):  # type: ignore[misc]
-    """Hands messages to handlers as they are read.
-
-    The queue, the task and the message object that nats-py puts between cost a gateway as much for
-    a token as everything else it does with it. The hook is private; should it go away, messages
-    come through the subscription's callback as before.
-    """
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg | None:
-        subscription = self._subs.get(sid)  # gone at the last message of one with a limit
-        handler = getattr(getattr(subscription, "_cb", None), "handler", None)
-        if handler is None:
-            message: Msg = super()._build_message(sid, subject, reply, data, headers)
-            return message
-        _handle(handler, BusMessage(subject.decode(), data, reply.decode(), headers or _NO_HEADERS))
-        return None
 
 
 class Bus:
@@ -72,7 +42,7 @@ class Bus:
         self.name = name
         self.closed = asyncio.Event()
         self.reconnects = 0
-        self._client = _Client()
+        self._client = GuardedClient()
         self._closing = False
         self._last_error: Exception | None = None
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
@@ -111,6 +81,7 @@ class Bus:
                     ping_interval=2,
                     max_outstanding_pings=2,
                     pending_size=_PENDING_BYTES,
+                    flush_timeout=_FLUSH_SECONDS,
                     inbox_prefix=f"_INBOX_{self.name}",
                     error_cb=self._errored,
                     disconnected_cb=self._disconnected,
@@ -123,7 +94,7 @@ class Bus:
                 if self._is_refusal(error) or isinstance(error, ValueError):
                     raise BusSetupError(self._why_not_connected(error)) from None
                 await asyncio.sleep(0.1)
-                self._client = _Client()
+                self._client = GuardedClient()
         self._client.options["max_reconnect_attempts"] = -1
 
     def _is_refusal(self, error: Exception) -> bool:
@@ -296,8 +267,8 @@ class Bus:
         """Calls *handler* for every message; survives reconnects."""
 
         async def deliver(message: Msg) -> None:
-            headers = message.headers or _NO_HEADERS
-            _handle(handler, BusMessage(message.subject, message.data, message.reply, headers))
+            headers = message.headers or NO_HEADERS
+            handle(handler, BusMessage(message.subject, message.data, message.reply, headers))
 
         deliver.handler = handler  # type: ignore[attr-defined]
         inner = await self._client.subscribe(subject, queue=queue, cb=deliver)
@@ -313,7 +284,7 @@ class Bus:
             await self._client.flush(timeout=timeout)
         except nats.errors.Error:
             return False
-        return True
+        return self.is_connected  # while it is not, nats-py returns at once
 
     @property
     def client(self) -> Client:
@@ -328,9 +299,11 @@ class Bus:
                 if self._client.is_connected:
                     await self._client.flush(timeout=1)
                 await self._client.close()
-        except (TimeoutError, nats.errors.Error, OSError):
-            log.debug("NATS connection closed without a flush")
-        self.closed.set()
+        except Exception:
+            log.debug("NATS connection closed without a flush", exc_info=True)
+        finally:
+            await self._client.abandon()
+            self.closed.set()
 
 
 class BusOverflow(Exception):
@@ -374,10 +347,3 @@ class Subscription:
 
 def _ignore(message: BusMessage) -> None:
     """For what comes after the end."""
-
-
-def _handle(handler: Handler, message: BusMessage) -> None:
-    try:
-        handler(message)
-    except Exception:
-        log.exception("while handling a message on %s", message.subject)

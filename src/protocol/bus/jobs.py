@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from protocol import subjects
-from protocol.bus.connection import Bus, BusMessage, Subscription
+from protocol.bus.client import BusMessage
+from protocol.bus.connection import Bus, Subscription
 from protocol.bus.kv import ensure_stream
 from protocol.job import Priority
 from protocol.runtime.waiting import wait_at_most

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from protocol import subjects
-from protocol.bus.connection import Bus, BusMessage, Subscription
+from protocol.bus.client import BusMessage
+from protocol.bus.connection import Bus, Subscription
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("bus")

@@ -1,8 +1,10 @@
 """Routing decisions, and the sentences that people get."""
 
+from typing import Any
+
 import msgspec
 
-from cortex.dispatch.router import Load, Refuse, Run, Wait, decide
+from cortex.dispatch.router import Load, ModelView, Refuse, Run, Wait, decide
 from cortex.fleet.state import Placed
 from cortex.placement.fit import Fit, FitResult, Misfit, ResidentView
 from protocol.errors import ErrorCode, WireError
@@ -16,19 +18,23 @@ def placed(state: ModelState, node: str = "n1", error: WireError | None = None) 
     return Placed(record, ModelLoad())
 
 
+def view(model: str, where: list[Placed], known_models: list[str], **known: Any) -> ModelView:
+    return ModelView(model, tuple(where), tuple(known_models), **known)
+
+
 def test_ready_anywhere_runs() -> None:
-    assert decide("m", [placed(ModelState.FAILED), placed(ModelState.READY)], ["m"]) == Run()
+    assert decide(view("m", [placed(ModelState.FAILED), placed(ModelState.READY)], ["m"])) == Run()
 
 
 def test_a_load_under_way_is_waited_for() -> None:
     for state in (ModelState.LOADING, ModelState.FETCHING):
-        decision = decide("m", [placed(ModelState.FAILED), placed(state)], ["m"])
+        decision = decide(view("m", [placed(ModelState.FAILED), placed(state)], ["m"]))
         assert decision == Wait(f"{state} on n1")
 
 
 def test_a_failed_load_is_refused_with_its_reason() -> None:
     error = WireError(ErrorCode.MODEL_UNAVAILABLE, "model.safetensors is truncated")
-    decision = decide("m", [placed(ModelState.FAILED, "gpu-3", error)], ["m"])
+    decision = decide(view("m", [placed(ModelState.FAILED, "gpu-3", error)], ["m"]))
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
     assert decision.error.message == (
@@ -38,28 +44,28 @@ def test_a_failed_load_is_refused_with_its_reason() -> None:
 
 
 def test_an_unknown_model_names_the_closest() -> None:
-    decision = decide("cortex-demmo", [], ["cortex-demo", "Qwen/Qwen3-8B"])
+    decision = decide(view("cortex-demmo", [], ["cortex-demo", "Qwen/Qwen3-8B"]))
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_NOT_FOUND
     assert "Did you mean 'cortex-demo'?" in decision.error.message
 
 
 def test_an_unknown_model_without_a_close_name_gets_the_list() -> None:
-    decision = decide("gpt-4o", [], [f"model-{i}" for i in range(12)])
+    decision = decide(view("gpt-4o", [], [f"model-{i}" for i in range(12)]))
     assert isinstance(decision, Refuse)
     assert "Available: model-0" in decision.error.message
     assert "…" in decision.error.message
 
 
 def test_an_empty_fleet_may_be_starting() -> None:
-    decision = decide("m", [], [])
+    decision = decide(view("m", [], []))
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
     assert decision.error.retry_after_seconds > 0
 
 
 def test_what_was_served_a_moment_ago_is_worth_waiting_for() -> None:
-    decision = decide("m", [], ["other"], lost_node="gpu-3")
+    decision = decide(view("m", [], ["other"], lost_node="gpu-3"))
     assert isinstance(decision, Refuse)
     assert decision.may_change
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
@@ -67,7 +73,7 @@ def test_what_was_served_a_moment_ago_is_worth_waiting_for() -> None:
 
 
 def test_a_new_gateway_does_not_know_yet_what_it_does_not_know() -> None:
-    decision = decide("m", [], [], is_unsettled=True)
+    decision = decide(view("m", [], [], is_unsettled=True))
     assert isinstance(decision, Refuse)
     assert decision.may_change
 
@@ -77,21 +83,23 @@ FIT = Fit("n2", (0,), (), 0, has_files=True, busyness=0.0)
 
 def test_what_could_be_loaded_is_wanted() -> None:
     could = FitResult((FIT,), ())
-    assert decide("m", [], ["m"], could=could) == Load("to be loaded on n2")
-    assert isinstance(decide("m", [placed(ModelState.DRAINING)], ["m"], could=could), Load)
-    assert isinstance(decide("m", [placed(ModelState.FAILED)], ["m"], could=could), Load), (
-        "another node may do better"
-    )
-    assert decide("m", [placed(ModelState.READY)], ["m"], could=could) == Run()
+    assert decide(view("m", [], ["m"], feasible=could)) == Load("to be loaded on n2")
+    assert isinstance(decide(view("m", [placed(ModelState.DRAINING)], ["m"], feasible=could)), Load)
+    assert isinstance(
+        decide(view("m", [placed(ModelState.FAILED)], ["m"], feasible=could)), Load
+    ), "another node may do better"
+    assert decide(view("m", [placed(ModelState.READY)], ["m"], feasible=could)) == Run()
     victims = (ResidentView("x", (0,), 1), ResidentView("y", (0,), 1))
     full = FitResult((FIT._replace(victims=victims),), ())
-    assert decide("m", [], ["m"], could=full) == Load("to be loaded on n2 in place of x, y")
+    assert decide(view("m", [], ["m"], feasible=full)) == Load(
+        "to be loaded on n2 in place of x, y"
+    )
 
 
 def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
     why = "it takes 1 device of 90.0 GiB, and 0 of this node's are that large"
     could = FitResult((), (Misfit("n1", why, is_for_ever=True),))
-    decision = decide("m", [], ["m"], could=could)
+    decision = decide(view("m", [], ["m"], feasible=could))
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_NOT_FOUND
     assert f"n1: {why}." in decision.error.message
@@ -100,7 +108,7 @@ def test_too_large_for_every_node_is_a_refusal_with_the_numbers() -> None:
 
 def test_what_is_in_the_way_for_now_is_said() -> None:
     could = FitResult((), (Misfit("n1", "pinned: x"), Misfit("n2", "too small", is_for_ever=True)))
-    decision = decide("m", [], ["m"], could=could)
+    decision = decide(view("m", [], ["m"], feasible=could))
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
     assert decision.error.message == "m cannot be loaded now. n1: pinned: x; n2: too small."
@@ -110,4 +118,6 @@ def test_what_is_in_the_way_for_now_is_said() -> None:
 def test_how_far_a_load_is() -> None:
     record = placed(ModelState.LOADING).record
     reading = msgspec.structs.replace(record, progress=Progress("reading", 2, 5))
-    assert decide("m", [Placed(reading, ModelLoad())], ["m"]) == Wait("loading on n1: reading 40%")
+    assert decide(view("m", [Placed(reading, ModelLoad())], ["m"])) == Wait(
+        "loading on n1: reading 40%"
+    )

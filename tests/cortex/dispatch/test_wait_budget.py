@@ -51,7 +51,7 @@ def test_loading_is_not_counted_against_the_queue() -> None:
 
 def test_a_model_that_failed_is_not_waited_for() -> None:
     with pytest.raises(FleetError, match="gone"):
-        WaitBudget("m").check(GONE, is_patient=False)
+        WaitBudget("m", Clock()).check(GONE, is_patient=False)
 
 
 def test_what_may_change_is_waited_for() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 import random
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from cortex.identity import GatewayIdentity
 from cortex.placement.lease import Lease
 from protocol import codec, keys
 from protocol.bus import KvBucket
 from protocol.leader import Epoch, LeaseRecord
+from protocol.timing import NORMAL, Timing
 from tests.support.lease_holder import Acts
 from tests.support.matrix import RUNS, report
 from tests.support.nats import NatsServer, connected
@@ -24,7 +27,9 @@ from tests.support.processes import Process
 from tests.support.proxy import proxy_to
 from tests.support.waiting import background, until
 
-TAKEOVER_SECONDS = keys.LEASE_SECONDS + 0.5
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
+TAKEOVER_SECONDS = NORMAL.lease_ttl_seconds + 0.5
 APART_SECONDS = 0.2
 """Between the end of one placer and the beginning of the next that was not told of it."""
 
@@ -40,10 +45,13 @@ class Clock:
 
 
 @contextlib.asynccontextmanager
-async def contender(url: str, name: str, clock: Clock | None = None) -> AsyncIterator[Lease]:
+async def contender(
+    url: str, name: str, clock: Clock | None = None, timing: Timing = NORMAL
+) -> AsyncIterator[Lease]:
     async with connected(url, name) as bus:
         await until(KvBucket(bus, keys.LEADER).provision)
-        lease = Lease(bus, name, f"i-{name}", clock=clock or Clock())
+        identity = GatewayIdentity(bus, name, f"i-{name}", timing)
+        lease = Lease(identity, clock=clock or Clock())
         async with background(lease.run()):
             yield lease
 
@@ -113,14 +121,12 @@ async def record(lease: Lease) -> bytes | None:
     return stored.value
 
 
-async def test_its_end_is_noticed_without_looking(
-    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cortex.placement.lease.LOOK_SECONDS", 60.0)
+async def test_its_end_is_noticed_without_looking(nats: NatsServer) -> None:
+    rarely = dataclasses.replace(NORMAL, lease_look_seconds=60.0)
     async with contextlib.AsyncExitStack() as life:
-        a = await life.enter_async_context(contender(nats.url, "a"))
+        a = await life.enter_async_context(contender(nats.url, "a", timing=rarely))
         await until(lambda: a.epoch)
-        async with contender(nats.url, "b") as b:
+        async with contender(nats.url, "b", timing=rarely) as b:
             await until(lambda: b.holder)
             died = time.monotonic()
             await life.aclose()  # without a word
@@ -129,11 +135,15 @@ async def test_its_end_is_noticed_without_looking(
 
 
 async def test_it_outlives_many_renewals_with_one_epoch(nats: NatsServer) -> None:
-    async with contender(nats.url, "a") as a, contender(nats.url, "b") as b:
+    often = dataclasses.replace(NORMAL, lease_renew_seconds=0.1)
+    async with (
+        contender(nats.url, "a", timing=often) as a,
+        contender(nats.url, "b", timing=often) as b,
+    ):
         await until(lambda: holders(a, b))
         (holder,) = holders(a, b)
-        epochs = set()
-        for _ in range(60):
+        epochs, first = set(), holder._sequence
+        while holder._sequence < first + 25:
             epochs.add(holder.epoch)
             await asyncio.sleep(0.1)
         assert len(epochs) == 1
@@ -166,11 +176,11 @@ async def test_what_is_won_and_lost_is_told_at_once(nats: NatsServer) -> None:
     async with proxy_to(nats.url) as proxy, connected(proxy.url) as bus:
         await until(KvBucket(bus, keys.LEADER).provision)
         told: list[Epoch | None] = []
-        lease = Lease(bus, "a", "i-a", on_change=lambda: told.append(lease.epoch))
+        lease = Lease(GatewayIdentity(bus, "a", "i-a"), on_change=lambda: told.append(lease.epoch))
         async with background(lease.run()):
             await until(lambda: told)
             proxy.swallow()
-            await until(lambda: len(told) == 2, seconds=keys.LEASE_SECONDS)
+            await until(lambda: len(told) == 2, seconds=NORMAL.lease_ttl_seconds)
             await asyncio.sleep(0.5)  # until the server has ended it as well
             proxy.restore()
             await until(lambda: len(told) == 3)
@@ -187,7 +197,7 @@ async def test_a_holder_that_was_frozen_knows_at_once(nats: NatsServer) -> None:
     async with contender(nats.url, "a", clock) as a:
         await until(lambda: a.epoch)
         before = a.epoch
-        clock.ahead = keys.LEASE_SECONDS - APART_SECONDS
+        clock.ahead = NORMAL.lease_ttl_seconds - APART_SECONDS
         assert a.epoch is None
         await until(lambda: a.epoch)
         assert a.epoch == before, "nobody had it in between"
@@ -203,7 +213,7 @@ async def test_the_end_is_counted_from_before_the_request(
 
     async def answered_late(bucket: KvBucket, *args: Any, **kwargs: Any) -> int | None:
         sequences.append(await put_if(bucket, *args, **kwargs))
-        clock.ahead += keys.LEASE_SECONDS - APART_SECONDS
+        clock.ahead += NORMAL.lease_ttl_seconds - APART_SECONDS
         return sequences[-1]
 
     monkeypatch.setattr(KvBucket, "put_if", answered_late)
@@ -223,7 +233,7 @@ async def test_a_restarted_server_keeps_it(nats: NatsServer, away_seconds: float
         nats.kill()
         await asyncio.sleep(away_seconds)
         nats.start()
-        deadline = time.monotonic() + keys.LEASE_SECONDS
+        deadline = time.monotonic() + NORMAL.lease_ttl_seconds
         while time.monotonic() < deadline:
             assert holders(a, b) in ([holder], [])
             await asyncio.sleep(0.002)
@@ -326,7 +336,7 @@ async def test_whoever_dies_or_freezes_there_is_one_placer(
                 holder, struck = processes[last.name], time.monotonic()
                 if fate == "held up":
                     holder.freeze()
-                    await asyncio.sleep(rng.uniform(0.1, keys.LEASE_SECONDS + 0.2))
+                    await asyncio.sleep(rng.uniform(0.1, NORMAL.lease_ttl_seconds + 0.2))
                     holder.thaw()
                     continue
                 await holder.kill() if fate == "killed" else holder.freeze()

@@ -21,7 +21,7 @@ from tests.support.traces import (
     zipf,
 )
 
-SCHEDULES = int(os.environ.get("SCHEDULES", "150"))
+SCHEDULES = int(os.environ.get("SCHEDULES", "50"))
 GIB = 1 << 30
 LOAD_SECONDS = 5.0
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from cortex.fleet.catalogue import Catalogue
-from cortex.fleet.state import NEW_SECONDS, Fleet
+from cortex.fleet.state import Fleet
 from cortex.placement.demand import Demands
 from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, could_be_had
 from cortex.placement.pins import OperatorIntent
@@ -27,6 +27,7 @@ from protocol.fleet import (
     NodeLive,
 )
 from protocol.placement import Drain, Pin, Wanted
+from protocol.timing import NORMAL
 
 GPU = Device(DeviceKind.CUDA, 0, "GPU", 100, budget_bytes=90)
 CPU = Device(DeviceKind.CPU, 0, "CPU", 500)
@@ -124,7 +125,7 @@ def test_a_node_that_has_not_said_what_it_is_may_yet_do() -> None:
     eye.beat("n")
     said = msgspec.structs.replace(record("a", ModelState.ABSENT), node="n", instance="n")
     eye.fleet.key_changed(keys.node_model("n", "a"), codec.encode(said))
-    eye.now += NEW_SECONDS
+    eye.now += NORMAL.all_heard_seconds
     eye.beat("n")
     answer = could_be_had(eye.snapshots.need("a"), eye.look().nodes)
     assert [misfit.is_for_ever for misfit in answer.misfits] == [False]

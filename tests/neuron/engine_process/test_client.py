@@ -33,7 +33,7 @@ from protocol.errors import ErrorCode
 from protocol.generate import FinishReason
 from tests.support.tiny_models import write_checkpoint
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine_client")]
 
 Spawn = Callable[..., Awaitable[EngineProcess]]
 

@@ -129,7 +129,7 @@ async def test_a_file_that_arrives_damaged_is_fetched_again(hub: Hub, download: 
     hub.damaged = "model.safetensors"
     error = await failure("org/name", download)
     assert error.error.code is ErrorCode.MODEL_UNAVAILABLE
-    assert "model.safetensors has arrived damaged (SHA-256 " in str(error)
+    assert "model.safetensors arrived damaged (SHA-256 " in str(error)
     hub.damaged = ""
     folder = await sources.resolve("org/name", ignore_progress, download=download)
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
@@ -141,19 +141,19 @@ async def test_a_disk_without_room_is_said_before_the_download(
     monkeypatch.setattr(neuron.files.hub, "LEFT_FREE_BYTES", 1 << 60)
     error = await failure("org/name", download)
     assert error.error.code is ErrorCode.MODEL_UNAVAILABLE
-    assert " GB are free at " in str(error)
+    assert " GB free, of which " in str(error)
     assert not any("/resolve/" in path and "safetensors" in path for path in hub.fetched)
 
 
 @pytest.mark.parametrize(
     ("status", "header", "code", "advice"),
     [
-        (401, "RepoNotFound", ErrorCode.MODEL_NOT_FOUND, "Check its spelling"),
-        (404, "RepoNotFound", ErrorCode.MODEL_NOT_FOUND, "Check its spelling"),
-        (404, "RevisionNotFound", ErrorCode.MODEL_NOT_FOUND, "See the branches and tags"),
+        (401, "RepoNotFound", ErrorCode.MODEL_NOT_FOUND, "Check the spelling"),
+        (404, "RepoNotFound", ErrorCode.MODEL_NOT_FOUND, "Check the spelling"),
+        (404, "RevisionNotFound", ErrorCode.MODEL_NOT_FOUND, "Choose a branch or tag"),
         (403, "GatedRepo", ErrorCode.MODEL_UNAVAILABLE, "Accept the licence"),
         (401, "", ErrorCode.MODEL_UNAVAILABLE, "hf auth login"),
-        (500, "", ErrorCode.MODEL_UNAVAILABLE, "It is tried again"),
+        (500, "", ErrorCode.MODEL_UNAVAILABLE, "It will be tried again"),
     ],
 )
 async def test_what_the_hub_refuses(
@@ -163,7 +163,7 @@ async def test_what_the_hub_refuses(
     error = await failure("org/name@v2", download)
     assert error.error.code is code
     assert advice in str(error)
-    assert str(error).startswith("org/name cannot be fetched: ")
+    assert str(error).startswith("org/name cannot be downloaded: ")
 
 
 async def test_an_unreachable_hub(
@@ -210,8 +210,8 @@ def uncached(fetch: Callable[[Any], str]) -> Download:
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full after 1.0 of 7.0 GB"),
         (RuntimeError("Data: No space left on device (os error 28)"), "Make room"),
-        (PermissionError(errno.EACCES, "Permission denied", "/cache"), "broke off"),
-        (TimeoutError("read"), "broke off (TimeoutError: read). It is tried again."),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache"), "download failed"),
+        (TimeoutError("read"), "failed (TimeoutError: read). It will be tried again."),
     ],
 )
 async def test_downloads_that_break(raised: Exception, words: str) -> None:

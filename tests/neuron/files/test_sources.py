@@ -48,7 +48,7 @@ async def test_an_existing_folder_is_no_hub_id(
 
 @pytest.mark.parametrize("source", ["", "=/srv/x", "/", "n" * 201, "a\nb=/srv/x"])
 def test_sources_without_a_usable_name(source: str) -> None:
-    with pytest.raises(FleetError, match="names no model") as caught:
+    with pytest.raises(FleetError, match="does not name a model") as caught:
         sources.model_id(source)
     assert caught.value.error.code is ErrorCode.MODEL_NOT_FOUND
 
@@ -73,11 +73,11 @@ async def test_the_demo_is_in_the_package() -> None:
 @pytest.mark.parametrize(
     ("missing", "there", "words"),
     [
-        ("config.json", {}, "no config.json, but model.safetensors, tokenizer.json."),
-        ("model.safetensors", {}, "no *.safetensors (only that format is loaded), but nothing"),
-        ("model.safetensors", {"a__gguf": b"", "b__bin": b""}, "but a.gguf, b.bin."),
-        ("tokenizer.json", {}, "no tokenizer.json, but nothing"),
-        ("tokenizer.json", {"tokenizer__model": b""}, "no tokenizer.json, but tokenizer.model."),
+        ("config.json", {}, "no config.json, only model.safetensors, tokenizer.json."),
+        ("model.safetensors", {}, "no *.safetensors (the only supported weight format), only"),
+        ("model.safetensors", {"a__gguf": b"", "b__bin": b""}, "only a.gguf, b.bin."),
+        ("tokenizer.json", {}, "no tokenizer.json, only unrelated files"),
+        ("tokenizer.json", {"tokenizer__model": b""}, "no tokenizer.json, only tokenizer.model."),
         ("model.safetensors", {"m-00002-of-00003__safetensors": b""}, "no model.safetensors.index"),
         (INDEX, {INDEX: b'{"weight_map": {"a": "x", "b": "y"}}'}, "no x (model.safetensors.index"),
         (INDEX, {INDEX: b"{"}, "it is not a valid index"),

@@ -117,7 +117,7 @@ async def test_more_than_the_budget_is_not_kept_and_costs_nobody(
 ) -> None:
     assert await warm.keep("a", model("a")) == ""
     why = await warm.keep("huge", model("huge", 81))
-    assert why == "its weights take 324 KiB, and host_cache_mb allows 320 KiB for all models"
+    assert why == "its weights take 324 KiB, but host_cache_mb allows 320 KiB for all models"
     assert warm.held == {"a": 32 * PAGE}
 
 
@@ -219,7 +219,8 @@ async def test_a_failure_midway_leaves_nothing(
     os.truncate(folder / "model.safetensors", PIECE)
     held.go_on.set()
     assert await keeping == (
-        f"{folder / 'model.safetensors'} cannot be read whole: it was cut off, or its disk fails"
+        f"{folder / 'model.safetensors'} cannot be read completely: it was truncated, or its disk "
+        "is failing"
     )
     assert warm.held == {}
     await until(lambda: locked_bytes() == 0)
@@ -283,7 +284,7 @@ async def test_the_last_memory_of_the_host_is_left_to_others(
 ) -> None:
     warm = WarmTier(MIB, host(tmp_path, total_mib=20480, free_mib=1024))
     why = await warm.keep("a", model("a"))
-    assert why == "the host has only 1 GiB of free memory, and 1 GiB are left to others"
+    assert why == "the host has only 1 GiB of free memory, of which 1 GiB must stay free"
     assert warm.held == {}
     await warm.close()
 
@@ -295,7 +296,7 @@ def test_a_budget_above_the_free_memory_is_refused(tmp_path: Path) -> None:
         check(5 * MIB, small)
     assert str(caught.value) == (
         "host_cache_mb = 5: only 4 MiB of memory are free on this host, and the engines need "
-        "some too. Set it lower, or 0 to keep nothing."
+        "some of that too. Set it lower, or to 0 to keep nothing."
     )
 
 
@@ -309,7 +310,7 @@ def lowly(program: str, *arguments: object, limit_bytes: int = 64 * MIB) -> list
     """The lines of *program*, run with no privileges over memory and files."""
     begin = f"from tests.support.lowly import become_lowly; become_lowly({limit_bytes})\n"
     begin += "import asyncio, sys\nfrom pathlib import Path\n"
-    begin += "from neuron.files.warm_tier import Warm, check\n"
+    begin += "from neuron.files.warm_tier import WarmTier, check\n"
     command = [sys.executable, "-c", begin + program, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
@@ -331,7 +332,7 @@ def test_a_limit_below_the_budget_is_refused_with_the_remedy() -> None:
     assert refused == (
         "SettingsError host_cache_mb = 3: this process may lock only 2 MiB of memory "
         "(RLIMIT_MEMLOCK). Set LimitMEMLOCK=3M in the systemd unit, or 'ulimit -l 3072' (in "
-        "containers --ulimit memlock=3145728) before the start; or set host_cache_mb = 0 to keep "
+        "containers --ulimit memlock=3145728) before starting; or set host_cache_mb = 0 to keep "
         "nothing."
     )
     assert taken == "taken"
@@ -340,7 +341,7 @@ def test_a_limit_below_the_budget_is_refused_with_the_remedy() -> None:
 
 _KEEP = """
 async def main():
-    warm = Warm(8 << 20)
+    warm = WarmTier(8 << 20)
     print(await warm.keep("m", Path(sys.argv[1])), warm.held)
 asyncio.run(main())
 """
@@ -349,7 +350,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(("limit_bytes", "words"), [(PAGE * 16, "64 KiB"), (0, "0 bytes")])
 def test_a_limit_that_is_met_midway(model: MakeModel, limit_bytes: int, words: str) -> None:
     (line,) = lowly(_KEEP, model("a"), limit_bytes=limit_bytes)
-    assert line == f"this process may lock {words} of memory in all (RLIMIT_MEMLOCK) {{}}"
+    assert line == f"this process may lock only {words} of memory in total (RLIMIT_MEMLOCK) {{}}"
 
 
 def test_an_unreadable_file(model: MakeModel) -> None:

@@ -173,7 +173,8 @@ def test_a_mistaken_entry_is_named_once(caplog: pytest.LogCaptureFixture) -> Non
     hardware = Hardware(visible_devices="0,7", nvml=FakeNvml())
     hardware.discover()
     hardware.discover()
-    assert caplog.messages == ["CUDA_VISIBLE_DEVICES: '7' names none of 3 GPUs; it ends the list"]
+    problem = "'7' matches none of 3 GPUs, so CUDA ignores it and all after it"
+    assert caplog.messages == [f"CUDA_VISIBLE_DEVICES: {problem}"]
 
 
 def test_without_visible_gpus_the_driver_is_left_alone() -> None:
@@ -241,7 +242,7 @@ def test_a_card_that_is_lost_at_the_start_is_left_out(caplog: pytest.LogCaptureF
     hardware = Hardware(visible_devices=None, nvml=nvml)
     hardware.discover()
     assert [(d.index, d.uuid) for d in hardware.discover()[:-1]] == [(0, UUIDS[1]), (1, UUIDS[2])]
-    assert caplog.messages == ["GPU 0 of NVML is left out: GPU is lost"]
+    assert caplog.messages == ["GPU 0 of NVML does not answer and is not used: GPU is lost"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+pytestmark = pytest.mark.xdist_group("model_ranks")
+
+
 @pytest.fixture(scope="module", params=[2, 4])
 def group(request: pytest.FixtureRequest) -> Iterator[Ranks]:
     with ranks(request.param) as found:

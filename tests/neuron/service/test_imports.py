@@ -31,3 +31,13 @@ def test_the_gateway_imports_neither() -> None:
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.split())
     assert not loaded & {"torch", "transformers", "tokenizers", "jinja2", "neuron", "numpy"}
+
+
+def test_only_who_serves_http_gets_hypercorn() -> None:
+    modules = "protocol.bus, protocol.codec, protocol.runtime.listen, protocol.runtime.settings"
+    program = f"import sys, {modules}, cortex.cli.main, cortex.local.up; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
+    )
+    assert result.returncode == 0, result.stderr
+    assert not set(result.stdout.split()) & {"hypercorn", "starlette"}

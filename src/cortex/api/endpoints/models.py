@@ -74,7 +74,7 @@ class Models:
     def __init__(self, gateway: Gateway) -> None:
         self._fleet = gateway.fleet
         self._catalogue = gateway.catalogue
-        self._decide = gateway.dispatcher.decide
+        self._decide = gateway.decisions.decide
         self._created = int(gateway.started_at)
         moment = datetime.fromtimestamp(self._created, UTC)
         self._created_at = moment.isoformat().replace("+00:00", "Z")

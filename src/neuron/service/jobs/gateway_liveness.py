@@ -3,20 +3,17 @@
 import time
 from collections.abc import Callable
 
-GONE_AFTER_SECONDS = 1.2
-HEARING_FOR_SECONDS = 3.0
-"""Silence counts only after this long in which we heard everything."""
-ECHO_SECONDS = 0.9
-"""Our own heartbeat comes back through the server at least so often, or we hear nothing."""
-CUT_OFF_SECONDS = 15.0
-"""Deaf for so long we are alone, and every gateway has gone on without us."""
+from protocol.timing import NORMAL, Timing
 
 
 class GatewayLiveness:
     """Heartbeats of all gateways."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, timing: Timing = NORMAL
+    ) -> None:
         self._clock = clock
+        self._timing = timing
         self._heard: dict[str, float] = {}
         self._hearing_since = clock()
         self._echo_at = clock()
@@ -28,7 +25,7 @@ class GatewayLiveness:
     def echo(self) -> None:
         """Our own heartbeat came back: the server lives, and so does our connection."""
         now = self._clock()
-        if now - self._echo_at > ECHO_SECONDS:
+        if now - self._echo_at > self._timing.echo_seconds:
             self._hearing_since = now
         self._echo_at = now
 
@@ -40,11 +37,11 @@ class GatewayLiveness:
         """Whether it has been silent while we could have heard it."""
         now = self._clock()
         deaf_seconds = now - self._echo_at
-        if deaf_seconds > ECHO_SECONDS:
-            return deaf_seconds > CUT_OFF_SECONDS
-        if now - self._hearing_since < HEARING_FOR_SECONDS:
+        if deaf_seconds > self._timing.echo_seconds:
+            return deaf_seconds > self._timing.cut_off_seconds
+        if now - self._hearing_since < self._timing.hearing_seconds:
             return False
-        return now - self._heard.get(gateway, 0.0) > GONE_AFTER_SECONDS
+        return now - self._heard.get(gateway, 0.0) > self._timing.gateway_gone_seconds
 
     def forget_old(self) -> None:
         """Drops gateways that left long ago."""

@@ -20,8 +20,6 @@ from protocol.job import Cancel, Claim, Claimed, Job, Located, Resend
 
 log = logging.getLogger("neuron")
 
-KEEP_SECONDS = 30.0
-
 
 class JobHost(Protocol):
     """Who computes a job: the worker of its model."""
@@ -86,7 +84,7 @@ class Jobs:
         if entry.task is not asyncio.current_task():
             return  # somebody else has gone on with it
         entry.task = None
-        entry.expires = self._clock() + KEEP_SECONDS
+        entry.expires = self._clock() + self._identity.timing.kept_seconds
         if not keep and self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
 

@@ -27,8 +27,6 @@ from protocol.job import Job
 
 log = logging.getLogger("neuron")
 
-KEEP_ALIVE_SECONDS = 0.5
-
 IDLE_SECONDS = 0.05
 """Between two jobs of a busy model there may be a gap."""
 
@@ -302,8 +300,9 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         """Every second time; gateways that are gone are noticed sooner."""
+        half = self._identity.timing.keep_alive_seconds / 2
         for is_due in itertools.cycle((False, True)):
-            await asyncio.sleep(KEEP_ALIVE_SECONDS / 2)
+            await asyncio.sleep(half)
             for entry in self._jobs.of(self):
                 running = entry.running
                 if running is None:

@@ -24,7 +24,7 @@ from neuron.ipc.messages import (
 from neuron.models.errors import LoadCode
 from tests.support.tiny_models import write_checkpoint
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine_ranks")]
 
 SHARED = random.Random(3).choices(range(250), k=64)
 """The beginning of every prompt, four blocks."""
