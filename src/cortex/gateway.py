@@ -180,9 +180,8 @@ class Gateway:
                         provisioned = -1
             await self.fleet.wait_for_change(1.0)
             if not self.dispatcher.waiting:
-                await asyncio.sleep(
-                    IDLE_SECONDS
-                )  # heartbeats of a large fleet arrive by the hundreds
+                # heartbeats of a large fleet arrive by the hundreds
+                await asyncio.sleep(IDLE_SECONDS)
 
     async def _pulse(self) -> None:
         while True:

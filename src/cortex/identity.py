@@ -1,4 +1,4 @@
-"""Who this gateway is on the bus."""
+"""The identity of this gateway on the bus."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class GatewayIdentity(NamedTuple):
 
     bus: Bus
     gateway: str
-    """The gateway's id; neurons answer to it."""
+    """The gateway's id, to which neurons reply."""
     instance: str
-    """This life of its process."""
+    """Names this life of its process."""
     timing: Timing = NORMAL
-    """The fleet's."""
+    """The times that the whole fleet agrees on."""

@@ -1,4 +1,4 @@
-"""``cortex serve``: a gateway in one event loop, from its sockets to its ordered end."""
+"""``cortex serve``: a gateway on one event loop, from opening its sockets to its ordered end."""
 
 import asyncio
 import contextlib

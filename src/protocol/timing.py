@@ -1,9 +1,9 @@
 """The times that gateways and neurons must agree on, and the inequalities between them.
 
-Whoever waits for the other side does so by one :class:`Timing`, which is handed down from
-``Gateway`` and ``Node``. Every fleet runs with :data:`NORMAL`; tests that do not measure a real
-bound may run a whole fleet with a :meth:`Timing.scaled` one. What only one side knows of, such as
-how often it looks at something, stays with that side.
+Both sides wait for each other by one :class:`Timing`, which is handed down from ``Gateway`` and
+``Node``. Every fleet runs with :data:`NORMAL`; tests that do not measure a real bound may run a
+whole fleet with a :meth:`Timing.scaled` one. Times that only one side knows, such as how often it
+looks at something, stay with that side.
 """
 
 import dataclasses
@@ -11,71 +11,72 @@ import math
 from typing import Self
 
 _SHORTEST_TTL_SECONDS = 1
-"""NATS counts the life of a key in whole seconds."""
+"""The shortest TTL, as NATS counts the life of a key in whole seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """All of them. Raises ``ValueError`` for times that contradict each other."""
+    """All shared times. Raises ``ValueError`` for times that contradict each other."""
 
     # -- heartbeats, and what their silence means
     heartbeat_seconds: float = 0.5
-    """Between two heartbeats of a gateway, and of a node."""
+    """Time between two heartbeats of a gateway or a node."""
     all_heard_seconds: float = 0.7
     """Every living node has sent a heartbeat within this time of a gateway's start."""
     echo_seconds: float = 0.9
-    """Whose own heartbeat has not come back for this long hears nothing of what others say."""
+    """A process whose own heartbeat has not come back for this long hears nothing from others,
+    either."""
     gateway_gone_seconds: float = 1.2
-    """Silence after which a neuron takes a gateway for gone."""
+    """Silence after which a neuron considers a gateway gone."""
     node_gone_seconds: float = 1.6
-    """Silence after which a gateway takes a node, or another gateway, for gone."""
+    """Silence after which a gateway considers a node or another gateway gone."""
     hearing_seconds: float = 3.0
     """A neuron must have heard everything for this long before a gateway's silence counts."""
     settled_seconds: float = 3.0
-    """What a node has not said by this long after its start, it does not have."""
+    """Time after a node's start by which it has announced everything that it has."""
     cut_off_seconds: float = 15.0
-    """Deaf for this long, a gateway ends its streams, and a neuron parks its jobs."""
+    """After this long without NATS, a gateway ends its streams and a neuron parks its jobs."""
     remember_seconds: float = 30.0
     """A node that has been silent for less than this may be back."""
 
     # -- streams
     keep_alive_seconds: float = 0.5
-    """Between two signs of life of a job that has nothing to say."""
+    """Time between two signs of life of a job that has nothing new."""
     watch_seconds: float = 0.1
-    """Between two looks of a gateway at the silence of its streams."""
+    """Time between two checks of a gateway for silent streams."""
     lag_seconds: float = 0.25
-    """A gateway that was held up for this long has not heard what was said meanwhile."""
+    """A gateway that stalled for this long has not heard what was sent meanwhile."""
     probe_after_seconds: float = 0.9
     """Silence after which a gateway asks for what it may have missed."""
     lost_after_seconds: float = 1.3
-    """Silence after which a stream goes on at another node."""
+    """Silence after which a stream moves to another node."""
     search_seconds: float = 2.0
-    """How long a stream is looked for by a gateway that takes it up: it may be between two
+    """How long a gateway looks for a stream that it claims, as the stream may be moving between two
     nodes."""
     long_search_seconds: float = 8.0
-    """The same while a node is silent that may be back, and have it."""
+    """The same while a node is silent that may soon be back, with the stream."""
     kept_seconds: float = 30.0
-    """How long a neuron keeps what it has said, after a job's end and while it is parked."""
+    """How long a neuron keeps its frames, after a job's end and while the job is parked."""
 
     # -- records that expire
     live_every_seconds: float = 5.0
-    """Between two writings of a node's live record."""
+    """Time between two writes of a node's live record."""
     live_ttl_seconds: int = 15
     wanted_every_seconds: float = 2.0
-    """Between two writings of what a gateway's requests wait for."""
+    """Time between two writes of a gateway's demand."""
     wanted_ttl_seconds: int = 6
-    """A gateway that has been gone for this long wants nothing any more."""
+    """Demand expires this long after its gateway is gone."""
 
     # -- the placer's lease
     lease_ttl_seconds: int = 2
     """A placer that has not renewed its lease for this long has lost it."""
     lease_renew_seconds: float = 0.5
-    """Between two renewals."""
+    """Time between two renewals of the lease."""
     lease_look_seconds: float = 0.4
-    """Between two looks at whether the lease is free, should its end have been missed: less than
+    """Time between two checks of whether the lease is free, in case its end was missed: less than
     what a takeover may take beyond the TTL."""
     lease_margin_seconds: float = 0.25
-    """For what is on its way when the lease ends: its holder stops this long before."""
+    """The holder stops this long before the lease ends, for orders that are still on their way."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -111,7 +112,7 @@ class Timing:
             )
 
     def _check(self, longer: str, times: int, shorter: str, why: str) -> None:
-        """*longer* is more than *times* *shorter*."""
+        """Checks that *longer* exceeds *times* × *shorter*."""
         more, less = getattr(self, longer), getattr(self, shorter)
         if not more > times * less:
             factor = f"{times} × " if times > 1 else ""
@@ -121,11 +122,11 @@ class Timing:
 
     @property
     def lease_held_seconds(self) -> float:
-        """How long after the beginning of a renewal its holder may place."""
+        """How long after the start of a renewal its holder may act as the placer."""
         return self.lease_ttl_seconds - self.lease_margin_seconds
 
     def scaled(self, factor: float) -> Self:
-        """Every time multiplied; those that NATS counts, in whole seconds and not below one."""
+        """Multiplies every time; those that NATS counts stay whole seconds, at least one."""
         changed = {}
         for field in dataclasses.fields(self):
             time = getattr(self, field.name) * factor
@@ -135,4 +136,4 @@ class Timing:
 
 
 NORMAL = Timing()
-"""What every gateway and neuron of a fleet goes by."""
+"""The times of every real fleet."""

@@ -1,6 +1,6 @@
-"""Admission: whether a request may wait at this gateway, and when it is its turn.
+"""Admission: whether a request may wait at this gateway, and when it has its turn.
 
-One queue for each model (``request_queue``), opened as far as the ready nodes have room.
+Each model has one queue (``request_queue``), opened as far as the ready nodes have room.
 """
 
 from cortex.dispatch import router
@@ -50,7 +50,7 @@ class Admission:
         return self._queues[model].enqueue(tenant, priority, estimated_tokens(request))
 
     def wanted(self) -> dict[str, WaitingRequests]:
-        """What waits for models: queued requests, and streams that have lost their node."""
+        """Lists what waits for models: queued requests, and streams that have lost their node."""
         found = self._decisions.unplaced()
         for model, queue in self._queues.items():
             if not queue.waiting:

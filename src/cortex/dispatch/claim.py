@@ -29,8 +29,8 @@ async def claim_stream(
     identity: GatewayIdentity, job_id: str, owner: str, *, is_missed: bool
 ) -> ClaimedStream:
     """Makes this gateway the owner of a stream. Raises ``FleetError(STREAM_GONE)`` when no neuron
-    has it, or not for *owner*. *is_missed*: a node that may have it is silent, and may soon be
-    back."""
+    has it, or none for *owner*. *is_missed* says that a node that may have it is silent, and may
+    soon be back."""
     timing = identity.timing
     seconds = timing.long_search_seconds if is_missed else timing.search_seconds
     deadline = time.monotonic() + seconds

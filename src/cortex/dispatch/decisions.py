@@ -14,11 +14,11 @@ from cortex.placement.fit import FitResult
 from protocol.fleet import ModelState
 
 Feasible = Callable[[str], FitResult | None]
-"""Where a model could be loaded; None for a model that nobody knows."""
+"""Returns where a model could be loaded; None for an unknown model."""
 
 
 class Decisions:
-    """The router over this gateway's live picture of the fleet."""
+    """Applies the router to this gateway's live view of the fleet."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Decisions:
         feasible: Feasible = lambda _: None,
         on_wanted: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_wanted* is called when a request asks for a model that has to be loaded."""
+        """Calls *on_wanted* when a request asks for a model that has to be loaded."""
         self._fleet = fleet
         self._catalogue = catalogue
         self._feasible = feasible
@@ -39,7 +39,8 @@ class Decisions:
         """Gathers everything that the router may ask about *model*."""
         placed = tuple(self._fleet.placed(model))
         if any(p.record.state is ModelState.READY for p in placed):
-            return router.ModelView(model, placed)  # nothing else matters, and much of it costs
+            # nothing else matters, and gathering it is expensive
+            return router.ModelView(model, placed)
         return router.ModelView(
             model,
             placed,
@@ -66,5 +67,5 @@ class Decisions:
         self._on_wanted()
 
     def unplaced(self) -> dict[str, WaitingRequests]:
-        """Models that were asked for a moment ago and are ready nowhere."""
+        """Lists models that were asked for a moment ago and are ready nowhere."""
         return self._unplaced.waiting(without=self._fleet.ready)

@@ -12,15 +12,15 @@ from protocol.errors import ErrorCode, FleetError
 from protocol.job import Job
 
 HAND_OVER_SECONDS = 5.0
-"""How long a job's hand-over may fail before its request does."""
+"""How long a job's hand-over may fail before its request fails."""
 LONG_ANSWER = 32_768
-"""Tokens of answer that a job keeps room for, for a neuron that goes on with it."""
+"""Answer tokens for which a job keeps room, so that another neuron can continue it."""
 _BYTES_OF_TOKEN = 7
 _RETRY_SECONDS = 0.2
 
 
 class HandOver:
-    """The lanes of all models, as this gateway writes them."""
+    """This gateway's access to the lanes of all models."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -31,7 +31,8 @@ class HandOver:
         await self._lanes.acknowledge(ack)
 
     def forget(self) -> None:
-        """Provisions every lane again when it is next needed: the server may be another one."""
+        """Forgets which lanes exist, so that each is provisioned again when it is needed: the
+        server may be another one."""
         self._lanes.forget()
 
     def check_size(self, job: Job) -> None:
@@ -40,16 +41,17 @@ class HandOver:
         answer = job.request.sampling.max_tokens or LONG_ANSWER
         room = _BYTES_OF_TOKEN * min(answer, LONG_ANSWER)
         limit = self._bus.max_payload_bytes
-        size = characters(job.request)  # at least; spares the encoding of what is far too large
+        # a lower bound, which spares the encoding of what is far too large
+        size = characters(job.request)
         if size <= limit:
             size = len(codec.encode(job))
         if size + room > limit:
             raise too_large(BusOverflow(size + room, limit))
 
     async def publish(self, job: Job) -> None:
-        """Stores *job* in its lane. JetStream needs a moment after a restart, so a failure is tried
-        again; a repetition of the same message id within the stream's window is no second job.
-        Raises ``FleetError`` when NATS has not stored it after ``HAND_OVER_SECONDS``."""
+        """Stores *job* in its lane. JetStream needs a moment after a restart, so a failure is
+        retried; repeating a message id within the stream's window does not make a second job.
+        Raises ``FleetError`` when NATS has not stored the job after ``HAND_OVER_SECONDS``."""
         data = codec.encode(job)
         deadline = time.monotonic() + HAND_OVER_SECONDS
         while time.monotonic() < deadline:
@@ -63,7 +65,7 @@ class HandOver:
         )
 
     async def provision(self, model: str) -> bool:
-        """Makes sure that a model's lanes exist; False when JetStream does not answer."""
+        """Ensures that a model's lanes exist; False when JetStream does not answer."""
         if not self._bus.is_connected:
             return False
         return await self._lanes.provision() and await self._lanes.provision_model(model)

@@ -1,4 +1,5 @@
-"""How long one request waits: for a turn, for its model to load, for a node that has it. Pure."""
+"""Limits how long one request waits: for a turn, for its model to load, for a node that has it.
+Pure."""
 
 from collections.abc import Callable
 

@@ -77,9 +77,7 @@ class SupervisedProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-            process.send_signal(
-                signal.SIGCONT
-            )  # a stopped (SIGSTOP) process would never see the SIGTERM
+            process.send_signal(signal.SIGCONT)  # a stopped process would not see the SIGTERM
         try:
             async with asyncio.timeout(grace_seconds):
                 await process.wait()

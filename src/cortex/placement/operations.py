@@ -114,9 +114,8 @@ class Operations:
             Victim(victim.model, self._snapshots.drain_seconds(victim.model))
             for victim in fit.victims
         )
-        devices = (
-            fit.devices if fit.has_files else ()
-        )  # before the node has the files, it does not know what the model takes
+        # before the node has the files, it does not know what the model takes
+        devices = fit.devices if fit.has_files else ()
         said = LoadOrder(planned.model, "", profile, devices, victims, why="an operator")
         await self._order(fit.node, said)
         return planned

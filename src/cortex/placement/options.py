@@ -5,7 +5,8 @@ from typing import NamedTuple
 from cortex.placement.eviction import Strategy
 
 PLACE_SECONDS = 120.0
-"""How long a request waits until its model's load begins, unless ``load_wait_seconds`` says."""
+"""How long a request waits for its model's load to begin, unless ``load_wait_seconds`` says
+otherwise."""
 
 
 class PlacementOptions(NamedTuple):

@@ -50,12 +50,12 @@ class _Sent(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What the placer shows to people in KV."""
+    """The records that the placer keeps in KV for people."""
 
     placements: KvMirror
-    """What is where, and why."""
+    """Where each model is, and why."""
     evictions: KvMirror
-    """Each node's order of eviction."""
+    """Each node's eviction order."""
 
 
 class Placer:

@@ -66,9 +66,8 @@ class SnapshotBuilder:
         self._loads: deque[tuple[float, str, float]] = deque()
         self._missing_since: dict[Key, float] = {}
         self._known: set[str] = set()  # nodes that were alive at the last look
-        self._recent: dict[str, float] = defaultdict(
-            float
-        )  # seconds spent on recent loads, by node
+        # seconds spent on recent loads, by node
+        self._recent: dict[str, float] = defaultdict(float)
         self._ready: Counter[str] = Counter()  # ready replicas, as of the last look
         self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
 

@@ -4,6 +4,6 @@ Decided here: which frame belongs to the present attempt, what is missing, what 
 when a stream is over. Pure: ``cortex.dispatch.receiver`` feeds frames in and carries out the
 actions, and the dialects render the events.
 
-Read ``events`` (what comes out) first, then ``state`` (the state machine), then ``inbox`` (how a
-reader takes many events at once).
+Read ``lifecycle`` (the phases, as tables) and ``events`` (what comes out) first, then ``state``
+(from frames to events), then ``inbox`` (how a reader takes many events at once).
 """

@@ -66,7 +66,7 @@ class _CountsOf:
         self._name, self._help, self._label, self._read = name, help_text, label, read
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yields the one family."""
+        """Yields the one metric family."""
         family = CounterMetricFamily(self._name, self._help, labels=[self._label])
         for key, count in self._read().items():
             family.add_metric([key], count)

@@ -1,8 +1,9 @@
-"""An HTTP server that ends within a bound, whatever its clients do; the only door to Hypercorn.
+"""An HTTP server that stops within a bound, whatever its clients do; the only module that knows
+Hypercorn.
 
-Hypercorn reads and writes the connections. Listening and ending are done here, because
-Hypercorn's own end waits without bound for open connections from Python 3.12 on, cannot be
-cancelled there, and shows stack traces of what it cuts off.
+Hypercorn reads and writes the connections. Listening and stopping are done here, because
+Hypercorn's own shutdown waits without bound for open connections from Python 3.12 on, cannot be
+cancelled there, and prints stack traces of what it cuts off.
 """
 
 import asyncio
@@ -27,11 +28,11 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 IDLE_CONNECTION_SECONDS = 10.0
 """How long an idle connection is kept: longer than the five seconds after which the usual clients
-give theirs up. Not more, because Hypercorn holds a connection that its client has closed for as
-long, file descriptor and tasks included."""
+close theirs. Not more, because Hypercorn holds a connection that its client has closed for the same
+time, including its file descriptor and tasks."""
 
 CUT_OFF_SECONDS = 1.0
-"""What a connection has to end in after it was cut off, before its task is cancelled."""
+"""How long a connection that was cut off may take to end before its task is cancelled."""
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +41,7 @@ async def http_server(
 ) -> AsyncIterator[None]:
     """Serves *app* on *listener* for the length of the block, then lets answers finish.
 
-    After *drain_seconds* what is still open is cut off, as by a client that goes away.
+    What is still open after *drain_seconds* is cut off, as if its client had gone away.
     """
     connections = _Connections(app)
     server = await asyncio.start_server(connections.begin, sock=listener, backlog=BACKLOG)
@@ -52,7 +53,7 @@ async def http_server(
 
 
 class _Connections:
-    """What is open, and the task of each."""
+    """The open connections, each with its task."""
 
     def __init__(self, app: App) -> None:
         self._app = ASGIWrapper(app)
@@ -62,7 +63,8 @@ class _Connections:
         self._is_cut_off = False
 
     def begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves a new connection. Not a coroutine: asyncio would report what becomes of it."""
+        """Serves a new connection. It is not a coroutine, because asyncio would report how that
+        ends."""
         loop, state = asyncio.get_running_loop(), LifespanState()
         server = TCPServer(self._app, loop, self._config, self._context, state, reader, writer)
         task = loop.create_task(server.run(), name="http")
@@ -78,7 +80,8 @@ class _Connections:
             log.warning("a connection failed: %r", error)
 
     async def end(self, drain_seconds: float) -> None:
-        """Ends idle connections at once, others after their answer, all of them in time."""
+        """Closes idle connections at once, the others after their answer, and all of them within
+        the bound."""
         await self._context.terminated.set()
         await self._until_none_is_open(drain_seconds)
         self._is_cut_off = True

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks a program to stop in order, the second ends it at once."""
+"""SIGTERM and Ctrl-C: the first one stops a program in order, the second ends it at once."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ log = logging.getLogger("stop")
 
 
 def stop_on_signals() -> asyncio.Event:
-    """The event that the first signal sets, in the running loop."""
+    """Returns an event that the first signal sets in the running loop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -115,9 +115,8 @@ def _messages(asked: ResponsesRequest) -> tuple[Message, ...]:
         if message is None:
             continue
         if last is not None and last.role is message.role is Role.ASSISTANT:
-            messages[-1] = joined(
-                last, message
-            )  # an assistant's thinking, text and calls form one turn
+            # an assistant's thinking, text and calls form one turn
+            messages[-1] = joined(last, message)
         else:
             messages.append(message)
     if not any(message.role is not Role.SYSTEM for message in messages):
