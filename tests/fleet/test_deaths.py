@@ -1,6 +1,7 @@
 """The rows of the failure matrix with real processes; ``DEATHS`` says how often.
 
-The figures in docs/reliability.md come from ``DEATHS=100 bin/test tests/fleet/test_deaths.py -s``.
+The figures in docs/reliability.md come from
+``DEATHS=100 bin/test -n0 tests/fleet/test_deaths.py -s``.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ DEADLINES = Deadlines(step_seconds=2.0, factor=0.0)
 KILLS = RUNS if RUNS > 1 else 2
 TwoNodes = tuple[TestFleet, list[WatchedEngines]]
 on_shared_nodes = pytest.mark.asyncio(loop_scope="module")
-pytestmark = pytest.mark.xdist_group("exact_moves")
+pytestmark = pytest.mark.xdist_group("wall_clock")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from tests.support.tiny_models import FAMILIES, write_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.xdist_group("gpu"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
 ]
 

@@ -13,6 +13,7 @@ from neuron.engine.sampling.topk import TopK
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.xdist_group("gpu"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
 ]
 CUTS = [(0, 1.0, 0.0), (0, 0.9, 0.0), (50, 0.9, 0.0), (2000, 0.99, 0.0), (0, 1.0, 0.02)]
