@@ -167,7 +167,7 @@ async def test_a_neuron_waits_for_nobody(nats: NatsServer, tmp_path: Path) -> No
     neuron = Process("n1", [*command, "--listen", f"127.0.0.1:{port}"], tmp_path / "n1.log")
     await neuron.start()
     try:
-        await until(lambda: "loads:" in neuron.logged, seconds=20)
+        await until(lambda: "loading at start:" in neuron.logged, seconds=20)
         async with opened(RESTING * 5, port):
             assert (await stopped(neuron, AT_ONCE_SECONDS + 1))[0] == 0
     finally:

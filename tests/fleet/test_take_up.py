@@ -36,7 +36,7 @@ async def test_a_stream_is_taken_up_at_another_gateway(nats: NatsServer) -> None
             assert half.done
             await asyncio.wait_for(task, 5)
             assert first.error
-            assert "taken up elsewhere" in first.error["message"]
+            assert "has taken over the stream" in first.error["message"]
         assert len(script.engines[0].steps_of) == 1, "computed once"
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
         await until(lambda: other.gateway.dispatcher.in_flight == 0)

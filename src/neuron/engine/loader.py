@@ -241,7 +241,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more specific
         raise LoadError(
-            LoadCode.CORRUPT, f"{path} cannot be read: {error}. Fetch the model again."
+            LoadCode.CORRUPT, f"{path} cannot be read: {error}. Download the model again."
         ) from error
 
 

@@ -34,17 +34,17 @@ def match_tensors(
         ]
         raise LoadError(
             LoadCode.CORRUPT,
-            f"The weights do not fit config.json: the checkpoint {' and '.join(faults)}. "
-            "Check that config.json belongs to these weights, or fetch the model again.",
+            f"The weights do not match config.json: the checkpoint {' and '.join(faults)}. "
+            "Check that config.json belongs to these weights, or download the model again.",
         )
     matched = {name: found[name] for name in shapes}
     for name, entry in matched.items():
         if entry.shape != shapes[name]:
             raise LoadError(
                 LoadCode.CORRUPT,
-                f"The weights do not fit config.json: tensor {entry.name!r} has shape "
-                f"{list(entry.shape)}, expected {list(shapes[name])}. Check that config.json "
-                "belongs to these weights, or fetch the model again.",
+                f"The weights do not match config.json: tensor {entry.name!r} has shape "
+                f"{list(entry.shape)} instead of {list(shapes[name])}. Check that config.json "
+                "belongs to these weights, or download the model again.",
             )
     return matched
 
@@ -56,8 +56,8 @@ def _by_name(entries: Iterable[TensorEntry]) -> dict[str, TensorEntry]:
         if other is not entry:
             raise LoadError(
                 LoadCode.CORRUPT,
-                f"The checkpoint holds one tensor twice, as {other.name!r} and {entry.name!r}. "
-                "Fetch the model again into an empty folder.",
+                f"The checkpoint has one tensor twice, as {other.name!r} and {entry.name!r}. "
+                "Download the model again into an empty folder.",
             )
     return found
 

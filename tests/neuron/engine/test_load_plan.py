@@ -90,8 +90,8 @@ def transposed(entries: Entries) -> Entries:
     return [TensorEntry(first.name, first.file, first.dtype, shape, first.begin), *rest]
 
 
-FIT = "The weights do not fit config.json: "
-CHECK = "Check that config.json belongs to these weights, or fetch the model again."
+FIT = "The weights do not match config.json: "
+CHECK = "Check that config.json belongs to these weights, or download the model again."
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ CHECK = "Check that config.json belongs to these weights, or fetch the model aga
         ),
         (
             with_another("norm.weight"),
-            "The checkpoint holds one tensor twice, as 'model.norm.weight' and 'norm.weight'. "
-            "Fetch the model again into an empty folder.",
+            "The checkpoint has one tensor twice, as 'model.norm.weight' and 'norm.weight'. "
+            "Download the model again into an empty folder.",
         ),
         (
             transposed,
-            f"{FIT}tensor 'model.embed_tokens.weight' has shape [64, 320], expected [320, 64]. "
+            f"{FIT}tensor 'model.embed_tokens.weight' has shape [64, 320] instead of [320, 64]. "
             f"{CHECK}",
         ),
     ],
@@ -162,7 +162,7 @@ def test_ranks_that_a_model_cannot_be_spread_over_are_refused(
     start = Start("x", devices=("cpu",) * ranks)
     code, message = refused(lambda: planned(start, **changes))
     assert code is LoadCode.UNSUPPORTED
-    assert f"{why}, which cannot be spread over {ranks} devices. Set min_devices to " in message
+    assert f"{why}, which cannot be split over {ranks} devices. Set min_devices to " in message
 
 
 def test_the_dtype_is_refused_before_the_ranks_and_the_ranks_before_the_tensors() -> None:

@@ -303,7 +303,7 @@ def edit_config(old: str, new: str) -> Callable[[Path], None]:
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str, str]] = [
-    (truncate, "corrupt", "cut off"),
+    (truncate, "corrupt", "truncated"),
     (poison, "corrupt", "NaN"),
     (edit_config("Qwen3ForCausalLM", "MambaForCausalLM"), "unsupported", "Qwen3ForCausalLM"),
     (edit_config('"intermediate_size": 128', '"intermediate_size": 96'), "corrupt", "[96, 64]"),
