@@ -1,9 +1,9 @@
-"""Sees one request through: whichever neurons die, freeze or leave, somebody goes on.
+"""Sees one request through: when a neuron dies, freezes or leaves, another one continues.
 
-An attempt is one neuron's try. When it ends before the answer does, the next one gets the tokens
-so far and continues with the next token; the client sees a pause. The first attempt goes through
-the line and the stream, the later ones past it: to one neuron directly while any has room, else
-through the stream at high priority.
+An attempt is one neuron's try. When it ends before the answer does, the next one gets the tokens so
+far and continues with the next token; the client sees a pause. The first attempt goes through the
+queue and the stream JOBS. Later ones skip the queue: they are offered to one neuron directly while
+any has room, and otherwise go through the stream at high priority.
 """
 
 import asyncio
@@ -33,25 +33,29 @@ from protocol.runtime.waiting import wait_at_most
 log = logging.getLogger("attempts")
 
 DIRECT_SECONDS = 0.25
-"""How long a neuron may take to answer on the direct lane, and the time to read the job's text."""
+"""How long a neuron may take to answer on the direct lane, beside the time to read the job's
+text."""
 _BYTES_PER_SECOND = 500_000
 _LOOK_AGAIN_SECONDS = 0.25
 _PAUSE_SECONDS = 0.1
-"""Between two rounds of asking."""
+"""The pause between two rounds of asking."""
 SLOWER_IF_NEAR = 3.0
-"""Times slower than the quickest free node, one with the prompt's beginning is still preferred."""
+"""A node with the prompt's prefix is preferred until it is this many times slower than the
+quickest free node."""
 _QUICK_STEP_SECONDS = 0.002
 MOVES_AT_ONCE = 2
-"""From one node that still sends heartbeats: when it is only slow, the rest stays."""
+"""How many streams may leave a node that still sends heartbeats at once: if it is only slow, the
+rest stays."""
 DEATHS = 2
-"""A request whose attempts ended so often with their engine, and without a token, is at fault."""
+"""After this many attempts that ended with their engine and gave no token, the request is at
+fault."""
 
 BUGS = 3
-"""Rounds in which neurons answered that they failed; more would not help."""
+"""Rounds in which neurons answered that they failed; trying more often would not help."""
 
 HandOver = Callable[[Job], Awaitable[None]]
 Decide = Callable[[str], router.Decision]
-"""By a model's name."""
+"""Decides for a model, by its name."""
 
 
 class LeavingSources:
@@ -63,7 +67,7 @@ class LeavingSources:
 
     @contextlib.asynccontextmanager
     async def leaving(self, node: str) -> AsyncIterator[None]:
-        """The block moves a stream away from *node*."""
+        """Moves a stream away from *node* during the block."""
         while self._leaving[node] >= MOVES_AT_ONCE and node in self._fleet.alive_names():
             await self._fleet.wait_for_change(_PAUSE_SECONDS / 2)
         self._leaving[node] += 1
@@ -74,7 +78,7 @@ class LeavingSources:
 
 
 class Attempts:
-    """One request's attempts."""
+    """The attempts of one request, one after the other."""
 
     def __init__(
         self,
@@ -99,8 +103,8 @@ class Attempts:
         self._life = Lifecycle(ATTEMPT, AttemptPhase.QUEUED)
 
     async def begin(self, near: str) -> None:
-        """The first attempt, until a neuron has the job or has refused it. *near* may have the
-        prompt's beginning in its cache, and is asked before the others; empty = nobody."""
+        """Makes the first attempt, until a neuron has taken or refused the job. *near* may have
+        the prompt's prefix in its cache, and is asked before the others; empty when no node has."""
         job = self._stream.job
         if self._is_worth_asking(near):
             self._stream.record.was_near = await self._offer(near, job)
@@ -111,8 +115,8 @@ class Attempts:
         await self._until_taken(WaitBudget(self._model, time.monotonic), is_patient=False)
 
     def _is_worth_asking(self, near: str) -> bool:
-        """Whether it is ready, and not so slow that it would eat up what its cache saves. That it
-        has room it must say itself: heartbeats are half a second old."""
+        """Whether *near* is ready, and fast enough that its cache saves more time than its speed
+        costs. Only the node itself knows whether it has room: heartbeats are half a second old."""
         loads = {p.record.node: p.load for p in self._fleet.ready(self._model)}
         if near not in loads:
             return False
@@ -122,7 +126,7 @@ class Attempts:
         return own <= SLOWER_IF_NEAR * max(quickest, _QUICK_STEP_SECONDS)
 
     async def taken_up(self, node: str) -> None:
-        """All of it for a stream that already runs on *node*, which has been asked for it."""
+        """Continues a stream that already runs on *node*, which has been asked for it."""
         self._life.step(AttemptStep.OFFER)
         await wait_at_most(self._stream.turn, DIRECT_SECONDS * 4)
         self._settle()
@@ -132,8 +136,8 @@ class Attempts:
         await self.go_on()
 
     async def go_on(self) -> None:
-        """The further attempts, for as long as the answer is not complete; raises ``FleetError``
-        when nobody can go on."""
+        """Makes further attempts until the answer is complete; raises ``FleetError`` when no
+        node can continue."""
         stream = self._stream
         while True:
             await stream.turn.wait()
@@ -145,7 +149,7 @@ class Attempts:
             await self._move(stream.move)
 
     async def _move(self, move: Move) -> None:
-        """Until another neuron has the job."""
+        """Moves the stream, until another neuron has the job."""
         stream = self._stream
         left = stream.state.node
         self._blame(move)
@@ -176,7 +180,7 @@ class Attempts:
             stream.record.node = stream.state.node
 
     async def _place(self, left: str, budget: WaitBudget) -> bool:
-        """One round: tries every neuron with room, then the stream."""
+        """Tries every neuron with room once, and then the stream JOBS."""
         for placed in self._candidates(left):
             if await self._offer(placed.record.node, self._next_job(self._stream.job.priority)):
                 return True
@@ -191,7 +195,7 @@ class Attempts:
         return await self._until_taken(budget, is_patient=True)
 
     def _candidates(self, left: str) -> list[Placed]:
-        """Nodes with room, those first that compute the same to the bit, then the fastest."""
+        """Nodes with room: first those that compute the same to the bit, then the fastest."""
         first = self._stream.state.first
         same = (first.revision, first.numerics) if first else ("", "")
 
@@ -243,7 +247,7 @@ class Attempts:
     # -- attempts ------------------------------------------------------------------------------
 
     def _next_job(self, priority: Priority) -> Job:
-        """The next attempt, which everything that comes from now on must carry."""
+        """Begins the next attempt, whose number every frame must carry from now on."""
         stream = self._stream
         job, first = stream.job, stream.state.first
         request = job.request

@@ -40,7 +40,7 @@ _LOOK_AGAIN_SECONDS = 0.25
 
 
 class Dispatcher:
-    """All requests of this gateway."""
+    """Every request of this gateway, from its admission to its end."""
 
     def __init__(
         self,
@@ -50,7 +50,8 @@ class Dispatcher:
         *,
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
-        """*place_seconds*: how long a request may wait until the load of its model begins."""
+        """Takes how long a request may wait until the load of its model begins
+        (*place_seconds*)."""
         self._identity = identity
         self._fleet = fleet
         self._decisions = decisions
@@ -69,7 +70,7 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Requests that were handed over and are not finished."""
+        """The number of requests that were handed over and are not finished."""
         return len(self._receiver)
 
     @property
@@ -95,15 +96,16 @@ class Dispatcher:
         return await self._hand_over.provision(model)
 
     def leave(self) -> None:
-        """From now on streams are left as they are, for their clients to take up elsewhere."""
+        """Leaves the streams as they are from now on, for their clients to resume at another
+        gateway."""
         self._receiver.is_leaving = True
 
     def echo(self) -> None:
-        """This gateway's own heartbeat came back through the server."""
+        """Records that this gateway's own heartbeat came back through the server."""
         self._receiver.echo()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Receives frames until it is cancelled."""
 
         async def reconnected() -> None:
             self._hand_over.forget()
@@ -127,12 +129,10 @@ class Dispatcher:
         choice: int = 0,
         arrived: asyncio.Event | None = None,
     ) -> AsyncIterator[Stream]:
-        """Admits a request and yields its stream at once; leaving the block cancels it. Other
-        *choice* numbers give other answers under one seed.
-
-        What is known at once raises ``FleetError``: an unknown model, a full line, no bus.
-        Everything that goes wrong later arrives in the stream's inbox as ``Broken``.
-        """
+        """Admits a request and yields its stream at once; leaving the block cancels it. Each
+        number of *choice* gives a different answer under one seed. Raises ``FleetError`` for
+        what is known at once: an unknown model, a full queue, no bus. Everything that goes wrong
+        later arrives in the stream's inbox as ``Broken``."""
         self._check_bus()
         job = Job(
             id=job_id or new_job_id(),
@@ -155,8 +155,8 @@ class Dispatcher:
     async def claim_stream(
         self, job_id: str, owner: str, arrived: asyncio.Event | None = None
     ) -> AsyncIterator[Stream]:
-        """Goes on with a stream that another gateway, or another connection, has begun: its whole
-        answer comes again. Raises ``FleetError`` when nobody has it."""
+        """Continues a stream that another gateway, or another connection, began; its whole
+        answer is sent again. Raises ``FleetError`` when no node has it."""
         self._check_bus()
         with self._receiver.expecting(job_id):
             is_missed = self._fleet.misses_somebody
@@ -169,7 +169,7 @@ class Dispatcher:
     async def _carried(
         self, stream: Stream, work: Coroutine[Any, Any, None]
     ) -> AsyncIterator[None]:
-        """*work* serves the stream during the block. Whatever goes wrong ends in an event."""
+        """Runs *work* for the stream during the block; whatever goes wrong ends as an event."""
 
         async def carry() -> None:
             try:
@@ -190,8 +190,8 @@ class Dispatcher:
                 await asyncio.wait([attempts], timeout=0.1)
 
     def _check_bus(self) -> None:
-        """A restarting server is back before a client could try again; one that stays away is
-        no reason to wait."""
+        """Refuses new requests when NATS stays away; a restarting server is back before a client
+        could try again."""
         if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
             raise FleetError(
                 ErrorCode.BUS_UNAVAILABLE,
@@ -201,7 +201,8 @@ class Dispatcher:
             )
 
     async def _begin(self, stream: Stream, ticket: Ticket) -> None:
-        """A new request's whole way: the line, the first neuron, and all that follow."""
+        """Takes a new request all the way: the queue, the first neuron, and every neuron after
+        it."""
         known = prefixes_of(stream.job.request)
         try:
             budget = WaitBudget(stream.job.request.model, time.monotonic, self._place_seconds)
@@ -223,7 +224,7 @@ class Dispatcher:
             self._affinity.remember(known, stream.record.node)
 
     async def _continue(self, stream: Stream, node: str) -> None:
-        """A stream that runs already, from its first token on."""
+        """Continues a stream that is already running, from its first token on."""
         async with self._receiver.receiving(stream):
             self._receiver.resume(stream, node)
             await self._attempts_of(stream).taken_up(node)

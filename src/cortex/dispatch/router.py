@@ -15,30 +15,30 @@ from protocol.fleet import ModelRecord, ModelState
 
 
 class Run(NamedTuple):
-    """A node is ready for this model."""
+    """The model is ready on a node."""
 
 
 class Wait(NamedTuple):
-    """A node is getting ready for it."""
+    """The model is being loaded on a node."""
 
     how_far: str = ""
-    """For people."""
+    """The progress of the load, for people."""
 
 
 class Load(NamedTuple):
-    """A node could load it."""
+    """The model could be loaded on a node."""
 
     why_not_yet: str = ""
-    """What it waits for."""
+    """What the load waits for, for people."""
 
 
 class Refuse(NamedTuple):
-    """It cannot be served, and why."""
+    """The model cannot be served, and why."""
 
     error: WireError
     may_change: bool = False
-    """It could be served until a moment ago, or the picture is not complete yet: it is worth
-    waiting a little."""
+    """Whether waiting a little may help: it was served until a moment ago, or not every node has
+    been heard yet."""
 
 
 Decision = Run | Wait | Load | Refuse
@@ -115,7 +115,7 @@ def _why_not_yet(fit: Fit) -> str:
 
 
 def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
-    """Nothing that the fleet does by itself would help."""
+    """Refuses a model for which the fleet can do nothing by itself."""
     why = reasons(misfits, at_most=4)
     if all(misfit.is_for_ever for misfit in misfits):
         return WireError(

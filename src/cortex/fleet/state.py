@@ -1,7 +1,7 @@
 """The live picture of the fleet: a reducer over KV records and heartbeats.
 
-It owns what is known about nodes and models right now and answers from memory. It decides nothing
-(``router``) and sends nothing. A node counts as alive while its heartbeats arrive; a record of an
+It owns what is known about nodes and models right now, and answers from memory. It decides nothing
+(``router`` does) and sends nothing. A node is alive while its heartbeats arrive; a record from an
 earlier life of its neuron is ignored.
 """
 
@@ -40,7 +40,7 @@ class Placed(NamedTuple):
 
 
 class Node:
-    """What is known of one node."""
+    """Everything that is known about one node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,11 +50,11 @@ class Node:
         self.heartbeat: NodeHeartbeat | None = None
         self.heard_at = float("-inf")
         self.began_at = float("-inf")
-        """Its present life, as far as it was heard."""
+        """When its present life began, as far as it was heard."""
 
 
 class Fleet:
-    """All nodes. *changed* is a condition-like event: waiters get a fresh one for each change."""
+    """All nodes of the fleet, and questions about them."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Fleet:
         admitted: frozenset[str] = frozenset(),
         timing: Timing = NORMAL,
     ) -> None:
-        """*admitted*: others are ignored; empty = all are welcome."""
+        """Takes the only nodes that may be used (*admitted*); empty means all of them."""
         self._timing = timing
         self._clock = clock
         self._admitted = admitted
@@ -73,12 +73,12 @@ class Fleet:
         self._having: dict[str, dict[str, Node]] = {}  # by model, the nodes with a record of it
         self._changed = asyncio.Event()
         self.version = 0
-        """Another one after every change of a record, or of who is there."""
+        """Changes with every record, and whenever a node comes or goes."""
 
     # -- events in -----------------------------------------------------------------------------
 
     def key_changed(self, key: str, value: bytes | None) -> None:
-        """A key of ``cortex_nodes`` was written, or is gone (None)."""
+        """Applies a key of ``cortex_nodes`` that was written, or is gone (None)."""
         try:
             name, kind, model = keys.parse_node_key(key)
             if not self._is_admitted(name):
@@ -101,7 +101,7 @@ class Fleet:
         self._notify()
 
     def heard(self, heartbeat: NodeHeartbeat) -> None:
-        """A neuron's pulse arrived."""
+        """Applies the heartbeat of a neuron."""
         if not self._is_admitted(heartbeat.node):
             return
         node = self._nodes.setdefault(heartbeat.node, Node(heartbeat.node))
@@ -134,15 +134,15 @@ class Fleet:
     # -- questions -----------------------------------------------------------------------------
 
     def is_alive(self, node: Node) -> bool:
-        """Whether its heartbeats arrive."""
+        """Whether the node's heartbeats arrive."""
         return self._clock() - node.heard_at < self._timing.node_gone_seconds
 
     def alive(self) -> Iterator[Node]:
-        """The living nodes."""
+        """The nodes that are alive."""
         return (node for node in self._nodes.values() if self.is_alive(node))
 
     def models(self) -> list[str]:
-        """Every model that a living node has or could load, sorted."""
+        """Every model that a living node has or could load, sorted by name."""
         return sorted(
             model
             for model, nodes in self._having.items()
@@ -151,8 +151,8 @@ class Fleet:
 
     @property
     def is_unsettled(self) -> bool:
-        """Whether some nodes may not have been heard yet, as this gateway has just started, or
-        have not said yet what they are."""
+        """Whether some nodes may not have been heard yet because this gateway has just started,
+        or have not yet said what they are."""
         if self._clock() - self._began < self._timing.all_heard_seconds:
             return True
         return any(node.info is None for node in self.alive())
@@ -163,7 +163,7 @@ class Fleet:
         return any(self._is_missed(node) for node in self._nodes.values())
 
     def misses(self, model: str) -> bool:
-        """Whether such a node has said that it has the model or could load it."""
+        """Whether a node that fell silent a moment ago has the model or could load it."""
         return any(self._is_missed(node) for node in self._having.get(model, {}).values())
 
     def _is_missed(self, node: Node) -> bool:
@@ -171,7 +171,8 @@ class Fleet:
         return silence < self._timing.remember_seconds and not self.is_alive(node)
 
     def remembers(self, model: str) -> str:
-        """The node that had a model until a moment ago: it may be back, or restarting; or empty."""
+        """The node that had a model until a moment ago and may be back soon; empty if there is
+        none."""
         name, at = self._served.get(model, ("", float("-inf")))
         now, node = self._clock(), self._nodes.get(name)
         if node is None or now - at >= self._timing.remember_seconds:
@@ -181,16 +182,16 @@ class Fleet:
         return "" if has_unloaded_it else name
 
     def records(self, model: str) -> list[ModelRecord]:
-        """What living nodes say of a model, loaded or not."""
+        """The records that living nodes have of a model, loaded or not."""
         return [record for _, record in self._of(model)]
 
     def records_of(self, node: Node) -> list[ModelRecord]:
-        """Its models, loaded or not, without the records of an earlier life."""
+        """The records of a node's models, loaded or not, without those of an earlier life."""
         instance = node.heartbeat.instance if node.heartbeat else None
         return [record for record in node.models.values() if record.instance == instance]
 
     def placed(self, model: str) -> list[Placed]:
-        """Where a model is, or is on its way, on living nodes only."""
+        """The living nodes that have a model, or are loading it."""
         return [
             Placed(record, node.heartbeat.models.get(model, _NO_LOAD))
             for node, record in self._of(model)
@@ -198,34 +199,34 @@ class Fleet:
         ]
 
     def ready(self, model: str) -> list[Placed]:
-        """Where a model can take jobs now."""
+        """The nodes on which a model can take jobs now."""
         return [p for p in self.placed(model) if p.record.state is ModelState.READY]
 
     def free_slots(self, model: str) -> int:
-        """Slots of all ready nodes that no job holds, by their last heartbeats."""
+        """The free slots of all ready nodes, by their last heartbeats."""
         return sum(max(0, p.load.free_slots - p.load.queued) for p in self.ready(model))
 
     def slots(self, model: str) -> int:
-        """All slots of its ready nodes."""
+        """The number of slots of all ready nodes."""
         return sum(p.record.slots for p in self.ready(model))
 
     def node(self, name: str) -> Node | None:
-        """What is known of one."""
+        """Looks a node up by name; None if it is unknown."""
         return self._nodes.get(name)
 
     def alive_names(self) -> set[str]:
-        """The nodes whose heartbeats arrive."""
+        """The names of the nodes that are alive."""
         return {node.name for node in self.alive()}
 
     def node_of_instance(self, instance: str) -> str | None:
-        """Which node a process instance belongs to."""
+        """Names the node that a process instance belongs to."""
         for node in self._nodes.values():
             if node.heartbeat and node.heartbeat.instance == instance:
                 return node.name
         return None
 
     def _of(self, model: str) -> Iterator[tuple[Node, ModelRecord]]:
-        """Living nodes with what they say of a model."""
+        """The living nodes with their records of a model."""
         return (
             (node, record)
             for node in self._having.get(model, {}).values()
@@ -233,7 +234,7 @@ class Fleet:
         )
 
     def _record(self, node: Node, model: str) -> ModelRecord | None:
-        """What a living node says in its present life."""
+        """The record of a model from a living node's present life."""
         record = node.models.get(model)
         if record is None or node.heartbeat is None or not self.is_alive(node):
             return None

@@ -56,7 +56,7 @@ Event = Started | Parts | Alive | Ended | Broken
 
 
 class Stranger(NamedTuple):
-    """A neuron that we do not (or no longer) listen to works on this job."""
+    """A neuron that is not (or no longer) the one we listen to works on this job."""
 
     instance: str
     attempt: int

@@ -1,9 +1,9 @@
 """One answer stream as a pure state machine: frames in, events and actions out.
 
-NATS core may drop, delay and, with a thawed sender, repeat frames, and an answer may come from
-several neurons one after the other. What comes out is every token once and in order: a hole is
-asked for again, frames of other attempts and other lives of a neuron are fenced off, and an answer
-that cannot go on where it is moves. It knows neither the bus nor HTTP.
+Core NATS may drop and delay frames, a thawed sender may repeat them, and an answer may come from
+several neurons one after the other. What comes out is every token once and in order: missing frames
+are requested again, frames of other attempts and other lives of a neuron are fenced off, and an
+answer that cannot continue where it is moves. It knows neither the bus nor HTTP.
 """
 
 import msgspec
@@ -32,22 +32,22 @@ from protocol.frames import Phase
 
 
 class StreamState:
-    """What is known of one job's stream."""
+    """Everything that is known about one job's stream."""
 
     def __init__(self, attempt: int = 1) -> None:
         self.attempt = attempt
         self.instance = ""
-        """The neuron's process that we listen to; empty before this attempt's Accepted."""
+        """The process of the neuron that we listen to; empty before this attempt was accepted."""
         self.node = ""
         self.tokens: list[int] = []
-        """The answer so far."""
+        """The tokens of the answer so far."""
         self.first: frames.Accepted | None = None
-        """Of the first attempt that was accepted."""
+        """The acceptance of the first attempt that a neuron accepted."""
         self.is_exact = True
-        """All attempts compute the same to the bit, as far as their nodes tell."""
+        """Whether all attempts compute the same to the bit, as far as their nodes tell."""
         self._life = Lifecycle(STREAM, StreamPhase.WAITING)
         self.was_held = False
-        """The engine of the present attempt has not seen it, as far as is known."""
+        """Whether the present attempt's engine has not seen the job yet, as far as is known."""
         self._attempt_began_at = 0
         self._cached_tokens = 0
 
@@ -62,16 +62,16 @@ class StreamState:
 
     @property
     def next_index(self) -> int:
-        """How many tokens have come."""
+        """The number of tokens that have arrived."""
         return len(self.tokens)
 
     @property
     def new_tokens(self) -> int:
-        """How many of them came from the present attempt."""
+        """The number of tokens that the present attempt has added."""
         return len(self.tokens) - self._attempt_began_at
 
     def next_attempt(self, attempt: int) -> None:
-        """From now on only frames of *attempt* count."""
+        """Begins the next attempt: only its frames count from now on."""
         self._life.step(StreamStep.NEXT_ATTEMPT)
         self.attempt = attempt
         self.instance = self.node = ""
@@ -79,7 +79,7 @@ class StreamState:
         self._attempt_began_at = len(self.tokens)
 
     def receive(self, frame: frames.AnyFrame) -> Event | Action | None:
-        """Takes one frame; None when it changes nothing."""
+        """Takes one frame and returns what follows from it; None when it changes nothing."""
         if self.is_over:
             return None
         if frame.attempt != self.attempt:
@@ -167,5 +167,5 @@ class StreamState:
 
 
 def _class_of(accepted: frames.Accepted) -> tuple[str, str]:
-    """Attempts with equal ones compute the same to the bit: same files, computed the same way."""
+    """Equal for attempts that compute the same to the bit: same files, computed the same way."""
     return accepted.revision, accepted.numerics
