@@ -64,17 +64,17 @@ def all_job_control(node: str) -> str:
 
 
 def locate(job_id: str) -> str:
-    """Where a gateway asks all neurons for a job."""
+    """Where a gateway asks all neurons which of them has a job."""
     return f"cortex.find.{job_id}"
 
 
 def claim(node: str, job_id: str) -> str:
-    """Where a gateway becomes a job's owner."""
+    """Where a gateway claims a job, to become its owner."""
     return f"cortex.take.{node}.{job_id}"
 
 
 def all_claims(node: str) -> str:
-    """A neuron's subscription for those."""
+    """A neuron's subscription for claims of its jobs."""
     return f"cortex.take.{node}.*"
 
 
@@ -84,12 +84,12 @@ def node_verb(node: str, verb: str) -> str:
 
 
 def node_heartbeat(node: str) -> str:
-    """A neuron's pulse."""
+    """Where a neuron sends its heartbeats."""
     return f"cortex.heartbeat.node.{node}"
 
 
 def gateway_heartbeat(gateway: str) -> str:
-    """A gateway's pulse."""
+    """Where a gateway sends its heartbeats."""
     return f"cortex.heartbeat.gateway.{gateway}"
 
 
