@@ -85,7 +85,7 @@ class Gateway:
         self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
         self._pulse_wanted = asyncio.Event()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
-        self._export_gauges()
+        self._export_metrics()
 
     def _lease_changed(self) -> None:
         """Announces a new epoch to the neurons before any order of the old one can arrive."""
@@ -206,7 +206,7 @@ class Gateway:
             if heartbeat.gateway == self.id:
                 self.dispatcher.echo()
 
-    def _export_gauges(self) -> None:
+    def _export_metrics(self) -> None:
         gauge = self.metrics.gauge
         gauge(
             "cortex_requests_in_flight",

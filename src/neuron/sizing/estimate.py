@@ -2,7 +2,7 @@
 
 Owns the arithmetic: weights as the engine keeps them, the KV cache that it gets, working memory,
 and the engine's process itself; every term has a line for people. The figures of the last two are
-measured (``python -m bench.memory``, docs/operating.md). Must not know where files are or what else
+measured (``python -m bench.memory``, bench/results/memory-cpu.md). Must not know where files are or what else
 is on the device.
 """
 
