@@ -2,8 +2,8 @@
 
 Owns the arithmetic: weights as the engine keeps them, the KV cache that it gets, working memory,
 and the engine's process itself; every term has a line for people. The figures of the last two are
-measured (``python -m bench.memory``, bench/results/memory-cpu.md). Must not know where files are or what else
-is on the device.
+measured (``python -m bench.memory``, bench/results/memory-cpu.md). Must not know where files are or
+what else is on the device.
 """
 
 from collections.abc import Iterable, Mapping
