@@ -53,6 +53,15 @@ def ports(pids: Iterable[int]) -> set[str]:
     return {row[1] for row in rows if row[3] == "0A" and row[9] in sockets}
 
 
+def is_free(address: str) -> bool:
+    """Whether another program may listen at a port of loopback."""
+    try:
+        socket.create_server(("127.0.0.1", int(address.rpartition(":")[2], 16))).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def nothing_is_left_behind() -> AsyncIterator[None]:
     """No process, no shared memory, no descriptor of ours."""
@@ -138,25 +147,14 @@ def are_gone(pids: Iterable[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-async def test_they_meet_at_a_port_of_loopback_that_ends_with_them(nats: NatsServer) -> None:
-    async with running_fleet(nats, SHARED) as fleet:
-        await shared_model(fleet, MortalEngines())
-        met = ports(rank_processes("neuron.engine"))
-        assert met
-        assert all(address.startswith("0100007F:") for address in met)
-    assert not met & ports([os.getpid(), *rank_processes("neuron.engine")])
-    for address in met:
-        socket.create_server(("127.0.0.1", int(address.rpartition(":")[2], 16))).close()
-
-
 @every_rank
-@either_way
-async def test_in_mid_answer(nats: NatsServer, rank: int, how: signal.Signals) -> None:
+async def test_in_mid_answer(nats: NatsServer, rank: int) -> None:
     """It goes on where the model is too."""
     nodes = MortalEngines(), MortalEngines()
     async with running_fleet(nats, SHARED) as fleet:
         expected = await shared_model(fleet, *nodes)
-        for _ in range(RUNS):
+        for how in (signal.SIGKILL, signal.SIGSTOP) * RUNS:
+            await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == 2, seconds=60)
             before = [len(node.steps) for node in nodes]
             task = asyncio.create_task(answer(fleet))
             await until(lambda b=before: [len(n.steps) for n in nodes] != b)  # type: ignore[misc]
@@ -168,7 +166,6 @@ async def test_in_mid_answer(nats: NatsServer, rank: int, how: signal.Signals) -
             assert await task == expected
             await engine.died
             assert are_gone(engine.pids)
-            await until(lambda: len(fleet.gateway.fleet.ready(MODEL)) == 2, seconds=60)
 
 
 @every_rank
@@ -207,7 +204,8 @@ async def test_at_rest(one_node: OneNode, rank: int) -> None:
     "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 )
 async def test_in_the_load(one_node: OneNode, rank: int, how: signal.Signals) -> None:
-    """At any moment of it; the request that wants the model waits for another load."""
+    """At any moment of it; the request that wants the model waits for another load. The ranks meet
+    at a port of loopback, which ends with them."""
     fleet, engines, expected = one_node
     victims: list[int] = []
 
@@ -221,9 +219,13 @@ async def test_in_the_load(one_node: OneNode, rank: int, how: signal.Signals) ->
     (placed,) = fleet.gateway.fleet.ready(MODEL)
     seconds = placed.record.load_seconds
     for _ in range(RUNS):
+        met = ports(rank_processes("neuron.engine"))
+        assert met
+        assert all(address.startswith("0100007F:") for address in met)
         said = await fleet.client.post("/models/unload", json={"model": MODEL})
         assert said.status_code == 202, said.text
         await until(lambda: not rank_processes("neuron.engine"))
+        await until(lambda addresses=met: all(map(is_free, addresses)))  # type: ignore[misc]
         engines.at_load = kill
         assert await answer(fleet) == expected
         assert are_gone(victims)
