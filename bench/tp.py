@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine_process.client import EngineProcess
 from neuron.ipc.messages import Add, FromEngine, SamplingParams, Start, Step
 from neuron.ipc.rank_commands import Compute, SequenceTokens

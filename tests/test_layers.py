@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 PLANTED = [
     ("cortex/api/dialects/chat/decode.py", "cortex.api.dialects.messages.types", "dialects know"),
-    ("cortex/api/errors.py", "torch", "machine-learning stack"),
+    ("cortex/api/error_responses.py", "torch", "machine-learning stack"),
     ("cortex/dispatch/router.py", "asyncio", "pure decisions of the gateway"),
     ("cortex/fleet/state.py", "cortex.dispatch.router", "rooms of the gateway"),
     ("cortex/placement/planner.py", "cortex.dispatch.fair_queue", "rooms of the gateway"),
@@ -21,7 +21,7 @@ PLANTED = [
     ("neuron/engine/runner.py", "protocol.bus.kv", "engine never sees the bus"),
     ("neuron/hardware/host.py", "neuron.service.node", "rooms of the neuron"),
     ("neuron/service/node.py", "neuron.engine.blocks", "engine is another process"),
-    ("neuron/text/splitter.py", "protocol.bus.connection", "text and models"),
+    ("neuron/text/answer_splitter.py", "protocol.bus.connection", "text and models"),
     ("protocol/frames.py", "nats", "only protocol.bus knows NATS"),
     ("protocol/runtime/loop.py", "protocol.frames", "protocol.runtime is plumbing"),
 ]

@@ -20,7 +20,7 @@ from cortex.api.endpoints.fleet_view import FleetView
 from cortex.api.endpoints.generation import Generation, Streams
 from cortex.api.endpoints.models import Models
 from cortex.api.endpoints.tokenization import Tokenization
-from cortex.api.errors import plain_envelope, style_of
+from cortex.api.error_responses import plain_envelope, style_of
 from cortex.api.middleware import ForgetsRest, NoTrailingSlash, SharedWithPages
 from cortex.gateway import Gateway
 from cortex.telemetry.metrics import CONTENT_TYPE

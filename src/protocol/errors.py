@@ -2,7 +2,7 @@
 
 Every failure that a client or operator can see is a :class:`WireError`: what happened, why (with
 the numbers), what to do. The gateway maps codes to HTTP statuses in one table
-(``cortex.api.errors``); nothing else decides a status.
+(``cortex.api.error_responses``); nothing else decides a status.
 """
 
 from enum import StrEnum

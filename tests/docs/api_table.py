@@ -11,8 +11,8 @@ import msgspec
 
 from cortex.api.dialects.chat.types import ChatRequest
 from cortex.api.dialects.completions.types import CompletionRequest
-from cortex.api.dialects.fields import CONSTRAINTS
 from cortex.api.dialects.messages.types import CountRequest, MessagesRequest
+from cortex.api.dialects.request_fields import CONSTRAINTS
 from cortex.api.dialects.responses.types import ResponsesRequest
 from cortex.api.endpoints.tokenization import DetokenizeRequest, TokenizeRequest
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cortex.api.dialects.fields import CONSTRAINTS
+from cortex.api.dialects.request_fields import CONSTRAINTS
 from tests.docs.api_table import ENDPOINTS, Endpoint, honoured, page
 from tests.support.fleet import MODEL, scripted_fleet
 from tests.support.nats import NatsServer

@@ -5,7 +5,7 @@ import builtins
 import re
 from pathlib import Path
 
-from cortex.api.errors import Style, status_of
+from cortex.api.error_responses import Style, status_of
 from protocol.errors import ErrorCode, WireError
 from tests.docs.pages import ROOT
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from neuron.ipc.messages import Add
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import ErrorCode, WireError
 from tests.support.fleet import MODEL, TestFleet, scripted_fleet
 from tests.support.grammar import message_of
 from tests.support.nats import NatsServer
@@ -279,7 +279,7 @@ async def test_an_error_in_the_middle_is_an_event(nats: NatsServer) -> None:
                     break
             (stream,) = fleet.gateway.dispatcher._receiver._streams.values()
             fleet.gateway.dispatcher._receiver.give_up(
-                stream, FleetError(ErrorCode.TIMEOUT, "It took too long.")
+                stream, WireError(ErrorCode.TIMEOUT, "It took too long.")
             )
             rest = [line async for line in lines]
         assert "event: error" in rest

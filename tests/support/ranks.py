@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.ipc.rank_commands import ENVIRONMENT
 from neuron.layers.group import ALONE, Group

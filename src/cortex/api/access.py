@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from cortex.api.errors import plain_envelope
+from cortex.api.error_responses import plain_envelope
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 

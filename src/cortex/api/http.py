@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from cortex.api.errors import Style, envelope, retry_headers, status_of
+from cortex.api.error_responses import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.runtime.sizes import size_text
 

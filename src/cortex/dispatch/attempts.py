@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
-from cortex.dispatch import router
-from cortex.dispatch.hand_over import too_large
+from cortex.dispatch import refusals, router
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.wait_budget import WaitBudget
 from cortex.fleet.state import Fleet, Placed
@@ -214,7 +213,7 @@ class Attempts:
         try:
             await self._bus.publish(subjects.run(self._model, node), data)
         except BusOverflow as error:
-            raise too_large(error) from None
+            raise FleetError.of(refusals.job_is_too_large(error.size, error.limit)) from None
         await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
         return self._settle()
 
@@ -274,9 +273,5 @@ class Attempts:
         elif move.is_death and state.instance and not state.was_held:
             self._deaths += 1
         if self._deaths >= DEATHS:
-            raise FleetError(
-                ErrorCode.POISON,
-                f"{self._deaths} engines ended while they processed this request, the last one on "
-                f"{state.node}: {move.error.message} It will not be tried again. See that node's "
-                "log, and send a shorter or different request.",
-            )
+            poison = refusals.engines_die_of_it(self._deaths, state.node, move.error.message)
+            raise FleetError.of(poison)

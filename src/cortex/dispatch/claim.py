@@ -9,9 +9,10 @@ import re
 import time
 from typing import NamedTuple
 
+from cortex.dispatch import refusals
 from cortex.identity import GatewayIdentity
 from protocol import codec, subjects
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import FleetError
 from protocol.job import Claim, Job, Locate, Located
 
 _ROUND_SECONDS = 0.3
@@ -44,12 +45,7 @@ async def claim_stream(
             job = codec.read_taken(answer).job if answer else None
             if job is not None:
                 return ClaimedStream(job, found.node)
-    raise FleetError(
-        ErrorCode.STREAM_GONE,
-        f"No node has your stream {job_id[:64]!r}. Streams are kept for "
-        f"{timing.kept_seconds:.0f} s after they end or after their gateway was lost. Send the "
-        "request again.",
-    )
+    raise FleetError.of(refusals.no_such_stream(job_id, timing.kept_seconds))
 
 
 async def _locate(identity: GatewayIdentity, job_id: str) -> Located | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from cortex.dispatch import router
+from cortex.dispatch import refusals, router
 from cortex.dispatch.admission import Admission
 from cortex.dispatch.attempts import Attempts, LeavingSources
 from cortex.dispatch.claim import claim_stream
@@ -27,7 +27,7 @@ from cortex.fleet.state import Fleet
 from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import WaitingRequests
 from cortex.placement.options import PLACE_SECONDS
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Job, Priority
 from protocol.names import new_job_id
@@ -175,11 +175,10 @@ class Dispatcher:
             try:
                 await work
             except FleetError as error:
-                self._receiver.give_up(stream, error)
+                self._receiver.give_up(stream, error.error)
             except Exception:
                 log.exception("job %s", stream.job.id)
-                internal = FleetError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
-                self._receiver.give_up(stream, internal)
+                self._receiver.give_up(stream, refusals.gateway_failed())
 
         attempts = asyncio.create_task(carry(), name=f"job {stream.job.id}")
         try:
@@ -193,12 +192,7 @@ class Dispatcher:
         """Refuses new requests when NATS stays away; a restarting server is back before a client
         could try again."""
         if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
-            raise FleetError(
-                ErrorCode.BUS_UNAVAILABLE,
-                f"The gateway has heard nothing from NATS for {self._receiver.deaf_seconds:.0f} s. "
-                "Try again shortly.",
-                retry_after_seconds=2,
-            )
+            raise FleetError.of(refusals.bus_is_silent(self._receiver.deaf_seconds))
 
     async def _begin(self, stream: Stream, ticket: Ticket) -> None:
         """Takes a new request all the way: the queue, the first neuron, and every neuron after

@@ -3,12 +3,13 @@
 import asyncio
 import time
 
+from cortex.dispatch import refusals
 from cortex.dispatch.admission import characters
 from cortex.dispatch.wait_budget import QUEUE_SECONDS
 from protocol import codec
 from protocol.bus import Bus, JobLanes, QueueFull
 from protocol.bus.connection import BusOverflow
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import FleetError
 from protocol.job import Job
 
 HAND_OVER_SECONDS = 5.0
@@ -46,7 +47,7 @@ class HandOver:
         if size <= limit:
             size = len(codec.encode(job))
         if size + room > limit:
-            raise too_large(BusOverflow(size + room, limit))
+            raise FleetError.of(refusals.job_is_too_large(size + room, limit))
 
     async def publish(self, job: Job) -> None:
         """Stores *job* in its lane. JetStream needs a moment after a restart, so a failure is
@@ -58,11 +59,7 @@ class HandOver:
             if await self.provision(job.request.model) and await self._publish(job, data):
                 return
             await asyncio.sleep(_RETRY_SECONDS)
-        raise FleetError(
-            ErrorCode.BUS_UNAVAILABLE,
-            f"NATS did not store the job within {HAND_OVER_SECONDS:.0f} s. Try again shortly.",
-            retry_after_seconds=2,
-        )
+        raise FleetError.of(refusals.job_was_not_stored(HAND_OVER_SECONDS))
 
     async def provision(self, model: str) -> bool:
         """Ensures that a model's lanes exist; False when JetStream does not answer."""
@@ -80,19 +77,6 @@ class HandOver:
                 ttl_seconds=int(QUEUE_SECONDS) + 5,
             )
         except QueueFull:
-            raise FleetError(
-                ErrorCode.OVERLOADED,
-                f"The hand-over queue of {job.request.model} is full. Try again shortly.",
-                retry_after_seconds=2,
-            ) from None
+            raise FleetError.of(refusals.lane_is_full(job.request.model)) from None
         except BusOverflow as error:
-            raise too_large(error) from None
-
-
-def too_large(error: BusOverflow) -> FleetError:
-    """Explains to a client that a job does not fit through the bus."""
-    return FleetError(
-        ErrorCode.REQUEST_TOO_LARGE,
-        f"The request and room for its answer take {error.size:,} bytes on the bus, more than its "
-        f"limit of {error.limit:,}. Send less text, or set a smaller max_tokens.",
-    )
+            raise FleetError.of(refusals.job_is_too_large(error.size, error.limit)) from None

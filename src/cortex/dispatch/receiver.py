@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
+from cortex.dispatch import refusals
 from cortex.streams.events import Action, Alive, Broken, Event, Move, Parts, Repair, Stranger
 from cortex.streams.inbox import Inbox
 from cortex.streams.state import StreamState
 from cortex.telemetry.request_record import Record
 from protocol import codec, subjects
 from protocol.bus import Bus, BusMessage
-from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.errors import ErrorCode, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
 from protocol.job import Cancel, Job, Resend, Steer
 from protocol.timing import NORMAL, Timing
@@ -143,12 +144,12 @@ class Receiver:
             if not self._expected[job_id]:
                 del self._expected[job_id]
 
-    def give_up(self, stream: Stream, error: FleetError) -> None:
+    def give_up(self, stream: Stream, error: WireError) -> None:
         """Ends the stream with an error that did not come from a neuron."""
         if not stream.state.is_over:
             self.steer(stream, Cancel(stream.job.attempt))
             stream.state.give_up()
-            stream.deliver(Broken(error.error))
+            stream.deliver(Broken(error))
 
     async def run(self) -> None:
         """Receives frames until it is cancelled."""
@@ -251,18 +252,14 @@ class Receiver:
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
             elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
                 why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
-                self.give_up(stream, FleetError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
+                self.give_up(stream, WireError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
             elif min(silence, now - stream.asked_at) > times.probe_after_seconds:
                 self._ask(stream, stream.state.node, stream.state.next_index)
 
     def _cut_off(self) -> None:
-        error = FleetError(
-            ErrorCode.BUS_UNAVAILABLE,
-            f"The gateway has heard nothing from NATS for {self._timing.cut_off_seconds:.0f} s.",
-            retry_after_seconds=5,
-        )
+        silent = refusals.bus_is_silent(self._timing.cut_off_seconds)
         for stream in list(self._streams.values()):
-            self.give_up(stream, error)
+            self.give_up(stream, silent)
 
     # -- orders --------------------------------------------------------------------------------
 

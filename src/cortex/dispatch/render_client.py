@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from cortex.dispatch import router
+from cortex.dispatch import refusals, router
 from cortex.dispatch.decisions import Decisions
 from cortex.fleet.catalogue import Catalogue
 from cortex.fleet.state import Fleet
@@ -39,11 +39,7 @@ class RenderClient(NamedTuple):
             try:
                 answer = await self.bus.request(subject, data, timeout=ANSWER_SECONDS)
             except BusOverflow as error:
-                raise FleetError(
-                    ErrorCode.REQUEST_TOO_LARGE,
-                    f"The request takes {error.size:,} bytes on the bus, more than its limit of "
-                    f"{error.limit:,}. Send less text.",
-                ) from None
+                raise FleetError.of(refusals.prompt_is_too_large(error.size, error.limit)) from None
             if answer is None:
                 continue
             rendered = codec.read_rendered(answer)
@@ -54,11 +50,7 @@ class RenderClient(NamedTuple):
         decision = self.decisions.decide(model)
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)
-        raise FleetError(
-            ErrorCode.MODEL_UNAVAILABLE,
-            f"No node that has the files of {request.model} answered. Try again shortly.",
-            retry_after_seconds=5,
-        )
+        raise FleetError.of(refusals.no_node_renders(request.model))
 
     def _nodes(self, model: str) -> list[str]:
         """Lists the nodes to ask, those that have it loaded first."""

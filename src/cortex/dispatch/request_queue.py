@@ -14,8 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from cortex.dispatch import refusals
 from cortex.dispatch.fair_queue import FairQueue
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import FleetError
 from protocol.job import Priority
 from protocol.runtime.waiting import wait_at_most
 
@@ -128,13 +129,14 @@ class RequestQueue:
         full."""
         own = self._waiting.of_tenant(tenant)
         if own >= self._max_waiting_of_tenant or len(self._waiting) >= self._max_waiting:
-            raise FleetError(
-                ErrorCode.OVERLOADED,
-                f"{self._model} has {len(self._waiting)} requests waiting at this gateway, "
-                f"{own} of them yours; its limits are {self._max_waiting} in total and "
-                f"{self._max_waiting_of_tenant} per caller. Try again shortly.",
-                retry_after_seconds=2,
+            full = refusals.queue_is_full(
+                self._model,
+                waiting=len(self._waiting),
+                own=own,
+                max_waiting=self._max_waiting,
+                max_of_tenant=self._max_waiting_of_tenant,
             )
+            raise FleetError.of(full)
         self._seen[tenant] = self._clock()
         ticket = Ticket(self, tenant, priority, max(1, cost), self._clock())
         self._waiting.add(ticket)

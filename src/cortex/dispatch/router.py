@@ -1,16 +1,15 @@
 """Where a request goes: a pure decision over what is known about its model.
 
 In: a :class:`ModelView`. Out: run it, wait for a load, have it loaded, or refuse with a reason
-that a person can act on. No I/O, no clock.
+that a person can act on (``refusals`` words it). No I/O, no clock.
 """
 
-import difflib
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from cortex.dispatch import refusals
 from cortex.fleet.state import Placed
-from cortex.placement.fit import Fit, FitResult, Misfit, reasons
-from protocol.errors import ErrorCode, WireError
+from cortex.placement.fit import Fit, FitResult
+from protocol.errors import WireError
 from protocol.fleet import ModelRecord, ModelState
 
 
@@ -44,7 +43,6 @@ class Refuse(NamedTuple):
 Decision = Run | Wait | Load | Refuse
 
 _ON_ITS_WAY = (ModelState.FETCHING, ModelState.LOADING)
-_RETRY_SECONDS = 5
 
 
 class ModelView(NamedTuple):
@@ -77,26 +75,17 @@ def decide(view: ModelView) -> Decision:
     if feasible is not None and feasible.fits:
         return Load(_why_not_yet(feasible.fits[0]))
     if placed:
-        return Refuse(_why_unavailable(model, placed))
+        return Refuse(refusals.not_served_now(model, placed))
     if view.lost_node:
-        error = WireError(
-            ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} was on node {view.lost_node}, which has gone silent; no other node has it. "
-            "Try again shortly.",
-            retry_after_seconds=_RETRY_SECONDS,
-        )
-        return Refuse(error, may_change=True)
+        return Refuse(refusals.node_is_silent(model, view.lost_node), may_change=True)
     is_known = view.is_listed or model in view.known_models
     if feasible is not None and feasible.misfits and is_known:
-        return Refuse(_nowhere(model, feasible.misfits), may_change=view.is_unsettled)
-    if view.is_listed:
-        error = WireError(
-            ErrorCode.MODEL_UNAVAILABLE,
-            f"{model} is in the catalogue, but no living node can load it. Start a neuron.",
-            retry_after_seconds=_RETRY_SECONDS,
-        )
-        return Refuse(error, may_change=view.is_unsettled)
-    return Refuse(_unknown(model, view.known_models), may_change=view.is_unsettled)
+        error = refusals.fits_nowhere(model, feasible.misfits)
+    elif view.is_listed:
+        error = refusals.no_node_loads(model)
+    else:
+        error = refusals.unknown_model(model, view.known_models)
+    return Refuse(error, may_change=view.is_unsettled)
 
 
 def _how_far(record: ModelRecord) -> str:
@@ -112,60 +101,3 @@ def _why_not_yet(fit: Fit) -> str:
         return f"to be loaded on {fit.node}"
     going = ", ".join(victim.model for victim in fit.victims)
     return f"to be loaded on {fit.node} in place of {going}"
-
-
-def _nowhere(model: str, misfits: Sequence[Misfit]) -> WireError:
-    """Refuses a model for which the fleet can do nothing by itself."""
-    why = reasons(misfits, at_most=4)
-    if all(misfit.is_for_ever for misfit in misfits):
-        return WireError(
-            ErrorCode.MODEL_NOT_FOUND,
-            f"No node of this fleet can load {model}. {why} A node with more memory, or a "
-            "smaller limit.context or kv_cache_mb in its profile, would help.",
-            param="model",
-        )
-    return WireError(
-        ErrorCode.MODEL_UNAVAILABLE,
-        f"{model} cannot be loaded now. {why}",
-        retry_after_seconds=_RETRY_SECONDS,
-    )
-
-
-def _why_unavailable(model: str, placed: Sequence[Placed]) -> WireError:
-    for record, _ in placed:
-        if record.state is ModelState.FAILED and record.error:
-            retry = max(1, round(record.retry_seconds)) if record.retry_seconds else 0
-            return WireError(
-                ErrorCode.MODEL_UNAVAILABLE,
-                f"{model} could not be loaded on {record.node}: {record.error.message}",
-                retry_after_seconds=retry,
-            )
-    node = placed[0].record.node
-    return WireError(
-        ErrorCode.MODEL_UNAVAILABLE,
-        f"{model} is {placed[0].record.state} on {node}, and no other node serves it now. Try "
-        "again shortly.",
-        retry_after_seconds=_RETRY_SECONDS,
-    )
-
-
-def _unknown(model: str, known: Sequence[str]) -> WireError:
-    if not known:
-        return WireError(
-            ErrorCode.MODEL_UNAVAILABLE,
-            "No model is available yet, because no neuron has announced one. Start one with "
-            "'neuron serve', or wait a moment if the fleet has just started.",
-            retry_after_seconds=_RETRY_SECONDS,
-        )
-    close = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else _listing(known)
-    return WireError(
-        ErrorCode.MODEL_NOT_FOUND,
-        f"The model {model!r} does not exist in this fleet. {hint}",
-        param="model",
-    )
-
-
-def _listing(known: Sequence[str]) -> str:
-    shown = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-    return f"Available: {shown} (GET /v1/models)."

@@ -3,9 +3,9 @@ Pure."""
 
 from collections.abc import Callable
 
-from cortex.dispatch import router
+from cortex.dispatch import refusals, router
 from cortex.placement.options import PLACE_SECONDS
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import FleetError
 
 QUEUE_SECONDS = 60.0
 """Limit of the wait for a neuron, while some node is ready."""
@@ -41,26 +41,12 @@ class WaitBudget:
         self._last = now
         match decision:
             case router.Run() if spent > QUEUE_SECONDS:
-                raise FleetError(
-                    ErrorCode.TIMEOUT,
-                    f"No neuron took the request within {QUEUE_SECONDS:.0f} s: all slots of "
-                    f"{self._model} are busy. Try again, or add a node.",
-                    retry_after_seconds=5,
-                )
+                raise FleetError.of(refusals.slots_stayed_busy(self._model, QUEUE_SECONDS))
             case router.Wait() if spent > LOAD_SECONDS:
-                raise FleetError(
-                    ErrorCode.TIMEOUT,
-                    f"{self._model} was still not loaded after {LOAD_SECONDS:.0f} s. See the log "
-                    "of the node that loads it, or try again later.",
-                    retry_after_seconds=30,
-                )
+                raise FleetError.of(refusals.load_took_too_long(self._model, LOAD_SECONDS))
             case router.Load(why_not_yet) if spent > self._place_seconds:
-                raise FleetError(
-                    ErrorCode.MODEL_UNAVAILABLE,
-                    f"No room was found for {self._model} within {self._place_seconds:.0f} s: it "
-                    f"is {why_not_yet}, which is in use or could not be evicted. Try again, or "
-                    "add memory.",
-                    retry_after_seconds=10,
+                raise FleetError.of(
+                    refusals.no_room_was_made(self._model, self._place_seconds, why_not_yet)
                 )
             case router.Refuse(error, may_change) if spent > NO_NEURON_SECONDS or not (
                 is_patient or may_change

@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from neuron.engine.machine import heap
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.ipc.channel import ChannelClosed, EngineEnd
 from neuron.ipc.defaults import KERNELS_KEPT
 from neuron.ipc.messages import Fatal

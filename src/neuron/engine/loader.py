@@ -22,7 +22,7 @@ from neuron.engine.machine import heap, memory
 from neuron.engine.machine.device import default_threads, numerics, open_device, torch_dtype
 from neuron.engine.machine.kernel_probe import KernelPath, choose_path
 from neuron.engine.machine.row_padding import quickest_rows
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.engine.runner import PoisonedLogits, Runner
 from neuron.engine.scheduler import Chunk, StepPlan

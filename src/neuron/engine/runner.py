@@ -8,7 +8,7 @@ import torch
 
 from neuron.engine.forward import Forward
 from neuron.engine.prompt_logprobs import PromptLogprobs
-from neuron.engine.ranks.lines import RankBroadcast
+from neuron.engine.ranks.broadcast import RankBroadcast
 from neuron.engine.sampling.logits_processors import LogitsProcessors
 from neuron.engine.sampling.sampler import Chosen, SampleRow, choose
 from neuron.engine.scheduler import Chunk, StepPlan

@@ -13,7 +13,7 @@ from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
 from neuron.engine.loader import load_engine, load_follower
 from neuron.engine.machine.out_of_memory import shortage
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.runner import EngineFault
 from neuron.ipc.channel import EngineEnd
 from neuron.ipc.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine

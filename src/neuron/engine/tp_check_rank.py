@@ -21,7 +21,7 @@ from neuron.engine.forward import Forward
 from neuron.engine.loader import fill_model
 from neuron.engine.machine.device import open_device
 from neuron.engine.machine.kernel_probe import KernelPath
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.ranks.rendezvous import follow, lead
 from neuron.ipc.rank_commands import UNTRIED, Compute, SequenceTokens
 from neuron.layers.cache import KVCache

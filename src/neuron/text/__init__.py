@@ -7,6 +7,6 @@ thinking, visible text and tool calls. ``neuron.service.jobs`` calls it: ``promp
 ``answer_parts`` on the way out.
 
 Read ``files`` and ``generation`` (a model folder's small files), then ``tokenizer``, ``sandbox``
-and ``template`` (prompts), then ``call_style``, ``json_stream``, ``tool_calls``, ``xml_calls`` and
-``splitter`` (answers), and ``aligner`` (logprobs) last.
+and ``template`` (prompts), then ``tool_calls`` (the forms in which models write them) and
+``answer_splitter`` (answers), and ``aligner`` (logprobs) last.
 """

@@ -14,9 +14,9 @@ from pathlib import Path
 import jinja2
 import msgspec
 
-from neuron.text.call_style import CallStyle, style_of
 from neuron.text.files import broken, read_config
 from neuron.text.sandbox import BUDGET, Budget, Clock, ConversationRefused, TemplateEnvironment
+from neuron.text.tool_calls.call_style import CallStyle, style_of
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Message, Tool
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cortex.api.dialects.cursor import Place
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
-from cortex.api.errors import Style
+from cortex.api.error_responses import Style
 from cortex.dispatch.answer import Choice
 from protocol.job import Priority
 

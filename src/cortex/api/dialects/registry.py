@@ -9,7 +9,7 @@ from cortex.api.dialects.messages.decode import decode_messages
 from cortex.api.dialects.messages.render import EventWriter, MessageAggregator
 from cortex.api.dialects.responses.decode import decode_responses
 from cortex.api.dialects.responses.render import ResponseAggregator, ResponseWriter
-from cortex.api.errors import Style
+from cortex.api.error_responses import Style
 
 CHAT = Dialect("openai_chat", Style.OPENAI, decode_chat, ChunkWriter, ChatAggregator)
 COMPLETIONS = Dialect(

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cortex.api.access import refused_unless_from_here
-from cortex.api.errors import envelope, status_of
+from cortex.api.error_responses import envelope, status_of
 from cortex.fleet import models_file
 from cortex.gateway import Gateway
 from cortex.placement.operations import Planned

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from cortex.api.access import refused_unless_from_here
 from cortex.api.endpoints.cached_body import CachedBody
-from cortex.api.errors import plain_envelope
+from cortex.api.error_responses import plain_envelope
 from cortex.gateway import Gateway
 from cortex.placement.eviction import eviction_candidates
 from cortex.placement.fit import NodeView

@@ -10,9 +10,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cortex.api.dialects.fields import invalid
+from cortex.api.dialects.request_fields import invalid
 from cortex.api.endpoints.cached_body import CachedBody
-from cortex.api.errors import envelope, status_of, style_of
+from cortex.api.error_responses import envelope, status_of, style_of
 from cortex.dispatch.router import Refuse
 from cortex.gateway import Gateway
 from protocol.errors import FleetError

@@ -11,7 +11,7 @@ from cortex.api.dialects.messages.types import CountRequest, MessagesRequest
 from cortex.api.dialects.responses.types import ResponsesRequest
 from cortex.api.endpoints.models import ModelList, ModelObject
 from cortex.api.endpoints.tokenization import DetokenizeRequest, TokenizeRequest
-from cortex.api.errors import AnthropicErrorEnvelope, ErrorEnvelope
+from cortex.api.error_responses import AnthropicErrorEnvelope, ErrorEnvelope
 
 _REFERENCE = "#/components/schemas/{name}"
 _EVENT = {

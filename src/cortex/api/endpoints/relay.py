@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Send
 
 from cortex.api.dialects.sse_writer import Aggregator, Writer
-from cortex.api.errors import Style
+from cortex.api.error_responses import Style
 from cortex.api.http import (
     ClientGone,
     open_sse,
@@ -21,10 +21,11 @@ from cortex.api.http import (
     send_error,
     send_json,
 )
+from cortex.dispatch import refusals
 from cortex.dispatch.answer import AnswerStream
 from cortex.streams.events import Alive, Broken, Ended, Event, Parts, Started
 from cortex.telemetry.metrics import Outcome
-from protocol.errors import ErrorCode, WireError
+from protocol.errors import WireError
 
 log = logging.getLogger("api")
 
@@ -69,7 +70,7 @@ class Relay:
             return Outcome.CANCELLED
         except Exception:
             log.exception("request %s", self._answer.id)
-            error = WireError(ErrorCode.INTERNAL, "The gateway failed; see its log.")
+            error = refusals.gateway_failed()
             if writer is not None and self._headers_sent:
                 await send_chunk(self._send, writer.failure(error), more=False)
             elif not self._headers_sent:

@@ -9,10 +9,10 @@ from msgspec import Meta, Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cortex.api.dialects.chat.decode import decode_chat
-from cortex.api.dialects.fields import TokenId, checked_model, invalid, read
 from cortex.api.dialects.messages.decode import decode_count
+from cortex.api.dialects.request_fields import TokenId, checked_model, invalid, read
 from cortex.api.dialects.responses.decode import decode_responses
-from cortex.api.errors import Style
+from cortex.api.error_responses import Style
 from cortex.api.http import ClientGone, read_body, send_error, send_json
 from cortex.dispatch.render_client import RenderClient
 from protocol.errors import FleetError

@@ -6,6 +6,6 @@ sums over the ranks are in ``neuron.layers.group``, and the commands themselves 
 ``neuron.ipc.rank_commands``, which needs no torch.
 
 ``neuron.engine.loader`` forms the group, ``neuron.engine.runner`` sends, and
-``neuron.engine.serve`` receives in the other ranks. Read ``lines`` (commands over socketpairs),
+``neuron.engine.serve`` receives in the other ranks. Read ``broadcast`` (commands over socketpairs),
 then ``rendezvous`` (the process group over loopback).
 """

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from neuron.ipc.messages import Logprobs
 from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.text.aligner import Aligner
-from neuron.text.call_style import MARKS
-from neuron.text.splitter import OutputSplitter
-from neuron.text.xml_calls import Schema
+from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.call_style import MARKS
+from neuron.text.tool_calls.xml_calls import Schema
 from protocol.frames import AnswerPart, Text
 from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
 
@@ -31,10 +31,10 @@ class AnswerParts:
             for mark in MARKS
             if (identity := self._tokenizer.special_ids.get(mark)) is not None
         }
-        self._splitter: OutputSplitter | None = None
+        self._splitter: AnswerSplitter | None = None
         if not prompt.rendering.is_raw:
             tools = {tool.name: Schema(bytes(tool.parameters)) for tool in request.tools}
-            self._splitter = OutputSplitter(
+            self._splitter = AnswerSplitter(
                 starts_in_thinking=prompt.rendering.opens_thinking,
                 tools=tools or None,
                 new_call_id=new_call_id,

@@ -10,10 +10,10 @@ from typing import NamedTuple, Self
 import msgspec
 
 from neuron.ipc.messages import Ready, SamplingParams
-from neuron.text.call_style import CallStyle
 from neuron.text.generation import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
 from neuron.text.tokenizer import Tokenizer, prompt_hash
+from neuron.text.tool_calls.call_style import CallStyle
 from protocol.catalogue import CALL_STYLES
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import GenerateRequest, Role, Sampling

@@ -15,7 +15,7 @@ from cortex.api.dialects.chat.types import (
     TextPart,
     ToolChoice,
 )
-from cortex.api.dialects.fields import (
+from cortex.api.dialects.request_fields import (
     StreamOptions,
     check_count,
     checked_model,

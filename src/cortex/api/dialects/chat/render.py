@@ -10,7 +10,7 @@ import msgspec
 
 from cortex.api.dialects.chat.decode import Echo
 from cortex.api.dialects.cursor import Place
-from cortex.api.dialects.openai_common import (
+from cortex.api.dialects.openai_answers import (
     DONE,
     FINGERPRINT,
     UsageOut,
@@ -19,7 +19,7 @@ from cortex.api.dialects.openai_common import (
     usage_out,
 )
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
-from cortex.api.errors import envelope
+from cortex.api.error_responses import envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.dialects.fields import Integer, Limit, SamplingFields, StreamOptions, empty
+from cortex.api.dialects.request_fields import Integer, Limit, SamplingFields, StreamOptions, empty
 
 
 class TextPart(Struct, tag_field="type", tag="text", frozen=True):

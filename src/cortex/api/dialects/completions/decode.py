@@ -7,7 +7,7 @@ import msgspec
 
 from cortex.api.dialects.base import Call
 from cortex.api.dialects.completions.types import CompletionRequest
-from cortex.api.dialects.fields import (
+from cortex.api.dialects.request_fields import (
     StreamOptions,
     checked_model,
     invalid,

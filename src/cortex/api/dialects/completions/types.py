@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from cortex.api.dialects.fields import Count, SamplingFields, StreamOptions, TokenId
+from cortex.api.dialects.request_fields import Count, SamplingFields, StreamOptions, TokenId
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import msgspec
 
 from cortex.api.dialects.base import Call
-from cortex.api.dialects.fields import (
+from cortex.api.dialects.messages.types import Block, CountRequest, MessagesRequest, Turn
+from cortex.api.dialects.request_fields import (
     bounded,
     check_count,
     checked_model,
@@ -22,7 +23,6 @@ from cortex.api.dialects.fields import (
     thinking_options,
     tool_of,
 )
-from cortex.api.dialects.messages.types import Block, CountRequest, MessagesRequest, Turn
 from cortex.dispatch.answer import Choice
 from protocol.generate import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
 

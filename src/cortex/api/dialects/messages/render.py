@@ -8,7 +8,7 @@ import msgspec
 from cortex.api.dialects.cursor import Place
 from cortex.api.dialects.messages.decode import Echo
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
-from cortex.api.errors import Style, envelope
+from cortex.api.error_responses import Style, envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart

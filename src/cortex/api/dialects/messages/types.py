@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.dialects.fields import Fraction, Limit, Temperature, empty
+from cortex.api.dialects.request_fields import Fraction, Limit, Temperature, empty
 
 
 class Block(Struct, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from cortex.api.dialects.base import Call
-from cortex.api.dialects.fields import (
+from cortex.api.dialects.request_fields import (
     bounded,
     check_count,
     checked_model,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cortex.api.dialects.cursor import Place
-from cortex.api.dialects.openai_common import DONE, logprob_entries
+from cortex.api.dialects.openai_answers import DONE, logprob_entries
 from cortex.api.dialects.responses.decode import Echo, sealed
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
-from cortex.api.errors import http_of
+from cortex.api.error_responses import http_of
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart

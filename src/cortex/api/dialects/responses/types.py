@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from cortex.api.dialects.fields import Fraction, Limit, Penalty, Temperature, empty
+from cortex.api.dialects.request_fields import Fraction, Limit, Penalty, Temperature, empty
 
 
 class ContentPart(Struct, frozen=True):

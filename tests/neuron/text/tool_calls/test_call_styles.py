@@ -9,10 +9,10 @@ import pytest
 
 from neuron import demo_model
 from neuron.service.jobs.prompt import Prompter
-from neuron.text.call_style import CallStyle, style_of
-from neuron.text.splitter import OutputSplitter
-from neuron.text.tool_calls import HELD_CHARACTERS
-from neuron.text.xml_calls import Schema
+from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.call_style import CallStyle, style_of
+from neuron.text.tool_calls.reader import HELD_CHARACTERS
+from neuron.text.tool_calls.xml_calls import Schema
 from protocol.catalogue import CALL_STYLES
 from protocol.frames import AnswerPart, Text, ToolCallPart
 
@@ -34,7 +34,7 @@ TOOLS = {"edit": Schema(json.dumps(SCHEMA).encode()), "stop": Schema()}
 
 def split(text: str, style: CallStyle, chunks: list[str] | None = None) -> list[AnswerPart]:
     numbers = iter(range(1000))
-    splitter = OutputSplitter(
+    splitter = AnswerSplitter(
         starts_in_thinking=False,
         tools=TOOLS,
         new_call_id=lambda: f"call_{next(numbers)}",
@@ -159,7 +159,7 @@ def test_what_is_no_call_comes_back_as_text(text: str, style: CallStyle) -> None
 
 
 def test_a_long_value_streams() -> None:
-    splitter = OutputSplitter(
+    splitter = AnswerSplitter(
         starts_in_thinking=False, tools=TOOLS, new_call_id=lambda: "c", style=CallStyle.XML
     )
     assert splitter.feed("<tool_call>\n<function=edit>\n<parameter=path>\n") == ()

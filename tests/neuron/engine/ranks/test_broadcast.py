@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from neuron.engine.ranks.lines import FollowerEnd, RankBroadcast
+from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.ipc.channel import ChannelClosed, FrameError, encode_frame
 from neuron.ipc.rank_commands import Compute, Join, Project, SequenceTokens
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.text.splitter import OutputSplitter
-from neuron.text.xml_calls import Schema
+from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.xml_calls import Schema
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from tests.support.properties import examples
 
@@ -30,7 +30,7 @@ outputs = st.lists(fragments | st.text(max_size=3), max_size=14).map("".join)
 
 def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[AnswerPart]:
     numbers = iter(range(10_000))
-    splitter = OutputSplitter(
+    splitter = AnswerSplitter(
         starts_in_thinking=thinking,
         tools={"f": Schema()} if tools else None,
         new_call_id=lambda: f"call_{next(numbers)}",

@@ -12,13 +12,13 @@ that may still turn out to be plain text. Removed from the answer are:
   a call, and after the last call at the end of the answer.
 
 Everything else is passed on; an invalid call comes out as text, tags included. Knows nothing about
-tokens; the caller counts those that it fed while :attr:`OutputSplitter.in_reasoning`.
+tokens; the caller counts those that it fed while :attr:`AnswerSplitter.in_reasoning`.
 """
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
-from neuron.text.call_style import (
+from neuron.text.tool_calls.call_style import (
     CALL,
     CALL_END,
     FUNCTION,
@@ -28,8 +28,9 @@ from neuron.text.call_style import (
     TOOL_CALLS,
     CallStyle,
 )
-from neuron.text.tool_calls import CallReader, JsonReader, NamedReader
-from neuron.text.xml_calls import Schema, XmlReader
+from neuron.text.tool_calls.json_calls import JsonReader, NamedReader
+from neuron.text.tool_calls.reader import CallReader
+from neuron.text.tool_calls.xml_calls import Schema, XmlReader
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 
@@ -48,7 +49,7 @@ class _State(Enum):
     """The call became unparsable after part of it was sent; the rest passes through verbatim."""
 
 
-class OutputSplitter:
+class AnswerSplitter:
     """Splits one answer into its parts."""
 
     def __init__(

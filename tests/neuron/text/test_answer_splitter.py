@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from neuron.text.call_style import CallStyle
-from neuron.text.splitter import OutputSplitter
-from neuron.text.tool_calls import HELD_CHARACTERS
-from neuron.text.xml_calls import Schema
+from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.call_style import CallStyle
+from neuron.text.tool_calls.reader import HELD_CHARACTERS
+from neuron.text.tool_calls.xml_calls import Schema
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 
 TOOLS = {"a": Schema(), "b": Schema()}
@@ -30,8 +30,8 @@ def ids() -> Callable[[], str]:
 
 def new_splitter(
     *, thinking: bool = False, tools: bool = True, style: CallStyle = CallStyle.HERMES
-) -> OutputSplitter:
-    return OutputSplitter(
+) -> AnswerSplitter:
+    return AnswerSplitter(
         starts_in_thinking=thinking,
         tools=TOOLS if tools else None,
         new_call_id=ids(),

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from neuron.text.json_stream import JsonStream, Token
-from neuron.text.tool_calls import HELD_CHARACTERS, CallDelta, CallReader
+from neuron.text.tool_calls.json_stream import JsonStream, Token
+from neuron.text.tool_calls.reader import HELD_CHARACTERS, CallDelta, CallReader
 
 
 class XmlReader(CallReader):
@@ -227,4 +227,5 @@ def _is_no_name(text: str) -> bool:
 
 
 def _beginnings(tags: Sequence[str]) -> set[str]:
+    """Every proper beginning of one of *tags*, the empty one included."""
     return {tag[:size] for tag in tags for size in range(len(tag))}
