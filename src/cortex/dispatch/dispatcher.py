@@ -191,8 +191,8 @@ class Dispatcher:
     def _check_bus(self) -> None:
         """Refuses new requests when NATS stays away; a restarting server is back before a client
         could try again."""
-        if self._receiver.deaf_seconds > BUS_GRACE_SECONDS:
-            raise FleetError.of(refusals.bus_is_silent(self._receiver.deaf_seconds))
+        if self._receiver.hearing.deaf_seconds > BUS_GRACE_SECONDS:
+            raise FleetError.of(refusals.bus_is_silent(self._receiver.hearing.deaf_seconds))
 
     async def _begin(self, stream: Stream, ticket: Ticket) -> None:
         """Takes a new request all the way: the queue, the first neuron, and every neuron after

@@ -18,7 +18,7 @@ from cortex.streams.inbox import Inbox
 from cortex.streams.state import StreamState
 from cortex.telemetry.request_record import Record
 from protocol import codec, subjects
-from protocol.bus import Bus, BusMessage
+from protocol.bus import Bus, BusMessage, Hearing
 from protocol.errors import ErrorCode, WireError
 from protocol.frames import Accepted, AnyFrame, Busy, Failed, Finished
 from protocol.job import Cancel, Job, Resend, Steer
@@ -102,9 +102,7 @@ class Receiver:
         self._acknowledge = acknowledge
         self._node_of_instance = node_of_instance
         self._streams: dict[str, Stream] = {}
-        self._heard_since = time.monotonic()
-        """Monotonic time since which no frame can have been missed."""
-        self._echo_at = time.monotonic()
+        self.hearing = Hearing(timing)
         self._orders: set[asyncio.Task[None]] = set()
         self._stopped: dict[tuple[str, str, int], float] = {}
         self._expected: Counter[str] = Counter()
@@ -155,7 +153,7 @@ class Receiver:
         """Receives frames until it is cancelled."""
 
         async def reconnected() -> None:
-            self._echo_at = time.monotonic()
+            self.hearing.reconnected()
             self._ask_everyone()
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
@@ -217,40 +215,33 @@ class Receiver:
             case _:
                 stream.deliver(outcome)
 
-    @property
-    def deaf_seconds(self) -> float:
-        """Seconds since the server was last heard."""
-        return time.monotonic() - self._echo_at
-
     def echo(self) -> None:
-        """Records that our own heartbeat came back: the server and our connection to it are
-        alive."""
-        now = time.monotonic()
-        if now - self._echo_at > self._timing.echo_seconds:
-            log.warning("NATS was silent for %.1f s", now - self._echo_at)
+        """Records that our own heartbeat came back."""
+        silence = self.hearing.echo()
+        if silence:
+            log.warning("NATS was silent for %.1f s", silence)
             self._ask_everyone()
-        self._echo_at = now
 
     def _watch(self, lag_seconds: float) -> None:
         """Ends attempts of silent neurons; silence counts only while we could have heard them."""
         now, times = time.monotonic(), self._timing
         if lag_seconds > times.lag_seconds:
             log.warning("this gateway's event loop stalled for %.1f s", lag_seconds)
-            self._echo_at = max(self._echo_at, now - times.echo_seconds)
+            self.hearing.stalled()
             self._ask_everyone()
-        if now - self._echo_at > times.echo_seconds:
-            self._heard_since = now
-            if now - self._echo_at > times.cut_off_seconds:
+        if self.hearing.is_deaf:
+            self.hearing.missed()
+            if self.hearing.is_cut_off:
                 self._cut_off()
             return
         for stream in list(self._streams.values()):
             if stream.state.is_over or stream.move is not None:
                 continue
-            silence = now - max(stream.heard_at, self._heard_since)
+            silence = now - max(stream.heard_at, self.hearing.since)
             if silence > times.lost_after_seconds:
                 why = f"Node {stream.state.node} has been silent for {silence:.1f} s."
                 stream.end_attempt(Move(WireError(ErrorCode.STREAM_LOST, why), is_death=True))
-            elif now - max(stream.progress_at, self._heard_since) > IDLE_SECONDS:
+            elif now - max(stream.progress_at, self.hearing.since) > IDLE_SECONDS:
                 why = f"Node {stream.state.node} has made no progress for {IDLE_SECONDS:.0f} s."
                 self.give_up(stream, WireError(ErrorCode.TIMEOUT, why, retry_after_seconds=5))
             elif min(silence, now - stream.asked_at) > times.probe_after_seconds:
@@ -265,7 +256,6 @@ class Receiver:
 
     def _ask_everyone(self) -> None:
         """Asks all neurons for what was missed while nothing could be heard."""
-        self._heard_since = time.monotonic()
         for stream in self._streams.values():
             if stream.state.node and not stream.state.is_over:
                 self._ask(stream, stream.state.node, stream.state.next_index)

@@ -1,12 +1,13 @@
 """NATS behind typed interfaces: the only part of the code that imports nats-py.
 
 ``connection`` holds the client and its options, ``kv`` writes keys, ``view`` follows a bucket,
-``jobs`` is the hand-over stream. Everything here exists because of a measured pitfall, which its
-docstring names.
+``jobs`` is the hand-over stream, ``hearing`` tells whether the server is heard at all. Everything
+here exists because of a measured pitfall, which its docstring names.
 """
 
 from protocol.bus.client import BusMessage
 from protocol.bus.connection import Bus, BusSetupError
+from protocol.bus.hearing import Hearing
 from protocol.bus.jobs import Delivery, JobLanes, JobPuller, QueueFull
 from protocol.bus.kv import KvBucket
 from protocol.bus.view import KvView
@@ -16,6 +17,7 @@ __all__ = [
     "BusMessage",
     "BusSetupError",
     "Delivery",
+    "Hearing",
     "JobLanes",
     "JobPuller",
     "KvBucket",

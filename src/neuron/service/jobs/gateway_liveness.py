@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from protocol.bus import Hearing
 from protocol.timing import NORMAL, Timing
 
 
@@ -15,31 +16,26 @@ class GatewayLiveness:
         self._clock = clock
         self._timing = timing
         self._heard: dict[str, float] = {}
-        self._hearing_since = clock()
-        self._echo_at = clock()
+        self._hearing = Hearing(timing, clock)
 
     def heard(self, gateway: str) -> None:
         """Records that a heartbeat or job of *gateway* arrived."""
         self._heard[gateway] = self._clock()
 
     def echo(self) -> None:
-        """Records that our own heartbeat came back: the server and our connection work."""
-        now = self._clock()
-        if now - self._echo_at > self._timing.echo_seconds:
-            self._hearing_since = now
-        self._echo_at = now
+        """Records that our own heartbeat came back."""
+        self._hearing.echo()
 
     def reconnected(self) -> None:
         """Records that our own connection was interrupted."""
-        self._hearing_since = self._clock()
+        self._hearing.missed()
 
     def is_gone(self, gateway: str) -> bool:
         """Whether *gateway* has been silent while we could have heard it."""
+        if self._hearing.is_deaf:
+            return self._hearing.is_cut_off
         now = self._clock()
-        deaf_seconds = now - self._echo_at
-        if deaf_seconds > self._timing.echo_seconds:
-            return deaf_seconds > self._timing.cut_off_seconds
-        if now - self._hearing_since < self._timing.hearing_seconds:
+        if now - self._hearing.since < self._timing.hearing_seconds:
             return False
         return now - self._heard.get(gateway, 0.0) > self._timing.gateway_gone_seconds
 
