@@ -82,33 +82,56 @@ class Timing:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) > 0:
                 raise ValueError(f"{field.name} must be more than 0")
-        self._check("all_heard_seconds", 1, "heartbeat_seconds", "a node may beat just before")
-        self._check("echo_seconds", 1, "heartbeat_seconds", "or every echo comes too late")
-        self._check("gateway_gone_seconds", 2, "heartbeat_seconds", "one may get lost")
-        self._check("node_gone_seconds", 3, "heartbeat_seconds", "two may get lost")
-        self._check("gateway_gone_seconds", 1, "echo_seconds", "the deaf must know it before")
-        self._check("lost_after_seconds", 1, "echo_seconds", "the deaf must know it before")
-        self._check("hearing_seconds", 1, "gateway_gone_seconds", "the living must be heard first")
-        self._check("settled_seconds", 1, "node_gone_seconds", "records come after heartbeats")
-        self._check("remember_seconds", 1, "node_gone_seconds", "nobody could be missed")
-        self._check("cut_off_seconds", 1, "lost_after_seconds", "others must go on first")
-        self._check("cut_off_seconds", 1, "gateway_gone_seconds", "others must go on first")
-        self._check("kept_seconds", 1, "cut_off_seconds", "who was cut off may ask for it")
-        self._check("lost_after_seconds", 2, "keep_alive_seconds", "one may get lost")
-        self._check("probe_after_seconds", 1, "keep_alive_seconds", "a quiet job would be asked")
-        self._check("lost_after_seconds", 1, "probe_after_seconds", "it is asked before")
-        self._check("probe_after_seconds", 1, "watch_seconds", "looks must be more frequent")
-        self._check("lost_after_seconds", 1, "lag_seconds", "a lag must not look like a loss")
+        self._check(
+            "all_heard_seconds", 1, "heartbeat_seconds", "a node may have sent one just before"
+        )
+        self._check("echo_seconds", 1, "heartbeat_seconds", "or every echo would come too late")
+        self._check("gateway_gone_seconds", 2, "heartbeat_seconds", "one heartbeat may be lost")
+        self._check("node_gone_seconds", 3, "heartbeat_seconds", "two heartbeats may be lost")
+        self._check(
+            "gateway_gone_seconds",
+            1,
+            "echo_seconds",
+            "a neuron that hears nothing must not blame others",
+        )
+        self._check(
+            "lost_after_seconds",
+            1,
+            "echo_seconds",
+            "a gateway that hears nothing must not blame others",
+        )
+        self._check(
+            "hearing_seconds",
+            1,
+            "gateway_gone_seconds",
+            "a living gateway must have been heard first",
+        )
+        self._check("settled_seconds", 1, "node_gone_seconds", "records follow the heartbeats")
+        self._check("remember_seconds", 1, "node_gone_seconds", "or no node would ever be missed")
+        self._check("cut_off_seconds", 1, "lost_after_seconds", "others must have taken over first")
+        self._check(
+            "cut_off_seconds", 1, "gateway_gone_seconds", "others must have taken over first"
+        )
+        self._check(
+            "kept_seconds", 1, "cut_off_seconds", "whoever was cut off may still ask for them"
+        )
+        self._check("lost_after_seconds", 2, "keep_alive_seconds", "one sign of life may be lost")
+        self._check(
+            "probe_after_seconds", 1, "keep_alive_seconds", "a job with nothing new would be asked"
+        )
+        self._check("lost_after_seconds", 1, "probe_after_seconds", "a silent job is asked first")
+        self._check("probe_after_seconds", 1, "watch_seconds", "checks must be more frequent")
+        self._check("lost_after_seconds", 1, "lag_seconds", "a stall must not look like a loss")
         self._check("search_seconds", 1, "lost_after_seconds", "a stream may be between two nodes")
-        self._check("long_search_seconds", 1, "search_seconds", "it is the longer one")
-        self._check("live_ttl_seconds", 2, "live_every_seconds", "one writing may get lost")
-        self._check("wanted_ttl_seconds", 2, "wanted_every_seconds", "one writing may get lost")
-        self._check("lease_ttl_seconds", 1, "lease_margin_seconds", "nothing would be left")
+        self._check("long_search_seconds", 1, "search_seconds", "it is the longer search")
+        self._check("live_ttl_seconds", 2, "live_every_seconds", "one write may be lost")
+        self._check("wanted_ttl_seconds", 2, "wanted_every_seconds", "one write may be lost")
+        self._check("lease_ttl_seconds", 1, "lease_margin_seconds", "nothing would be left of it")
         if not self.lease_held_seconds > 2 * self.lease_renew_seconds:
             raise ValueError(
                 f"lease_ttl_seconds - lease_margin_seconds ({self.lease_held_seconds:g}) must be "
                 f"more than 2 × lease_renew_seconds ({self.lease_renew_seconds:g}): one renewal "
-                "may get lost"
+                "may be lost"
             )
 
     def _check(self, longer: str, times: int, shorter: str, why: str) -> None:

@@ -1,7 +1,7 @@
-"""nats-py's client, with guards where it fails: what it writes may go nowhere, never astray.
+"""nats-py's client, with guards around what fails in it.
 
-Owns every hook into nats-py's private parts, which is why ``pyproject.toml`` names one version of
-it; ``tests/protocol/test_client.py`` lists the hooks. Knows nothing of what is sent.
+This module owns every hook into nats-py's private parts, which is why ``pyproject.toml`` pins one
+version of it; ``tests/protocol/test_client.py`` lists the hooks. It knows nothing of what is sent.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Handler = Callable[[BusMessage], None]
 
 
 def handle(handler: Handler, message: BusMessage) -> None:
-    """Calls *handler*, whose exceptions would stop nats-py's read loop."""
+    """Calls *handler* and logs its exceptions, which would stop nats-py's read loop."""
     try:
         handler(message)
     except Exception:
@@ -41,37 +41,37 @@ def handle(handler: Handler, message: BusMessage) -> None:
 
 
 class GuardedTransport(TcpTransport):  # type: ignore[misc]
-    """Writes of nats-py, some of which come after asyncio has closed the connection.
+    """A TCP transport that nats-py may go on writing to after asyncio has closed it.
 
-    asyncio answers those with a TypeError, an AttributeError, a RuntimeError or a line in its log,
-    depending on its version, and nats-py expects none of them: its flusher ends in silence, and
-    ``close()`` stops halfway. Here they are the ConnectionResetError that nats-py handles where
-    what was to be sent is kept for the next connection, and nothing at all elsewhere.
+    Depending on its version, asyncio answers such a write with a TypeError, an AttributeError, a
+    RuntimeError or a line in its log, and nats-py expects none of them: its flusher ends in silence
+    and ``close()`` stops halfway. Here the write raises the ConnectionResetError that nats-py
+    handles where it keeps what was to be sent for the next connection, and does nothing elsewhere.
     """
 
     is_last = False
-    """Whether the client is closing for good: what cannot be sent any more is dropped."""
+    """Whether the client is closing for good, so that what can no longer be sent is dropped."""
 
     def __bool__(self) -> bool:
-        return True  # else nats-py makes one of its own instead
+        return True  # or nats-py would make one of its own
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection that takes bytes."""
+        """Whether there is a connection that can be written to."""
         return self._io_writer is not None and not self._io_writer.is_closing()
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        """Connects, once what is left of an earlier attempt is gone."""
+        """Connects, after closing what is left of an earlier attempt."""
         self.abort()
         await super().connect(uri, buffer_size, connect_timeout)
 
     def write(self, payload: bytes) -> None:
-        """Sends a ping or a subscription, which the next connection has anyway."""
+        """Sends a ping or a subscription; the next connection sends its own."""
         if self.is_open:
             super().write(payload)
 
     def writelines(self, payload: list[bytes]) -> None:
-        """Sends what is pending; raises ConnectionResetError to have it kept."""
+        """Sends what is pending; raises ConnectionResetError so that nats-py keeps it."""
         if self.is_open:
             super().writelines(payload)
         elif not self.is_last:
@@ -83,29 +83,29 @@ class GuardedTransport(TcpTransport):  # type: ignore[misc]
             await super().drain()
 
     def close(self) -> None:
-        """Closes; what was written is waited for only if the client closes for good."""
+        """Closes; waits for what was written only when the client closes for good."""
         if self.is_last:
             super().close()
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Closes at once, as a server that reads nothing would be waited for without bound."""
+        """Closes at once: waiting for a server that reads nothing would never end."""
         if self._io_writer is not None:
             self._io_writer.transport.abort()
 
 
 class GuardedClient(Client):  # type: ignore[misc]
-    """Writes through :class:`GuardedTransport`, and hands messages to handlers as they are read.
+    """Writes through :class:`GuardedTransport`, and calls handlers as messages are read.
 
-    The queue, the task and the message object that nats-py puts between cost a gateway as much for
-    a token as everything else it does with it.
+    The queue, the task and the message object that nats-py puts in between would cost a gateway as
+    much per token as everything else that it does with one.
     """
 
     _transport: Any
 
     async def abandon(self) -> None:
-        """Ends what ``close()`` has left, where it could not finish in time."""
+        """Ends what ``close()`` has left running where it could not finish in time."""
         self._status = Client.CLOSED
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -130,7 +130,7 @@ class GuardedClient(Client):  # type: ignore[misc]
         flushed = None
         try:
             flushed = await super()._flush_pending(force_flush)
-        except OSError as error:  # it wrote itself because its flusher had ended
+        except OSError as error:  # it wrote by itself, as its flusher had ended
             await self._process_op_err(error)
         if task and task.cancelling() > cancels:
             raise asyncio.CancelledError  # which nats-py swallows
@@ -138,7 +138,7 @@ class GuardedClient(Client):  # type: ignore[misc]
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
-            # Whoever asked has given up; its answer would be an error that ends the read loop.
+            # Whoever waited for it has given up; answering would raise and end the read loop.
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
@@ -150,7 +150,7 @@ class GuardedClient(Client):  # type: ignore[misc]
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg | None:
-        subscription = self._subs.get(sid)  # gone at the last message of one with a limit
+        subscription = self._subs.get(sid)  # absent at the last message of a limited one
         handler = getattr(getattr(subscription, "_cb", None), "handler", None)
         if handler is None:
             message: Msg = super()._build_message(sid, subject, reply, data, headers)

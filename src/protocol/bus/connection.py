@@ -1,8 +1,8 @@
 """One NATS connection with the options that a serving fleet needs.
 
 nats-py's defaults notice a dead server after six minutes, give up for good after two, and let one
-exception in an error callback stop the read loop in silence. Here: pings of seconds, endless
-reconnects after a bounded first connect, and callbacks that cannot raise.
+exception in an error callback stop the read loop in silence. Here it pings every few seconds,
+bounds the first connect, then reconnects without end, and its callbacks cannot raise.
 """
 
 import asyncio
@@ -23,15 +23,17 @@ MINIMUM_SERVER = (2, 12)
 """Prioritized pulls came with 2.12; per-message TTLs with 2.11 (2.9 accepts and ignores them)."""
 MINIMUM_PAYLOAD_BYTES = 1 << 20
 _HEADROOM_BYTES = 4096
-"""Payload plus headers above max_payload closes a nats-py client for ever: stay below."""
+"""Kept free for headers: a message whose payload and headers exceed max_payload closes a nats-py
+client for good."""
 _PENDING_BYTES = 8 << 20
 _FLUSH_SECONDS = 2.0
-"""What a publish may wait while that much is pending; nats-py's default is for ever."""
+"""How long a publish may wait while that much is pending; nats-py's default is for ever."""
 _BROKEN = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError, ConnectionError)
 
 
 class BusSetupError(Exception):
-    """Raised when the first connect fails or the server cannot carry a fleet; for people."""
+    """Raised when the first connect fails or the server cannot carry a fleet; its text is for
+    people."""
 
 
 class Bus:
@@ -52,7 +54,7 @@ class Bus:
     async def connect(
         cls, url: str, *, name: str, token: str = "", deadline_seconds: float = 5.0
     ) -> Self:
-        """Connects and checks the server; raises :class:`BusSetupError` with the remedy."""
+        """Connects and checks the server; raises :class:`BusSetupError`, which names the remedy."""
         bus = cls(url, name)
         try:
             async with asyncio.timeout(deadline_seconds):
@@ -150,20 +152,20 @@ class Bus:
 
     @property
     def is_reconnecting(self) -> bool:
-        """The connection was lost, and has not been given up."""
+        """True while the connection is lost and has not been given up."""
         return bool(self._client.is_reconnecting)
 
     def stop_later(self, subscription: "Subscription") -> None:
-        """Ends it after the reconnect; for :class:`Subscription`."""
+        """Ends *subscription* after the reconnect; called by :class:`Subscription`."""
         self._stops.append(subscription)
 
     @property
     def max_payload_bytes(self) -> int:
-        """What the server takes in one message, less the room for headers."""
+        """The largest payload that the server takes, less the room for headers."""
         return int(self._client.max_payload) - _HEADROOM_BYTES
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-        """Runs *callback* after every reconnect: what the server forgot must be told again.
+        """Runs *callback* after every reconnect, as the server must be told again what it forgot.
 
         Returns the function that takes the registration back.
         """
@@ -174,7 +176,7 @@ class Bus:
         if "permissions violation" in str(error):
             log.critical("NATS denies %s: %s. See the roles in deploy/nats.conf.", self.name, error)
         elif self._client.is_connected and not self._closing:
-            # That the connection broke is said when it is certain.
+            # A broken connection is reported once it is certain.
             level = logging.DEBUG if isinstance(error, _BROKEN) else logging.WARNING
             log.log(level, "NATS: %s", error or type(error).__name__)
         self._last_error = error
@@ -205,10 +207,10 @@ class Bus:
     async def publish(
         self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Sends; raises :class:`BusOverflow` for more than the server takes.
+        """Sends a message; raises :class:`BusOverflow` if it is larger than the server takes.
 
-        While disconnected, messages are kept up to 8 MiB and then dropped with a warning: what
-        must not be lost is repeated by its protocol, not by this buffer.
+        While disconnected, up to 8 MiB of messages are kept, and more are dropped with a warning:
+        what must not be lost is repeated by its protocol, not by this buffer.
         """
         if len(data) > self.max_payload_bytes:
             raise BusOverflow(len(data), self.max_payload_bytes)
@@ -225,7 +227,7 @@ class Bus:
         timeout: float = 2.0,
         headers: dict[str, str] | None = None,
     ) -> bytes | None:
-        """The answer's payload, or None when nobody answers in time."""
+        """Returns the payload of the answer, or None when nobody answers in time."""
         if len(data) > self.max_payload_bytes:
             raise BusOverflow(len(data), self.max_payload_bytes)
         task = asyncio.current_task()
@@ -235,14 +237,14 @@ class Bus:
         except nats.errors.Error:  # time-out, no responders, disconnected, closed
             answer = None
         if task and task.cancelling() > cancels:
-            # Before Python 3.12, wait_for() inside the client swallows a cancellation that comes
-            # in the moment of the answer.
+            # Before Python 3.12, wait_for() inside the client swallows a cancellation that arrives
+            # together with the answer.
             raise asyncio.CancelledError
         return None if answer is None else bytes(answer.data)
 
     async def ask_all(self, subject: str, data: bytes, *, seconds: float) -> list[bytes]:
-        """The answers of everybody who gives one in time; after the first, the others have a
-        tenth of it left."""
+        """Returns the answers of everybody who answers in time: within *seconds* for the first, and
+        within a tenth of that afterwards for the others."""
         inbox, first = self.new_inbox(), asyncio.Event()
         answers: list[bytes] = []
 
@@ -264,7 +266,7 @@ class Bus:
         return answers
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> "Subscription":
-        """Calls *handler* for every message; survives reconnects."""
+        """Calls *handler* for every message, also after a reconnect."""
 
         async def deliver(message: Msg) -> None:
             headers = message.headers or NO_HEADERS
@@ -275,16 +277,17 @@ class Bus:
         return Subscription(self, inner)
 
     def new_inbox(self) -> str:
-        """A subject for answers to this process alone."""
+        """Returns a new subject for answers to this process alone."""
         return str(self._client.new_inbox())
 
     async def flush(self, timeout: float = 2.0) -> bool:
-        """Waits until the server has everything sent so far; False when it does not answer."""
+        """Waits until the server has everything that was sent so far; returns False if it does not
+        answer."""
         try:
             await self._client.flush(timeout=timeout)
         except nats.errors.Error:
             return False
-        return self.is_connected  # while it is not, nats-py returns at once
+        return self.is_connected  # while disconnected, nats-py returns at once
 
     @property
     def client(self) -> Client:
@@ -307,7 +310,7 @@ class Bus:
 
 
 class BusOverflow(Exception):
-    """Raised before a message that is larger than the server takes is sent."""
+    """Raised instead of sending a message that is larger than the server takes."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"a message of {size} bytes exceeds the bus limit of {limit} bytes")
@@ -323,11 +326,11 @@ class Subscription:
         self._inner = inner
 
     async def stop(self) -> None:
-        """No message is delivered afterwards."""
+        """Ends it: no message is delivered afterwards."""
         self._inner._cb.handler = _ignore
         if self._bus.is_reconnecting:
-            # What was subscribed during an outage is told to the server after it, and nats-py
-            # would not tell it of the end.
+            # nats-py tells the server after an outage what was subscribed during it, but not what
+            # was unsubscribed.
             self._bus.stop_later(self)
             return
         try:
@@ -336,14 +339,14 @@ class Subscription:
             log.debug("unsubscribed from a closed connection")
 
     async def drain(self) -> None:
-        """The same, after what the server has sent until now was delivered."""
+        """Ends it once everything that the server has sent by now is delivered."""
         try:
             async with asyncio.timeout(1):
                 await self._inner.drain()
         except (TimeoutError, nats.errors.Error):
-            self._inner._closed = False  # else nats-py subscribes it again after a reconnect
+            self._inner._closed = False  # or nats-py would subscribe it again after a reconnect
             await self.stop()
 
 
 def _ignore(message: BusMessage) -> None:
-    """For what comes after the end."""
+    """Takes messages that arrive after the end."""
