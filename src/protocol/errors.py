@@ -2,7 +2,8 @@
 
 Every failure that a client or operator can see is a :class:`WireError`: what happened, why (with
 the numbers), what to do. The gateway maps codes to HTTP statuses in one table
-(``cortex.api.error_responses``); nothing else decides a status.
+(``cortex.api.error_responses``); what can go wrong only in HTTP, such as an unknown path, is worded
+where it is found.
 """
 
 from enum import StrEnum

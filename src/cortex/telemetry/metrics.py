@@ -1,4 +1,5 @@
-"""Every metric of the gateway, in one place; served on its own port.
+"""The metrics of the gateway, served on its own port; ``cortex.gateway`` sets the gauges that show
+its own state.
 
 Names use base units; labels never hold request ids.
 """

@@ -9,9 +9,9 @@ import time
 
 from tokenizers import Tokenizer
 
-from neuron.engine.admission import refusal
 from neuron.engine.blocks import BLOCK_TOKENS, BlockPool, Key
 from neuron.engine.output.answer import AnswerText
+from neuron.engine.request_checks import refusal
 from neuron.engine.runner import Runner
 from neuron.engine.sampling.sampler import Chosen
 from neuron.engine.scheduler import Chunk, Scheduler, SchedulerLimits

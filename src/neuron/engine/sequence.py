@@ -37,7 +37,7 @@ class Sequence:
 
     @classmethod
     def from_add(cls, add: Add, context_limit: int, now: float = 0.0) -> "Sequence":
-        """Makes a sequence with nothing computed; *add* has been checked (``admission.py``)."""
+        """Makes a sequence with nothing computed; *add* has been checked (``request_checks``)."""
         left = add.seconds_left
         return cls(
             id=add.id,

@@ -6,7 +6,7 @@ engine. It decides how a conversation becomes a prompt, and how a streamed answe
 thinking, visible text and tool calls. ``neuron.service.jobs`` calls it: ``prompt`` on the way in,
 ``answer_parts`` on the way out.
 
-Read ``files`` and ``generation`` (a model folder's small files), then ``tokenizer``, ``sandbox``
-and ``template`` (prompts), then ``tool_calls`` (the forms in which models write them) and
-``answer_splitter`` (answers), and ``aligner`` (logprobs) last.
+Read ``files`` and ``generation_defaults`` (a model folder's small files), then ``tokenizer``,
+``sandbox`` and ``template`` (prompts), then ``tool_calls`` (the forms in which models write them)
+and ``answer_splitter`` (answers), and ``aligner`` (logprobs) last.
 """

@@ -18,6 +18,7 @@ tokens; the caller counts those that it fed while :attr:`AnswerSplitter.in_reaso
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
+from neuron.text.tool_calls.call_reader import CallReader
 from neuron.text.tool_calls.call_style import (
     CALL,
     CALL_END,
@@ -29,7 +30,6 @@ from neuron.text.tool_calls.call_style import (
     CallStyle,
 )
 from neuron.text.tool_calls.json_calls import JsonReader, NamedReader
-from neuron.text.tool_calls.reader import CallReader
 from neuron.text.tool_calls.xml_calls import Schema, XmlReader
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 

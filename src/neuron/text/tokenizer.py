@@ -16,7 +16,7 @@ from types import MappingProxyType
 import tokenizers
 
 from neuron.text.files import broken
-from neuron.text.generation import end_token_ids
+from neuron.text.generation_defaults import end_token_ids
 from protocol.errors import ErrorCode, FleetError
 
 TOKENIZER_FILE = "tokenizer.json"

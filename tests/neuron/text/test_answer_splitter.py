@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.call_reader import HELD_CHARACTERS
 from neuron.text.tool_calls.call_style import CallStyle
-from neuron.text.tool_calls.reader import HELD_CHARACTERS
 from neuron.text.tool_calls.xml_calls import Schema
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 

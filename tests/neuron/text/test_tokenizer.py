@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from neuron.text.generation import GenerationDefaults
+from neuron.text.generation_defaults import GenerationDefaults
 from neuron.text.tokenizer import Tokenizer, prompt_hash
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Sampling

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from neuron.ipc.messages import Ready, SamplingParams
-from neuron.text.generation import GenerationDefaults
+from neuron.text.generation_defaults import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
 from neuron.text.tokenizer import Tokenizer, prompt_hash
 from neuron.text.tool_calls.call_style import CallStyle

@@ -4,6 +4,6 @@
 or turns out to be plain text. A new form needs a style (which templates ask for it, which marks
 open a call) and, where no reader understands it, a reader.
 
-Read ``call_style`` first, then ``reader`` (what all of them do), ``json_stream`` (JSON in pieces),
-``json_calls`` and ``xml_calls``.
+Read ``call_style`` first, then ``call_reader`` (what all of them do), ``json_stream`` (JSON in
+pieces), ``json_calls`` and ``xml_calls``.
 """

@@ -2,8 +2,8 @@
 
 import msgspec
 
+from neuron.text.tool_calls.call_reader import HELD_CHARACTERS, CallDelta, CallReader
 from neuron.text.tool_calls.json_stream import JsonStream, Kind, Token
-from neuron.text.tool_calls.reader import HELD_CHARACTERS, CallDelta, CallReader
 
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", "type", "function", "id", *_ARGUMENTS)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from neuron.text.tool_calls.call_reader import HELD_CHARACTERS, CallDelta, CallReader
 from neuron.text.tool_calls.json_stream import JsonStream, Token
-from neuron.text.tool_calls.reader import HELD_CHARACTERS, CallDelta, CallReader
 
 
 class XmlReader(CallReader):

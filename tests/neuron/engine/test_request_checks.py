@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.admission import refusal
+from neuron.engine.request_checks import refusal
 from neuron.ipc.messages import Add, SamplingParams
 from protocol.errors import ErrorCode
 
