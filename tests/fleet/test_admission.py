@@ -23,17 +23,8 @@ from tests.support.words import answer
 
 pytestmark = pytest.mark.xdist_group("wall_clock")
 
-QUICK_SECONDS = 0.05
-"""Ten milliseconds in a quiet process; these share one loop with everything else."""
 
-
-async def timed(fleet: TestFleet, **options: Any) -> tuple[httpx2.Response, float]:
-    began = time.monotonic()
-    response = await fleet.client.post("/v1/chat/completions", **options)
-    return response, time.monotonic() - began
-
-
-async def test_a_full_line_is_a_quick_429_with_the_numbers(
+async def test_a_full_line_is_a_429_with_the_numbers(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = functools.partial(RequestQueue, max_waiting_of_tenant=20)
@@ -45,11 +36,10 @@ async def test_a_full_line_is_a_quick_429_with_the_numbers(
         await asyncio.sleep(1.0)  # the slot and the hand-over are taken
         tasks += [asyncio.create_task(fleet.chat(max_tokens=400)) for _ in range(30)]
         await until(lambda: dispatcher.waiting == 20, what="a full line")
-        refused, seconds = await timed(fleet, json=chat_body("Hi"))
+        refused = await fleet.chat()
         assert refused.status_code == 429
         assert refused.headers["retry-after"]
         assert "20 of them yours" in refused.json()["error"]["message"]
-        assert seconds < QUICK_SECONDS
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

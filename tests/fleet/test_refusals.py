@@ -13,8 +13,7 @@ from tests.support.nats import NatsServer
 from tests.support.processes import MODEL, ProcessFleet, Tape, http_client, play
 from tests.support.waiting import until
 
-LIMIT_SECONDS = 0.01 if RUNS > 1 else 0.1
-"""Ten milliseconds on a quiet machine."""
+LIMIT_SECONDS = 0.01
 OF_TENANT = 256
 
 
