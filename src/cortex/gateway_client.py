@@ -57,7 +57,8 @@ class GatewayClient:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
-            raise GatewayClientError(_message(error)) from None
+            with error:
+                raise GatewayClientError(_message(error)) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise GatewayClientError(

@@ -87,7 +87,8 @@ class Up:
             with urllib.request.urlopen(f"{self.url}{path}", timeout=2) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
-            return error.code
+            with error:
+                return error.code
         except (urllib.error.URLError, OSError):
             return 0
 
