@@ -19,6 +19,10 @@ class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
     """How long the oldest request has waited."""
     bound_seconds: float
     """How long a request waits for its model's load to begin."""
+    released: dict[str, float] = {}
+    """Models that, at this gateway, nobody but the clients of these requests has used lately, with
+    the seconds since then; these clients have nothing else under way, so that nobody would miss the
+    models if they went for this one."""
 
 
 class Pin(msgspec.Struct, frozen=True, omit_defaults=True):

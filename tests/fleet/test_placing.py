@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import statistics
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -49,6 +51,20 @@ async def test_models_take_turns_on_a_node_that_has_room_for_one(nats: NatsServe
             assert loaded == [name]
         assert len(script.engines) == 5
         assert all(engine.died.done() for engine in script.engines[:-1]), "one at a time"
+
+
+async def test_one_client_waits_for_its_loads_and_for_nobody(nats: NatsServer) -> None:
+    script = Script(answer, load_seconds=1.0)
+    waits = []
+    async with running_fleet(nats, profiles("a", "b", "c")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 3)
+        for name in "abcabc":
+            began = time.monotonic()
+            said = await fleet.chat(model=name, max_tokens=5)
+            waits.append(time.monotonic() - began)
+            assert said.status_code == 200, said.text
+    assert statistics.median(waits) < 2.0, waits
 
 
 async def test_many_requests_are_one_load(nats: NatsServer) -> None:

@@ -175,7 +175,9 @@ EXAMPLES: dict[str, msgspec.Struct] = {
     "unload_order": orders.UnloadOrder("Qwen/Qwen3-8B", 30.0, _EPOCH, "idle for 600 s"),
     "recycle_order": orders.RecycleOrder("Qwen/Qwen3-8B", 50, _EPOCH),
     "pull_order": orders.PullOrder("Qwen/Qwen3-8B", "/models/qwen", _PROFILE, _EPOCH),
-    "wanted": placement.Wanted("0a1b2c3d4e5f", "Qwen/Qwen3-8B", "gw-1", 3, 1.5, 120.0),
+    "wanted": placement.Wanted(
+        "0a1b2c3d4e5f", "Qwen/Qwen3-8B", "gw-1", 3, 1.5, 120.0, {"cortex-demo": 4.0}
+    ),
     "pin": placement.Pin("0a1b2c3d4e5f", "Qwen/Qwen3-8B", ("beast", "gpu-2")),
     "drain": placement.Drain("0a1b2c3d4e5f", "beast"),
     "placement": placement.Placement(

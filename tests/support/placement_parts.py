@@ -56,6 +56,8 @@ class Request(NamedTuple):
     at: float
     model: str
     seconds: float = 0.5
+    client: str = ""
+    """Whoever sends it; without a name, somebody who is never seen again."""
 
 
 class Ended(NamedTuple):

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from cortex.placement.eviction import Strategy
 from cortex.placement.fit import DeviceView, NodeView, ResidentView
 from cortex.placement.planner import LoadAction, PullAction, RecycleAction, UnloadAction, Want, plan
+from tests.support import placement_rules as rules
+from tests.support.placement_clients import Client, Clients
 from tests.support.placement_parts import (
     COOLING_SECONDS,
     SETTLE_SECONDS,
@@ -69,21 +71,31 @@ class World:
         self.running = 0
         self.loads: Counter[str] = Counter()
         self.node_loads: Counter[str] = Counter()
+        self.clients = Clients(lambda: self.now)
         self.history: list[tuple[float, str, float]] = []
         """When, where and for how long something was loaded."""
         for spec in models.values():
             for node in spec.pinned_on:
                 self.replicas.append(Replica(spec, node, (0,), Phase.READY, 0.0))
 
-    def run(self, requests: list[Request], limit: float = 1e6) -> None:
-        """Until every request has ended; raises ``AssertionError`` for a broken rule."""
+    def run(
+        self, requests: list[Request], clients: Sequence[Client] = (), limit: float = 1e6
+    ) -> None:
+        """Until every request has ended, also those of *clients*; raises ``AssertionError`` for a
+        broken rule."""
         coming = deque(sorted(requests))
-        while coming or self.events or self.running or any(self.queues.values()):
+        self.clients.begin(clients)
+        while self.clients or coming or self.events or self.running or any(self.queues.values()):
             assert self.now < limit, f"they never end: {self.queues}"
             while coming and coming[0].at <= self.now:
-                request = coming.popleft()
-                self.queues[request.model].append(Waiting(request, self.now))
+                self._arrives(coming.popleft())
+            for request in self.clients.due():
+                self._arrives(request)
             self._step()
+
+    def _arrives(self, request: Request) -> None:
+        self.queues[request.model].append(Waiting(request, self.now))
+        self.clients.sent(request)
 
     def settle(self) -> None:
         """Time passes after :meth:`run`, until nothing should be under way any more."""
@@ -107,7 +119,7 @@ class World:
         self._refuse()
         self._plan()
         self._work()
-        self._check()
+        rules.hold(self)
         self.now += TICK
 
     # -- what neurons, gateways and people do --------------------------------------------------
@@ -138,19 +150,22 @@ class World:
                 waiting = Waiting(stream.ended.request, self.now)
                 self.queues[replica.model].append(waiting)
 
-    def _ready(self, model: str) -> list[Replica]:
+    def ready(self, model: str) -> list[Replica]:
         return [r for r in self.replicas if r.model == model and r.phase is Phase.READY]
 
     def _serve(self) -> None:
         for replica in self.replicas:
             if replica.streams:
                 running = [s for s in replica.streams if s.until > self.now]
+                for stream in replica.streams:
+                    if stream.until <= self.now:
+                        self.clients.over(stream.ended.request)
                 self.running -= len(replica.streams) - len(running)
                 replica.streams = running
                 if not replica.streams:
                     replica.idle_since = self.now
         for model, queue in self.queues.items():
-            for replica in self._ready(model):
+            for replica in self.ready(model):
                 while queue and len(replica.streams) < replica.spec.slots:
                     request, since = queue.popleft()
                     ended = Ended(request, self.now - since, is_served=True)
@@ -160,9 +175,10 @@ class World:
 
     def _refuse(self) -> None:
         for model, queue in self.queues.items():
-            while queue and self.now - queue[0].since > self.bound and not self._ready(model):
+            while queue and self.now - queue[0].since > self.bound and not self.ready(model):
                 request, since = queue.popleft()
                 self.ended.append(Ended(request, self.now - since, is_served=False))
+                self.clients.over(request)
 
     def _work(self) -> None:
         """Nodes go on with their orders."""
@@ -190,7 +206,7 @@ class World:
     def _go_on(self, node: str, order: Order) -> None:
         """The load begins when it fits, else the next victim drains."""
         spec = self.models[order.load.model]
-        if all(self._free(node, d) >= spec.need.bytes_each for d in order.load.devices):
+        if all(self.free(node, d) >= spec.need.bytes_each for d in order.load.devices):
             until = self.now + spec.load_seconds
             self.node_loads[node] += 1
             replica = Replica(
@@ -198,7 +214,8 @@ class World:
             )
             self.replicas.append(replica)
             self.loads[spec.need.model] += 1
-            self.history.append((self.now, node, spec.load_seconds))
+            if not order.load.is_free:
+                self.history.append((self.now, node, spec.load_seconds))
             del self.orders[node]
         elif order.victims:
             order.draining = order.victims.popleft()
@@ -206,7 +223,7 @@ class World:
         else:
             raise AssertionError(f"{order.load} does not fit after its victims went")
 
-    def _free(self, node: str, device: int) -> int:
+    def free(self, node: str, device: int) -> int:
         held = sum(
             r.spec.need.bytes_each for r in self.replicas if r.node == node and device in r.devices
         )
@@ -232,11 +249,11 @@ class World:
         assert not self._is_coming(load.model), f"{load}: it is on its way"
         assert load.node not in self._taken(), f"{load}: the node loads already"
         assert load.node in self.files[load.model], f"{load}: it has no files"
-        self._may_go_to(load.node, load.model)
+        rules.may_go_to(self, load.node, load.model)
         victims = []
         for name in load.victims:
-            (replica,) = (r for r in self._ready(name) if r.node == load.node)
-            self._may_leave(replica)
+            (replica,) = (r for r in self.ready(name) if r.node == load.node)
+            rules.may_leave(self, replica)
             its = replica.spec.need.residency
             assert its <= spec.need.residency, f"{load}: {name} is of a higher class"
             victims.append(replica)
@@ -245,39 +262,27 @@ class World:
     def _pull(self, pull: PullAction) -> None:
         assert not self._is_coming(pull.model), f"{pull}: it is on its way"
         assert not self.files[pull.model] & self.alive, f"{pull}: there are files already"
-        self._may_go_to(pull.node, pull.model)
+        rules.may_go_to(self, pull.node, pull.model)
         until = self.now + self.models[pull.model].fetch_seconds
         self.fetches[pull.model] = (pull.node, until)
 
     def _unload(self, unload: UnloadAction) -> None:
-        for replica in self._ready(unload.model):
+        for replica in self.ready(unload.model):
             if replica.node == unload.node:
                 is_drained = unload.node in self.drained
                 assert is_drained or self._is_expired(replica), f"{unload}: for nothing"
                 if not is_drained:
-                    self._may_leave(replica)
+                    rules.may_leave(self, replica)
                 replica.phase = Phase.DRAINING
 
     def _recycle(self, recycle: RecycleAction) -> None:
         assert recycle.node not in self._taken(), f"{recycle}: the node loads something"
-        (replica,) = (r for r in self._ready(recycle.model) if r.node == recycle.node)
+        (replica,) = (r for r in self.ready(recycle.model) if r.node == recycle.node)
         assert not replica.streams, f"{recycle}: it has streams"
         since = self.node_loads[recycle.node] - replica.loads_at
         assert 0 < self.defrag_after <= since, f"{recycle}: too early"
         replica.loads_at += recycle.loads
         replica.phase, replica.since = Phase.RECYCLING, self.now + replica.spec.load_seconds
-
-    def _may_go_to(self, node: str, model: str) -> None:
-        allowed = self.models[model].need.nodes
-        assert not allowed or node in allowed, f"{model} may not run on {node}"
-        assert node in self.alive, f"{node} is dead"
-        assert node not in self.drained, f"{node} is drained"
-        assert self.cooling.get((node, model), 0.0) <= self.now, f"{node} refuses {model} now"
-
-    def _may_leave(self, replica: Replica) -> None:
-        model, spec = replica.model, replica.spec
-        assert replica.node not in spec.pinned_on, f"{model} is pinned"
-        assert len(self._ready(model)) > spec.min_replicas, f"{model} falls below its minimum"
 
     # -- what the planner is told --------------------------------------------------------------
 
@@ -294,8 +299,9 @@ class World:
                     self.now - queue[0].since,
                     self.bound,
                     spec.load_seconds,
-                    replicas=len(self._ready(model)),
+                    replicas=len(self.ready(model)),
                     max_replicas=spec.max_replicas,
+                    released=self.clients.released((one.request for one in queue), model),
                 )
 
     def _intent(self) -> Iterator[Want]:
@@ -304,7 +310,7 @@ class World:
         for model, spec in self.models.items():
             if self._is_coming(model):
                 continue
-            have = {r.node for r in self._ready(model)}
+            have = {r.node for r in self.ready(model)}
             for node in sorted((spec.pinned_on & self.alive) - self.drained - have):
                 need = spec.need._replace(nodes=frozenset({node}))
                 missing[model, node] = Want(need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
@@ -328,7 +334,7 @@ class World:
     def view(self, node: str) -> NodeView:
         """A node's books: memory of victims that still drain counts as the newcomer's."""
         here = [r for r in self.replicas if r.node == node]
-        free = [self._free(node, device) for device in range(len(self.nodes[node]))]
+        free = [self.free(node, device) for device in range(len(self.nodes[node]))]
         order = self.orders.get(node)
         gone = [*order.victims, order.draining] if order else []
         if order:
@@ -371,7 +377,7 @@ class World:
             idle_allowed_seconds=spec.idle_limit_seconds,
             ready_seconds=self.now - replica.since,
             loads_since=self.node_loads[replica.node] - replica.loads_at,
-            replicas=len(self._ready(replica.model)),
+            replicas=len(self.ready(replica.model)),
             min_replicas=spec.min_replicas,
         )
 
@@ -382,19 +388,5 @@ class World:
         """By its idle time, where it may leave."""
         spec = replica.spec
         is_kept = replica.node in spec.pinned_on
-        is_kept |= len(self._ready(replica.model)) <= spec.min_replicas
+        is_kept |= len(self.ready(replica.model)) <= spec.min_replicas
         return not is_kept and 0 < spec.idle_limit_seconds <= self._idle_seconds(replica)
-
-    # -- rules ---------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        for node, devices in self.nodes.items():
-            for device in range(len(devices)):
-                assert self._free(node, device) >= 0, f"{node} is overcommitted at {self.now}"
-        for name, spec in self.models.items():
-            here = {r.node for r in self.replicas if r.model == name}
-            left = spec.pinned_on - self.disturbed - here
-            assert not left, f"{name} left {left}"
-        assert sum(len(r.streams) for r in self.replicas) == self.running, "a stream was cut"
-        loading = Counter(r.model for r in self.replicas if r.phase is Phase.LOADING)
-        assert loading.total() == len(loading), f"loaded twice at a time: {loading}"

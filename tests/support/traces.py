@@ -33,6 +33,12 @@ def zipf(seed: int = 1) -> tuple[World, list[Request], int]:
     return World({"n": (32 * GIB,)}, models, bound_seconds=BOUND_SECONDS), requests, 3
 
 
+def node_for(room: int, load_seconds: float, bound_seconds: float = 120.0) -> World:
+    """One node with room for so many of six models."""
+    models = {n: ModelSpec(Need(n, 10 * GIB), load_seconds=load_seconds) for n in "ABCDEF"}
+    return World({"n": ((10 * room + 2) * GIB,)}, models, bound_seconds=bound_seconds)
+
+
 def in_request_order(requests: Sequence[Request], room: int) -> int:
     """Loads when every request gets its model at its turn, and the least recently used one goes."""
     held: list[str] = []

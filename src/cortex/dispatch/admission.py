@@ -3,7 +3,10 @@
 Each model has one queue (``request_queue``), opened as far as the ready nodes have room.
 """
 
+import functools
+
 from cortex.dispatch import router
+from cortex.dispatch.client_history import ClientHistory
 from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.request_queue import RequestQueue, Ticket
 from cortex.fleet.state import Fleet
@@ -24,6 +27,7 @@ class Admission:
     def __init__(self, fleet: Fleet, decisions: Decisions) -> None:
         self._fleet = fleet
         self._decisions = decisions
+        self._clients = ClientHistory()
         self._queues: dict[str, RequestQueue] = {}
         self._live_gateways = 1
 
@@ -45,9 +49,12 @@ class Admission:
         if isinstance(decision, router.Refuse) and not decision.may_change:
             raise FleetError.of(decision.error)
         if model not in self._queues:
-            self._queues[model] = RequestQueue(model)
+            ended = functools.partial(self._clients.ended, model=model)
+            self._queues[model] = RequestQueue(model, ended=ended)
         self._open(model)
-        return self._queues[model].enqueue(tenant, priority, estimated_tokens(request))
+        ticket = self._queues[model].enqueue(tenant, priority, estimated_tokens(request))
+        self._clients.began(tenant, model)
+        return ticket
 
     def wanted(self) -> dict[str, WaitingRequests]:
         """Lists what waits for models: queued requests, and streams that have lost their node."""
@@ -57,7 +64,8 @@ class Admission:
                 continue
             waited = queue.waited_seconds
             if waited > SHORT_SECONDS or not self._fleet.ready(model):
-                found[model] = WaitingRequests(queue.waiting, waited)
+                released = self._clients.released_by(queue.waiting_tenants, model)
+                found[model] = WaitingRequests(queue.waiting, waited, released)
         return found
 
     def update_room(self, live_gateways: int) -> None:

@@ -83,9 +83,12 @@ class RequestQueue:
         *,
         max_waiting: int = MAX_WAITING,
         max_waiting_of_tenant: int = MAX_WAITING_OF_TENANT,
+        ended: Callable[[str], None] = lambda tenant: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Calls *ended* with the tenant of each request that is over."""
         self._model = model
+        self._ended = ended
         self._max_waiting = max_waiting
         self._max_waiting_of_tenant = max_waiting_of_tenant
         self._clock = clock
@@ -106,6 +109,11 @@ class RequestQueue:
         """How long the oldest waiting request has waited; 0 when none waits."""
         joined = min((ticket.queued_at for ticket in self._waiting), default=self._clock())
         return self._clock() - joined
+
+    @property
+    def waiting_tenants(self) -> set[str]:
+        """The tenants of these requests."""
+        return {ticket.tenant for ticket in self._waiting}
 
     @property
     def handed_over(self) -> int:
@@ -150,6 +158,7 @@ class RequestQueue:
 
     def cancelled(self, ticket: Ticket) -> None:
         """Takes a ticket back; called by :class:`Ticket`."""
+        self._ended(ticket.tenant)
         if not ticket.has_turn:
             self._waiting.remove(ticket)
             return

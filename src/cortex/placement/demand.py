@@ -6,7 +6,7 @@ counted here, on this gateway's own clock.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from protocol import codec, keys
@@ -24,6 +24,9 @@ class Demand(NamedTuple):
     """How long the oldest request has waited by now."""
     bound_seconds: float
     """The shortest of the wait limits that gateways set."""
+    released: Mapping[str, float] = {}
+    """Models that nobody but the waiting clients has used lately, with the seconds since; empty
+    unless that holds at every gateway where somebody waits."""
 
 
 class _Heard(NamedTuple):
@@ -62,11 +65,17 @@ class Demands:
             if now - at > self._timing.wanted_ttl_seconds:
                 continue  # its gateway is gone; while NATS is away, no expiry reports that
             waited = wanted.waited_seconds + now - at
-            one = Demand(wanted.waiting, waited, wanted.bound_seconds)
-            known = found.get(wanted.model, Demand(0, 0.0, one.bound_seconds))
-            found[wanted.model] = Demand(
-                known.waiting + one.waiting,
-                max(known.waited_seconds, one.waited_seconds),
-                min(known.bound_seconds, one.bound_seconds),
-            )
+            released = {model: ago + now - at for model, ago in wanted.released.items()}
+            one = Demand(wanted.waiting, waited, wanted.bound_seconds, released)
+            known = found.get(wanted.model)
+            found[wanted.model] = one if known is None else _sum(known, one)
         return found
+
+
+def _sum(one: Demand, other: Demand) -> Demand:
+    return Demand(
+        one.waiting + other.waiting,
+        max(one.waited_seconds, other.waited_seconds),
+        min(one.bound_seconds, other.bound_seconds),
+        {**one.released, **other.released} if one.released and other.released else {},
+    )

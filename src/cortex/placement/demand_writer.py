@@ -6,7 +6,7 @@ requests wait, and is removed when none waits any more; if this gateway dies, it
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import NamedTuple
 
 from cortex.identity import GatewayIdentity
@@ -28,6 +28,8 @@ class WaitingRequests(NamedTuple):
     waiting: int
     waited_seconds: float
     """How long the oldest request has waited."""
+    released: Mapping[str, float] = {}
+    """Models that only their clients used lately, with the seconds since; see ``Wanted``."""
 
 
 class _Asked(NamedTuple):
@@ -64,6 +66,7 @@ class Unplaced:
 
 class _Written(NamedTuple):
     waiting: int
+    released: Set[str]
     at: float
 
 
@@ -99,21 +102,27 @@ class DemandWriter:
     async def _write(self) -> None:
         waiting = self._waiting()
         now = time.monotonic()
-        for model, (count, seconds) in waiting.items():
+        for model, (count, seconds, released) in waiting.items():
             known = self._written.get(model)
             if known is not None:
                 pause = self._timing.wanted_every_seconds
-                if known.waiting != count:
+                if known.waiting != count or known.released != released.keys():
                     pause = CHANGED_SECONDS
                 if now - known.at < pause:
                     continue
             wanted = Wanted(
-                self._instance, model, self._gateway, count, round(seconds, 2), self._bound
+                self._instance,
+                model,
+                self._gateway,
+                count,
+                round(seconds, 2),
+                self._bound,
+                {name: round(ago, 2) for name, ago in released.items()},
             )
             key = keys.wanted(model, self._gateway)
             ttl = self._timing.wanted_ttl_seconds
             if await self._bucket.put(key, codec.encode(wanted), ttl_seconds=ttl):
-                self._written[model] = _Written(count, now)
+                self._written[model] = _Written(count, set(released), now)
         for model in set(self._written) - set(waiting):
             if await self._bucket.delete(keys.wanted(model, self._gateway)):
                 del self._written[model]

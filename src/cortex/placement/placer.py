@@ -158,6 +158,8 @@ class Placer:
             self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
         )
         if await self._order(load.node, order):
+            if load.is_free:
+                self._snapshots.load_is_free(load.node, load.model)
             self.ordered["load"] += 1
             self.ordered["evict"] += len(load.victims)
         else:

@@ -3,6 +3,8 @@
 Pure: a snapshot in, orders out. Loading is expensive; waiting is cheap until it nears its bound. So
 a wanted model displaces
 
+- what nobody has used lately but those who now wait for it: at once, as they would otherwise wait
+  for nobody; a client that asks one model after another never waits for more than the load;
 - what is idle, once its requests have waited 1.5 times as long as the node has spent on loading in
   the last minute: at once where nothing was loaded lately, and later the more the models take
   turns, so that requests gather and one load serves them all; or once the idle model has been idle
@@ -14,7 +16,7 @@ that even the last of them is in time. A running stream is never cut: its model 
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cortex.placement.eviction import Strategy, rank_victims
@@ -34,8 +36,9 @@ GATHER = 1.5
 """Requests for a model wait this many times the seconds that a node spent on loading in the last
 minute, before the model displaces an idle one."""
 COLD = 3.0
-"""A model that has been idle for this many times the seconds of the load goes at once: then a user
-who uses one model after another would gain nothing from waiting."""
+"""A model that has been idle for this many times the seconds of the load goes at once."""
+HEARD_SECONDS = 1.0
+"""How much later than a gateway the placer may learn that a model is idle."""
 SERVICE_SECONDS = 2.0
 """How long a loaded model serves before the next one takes its place."""
 CROWDED_SECONDS = 5.0
@@ -57,6 +60,8 @@ class Want(NamedTuple):
     max_replicas: int = 1
     why: str = ""
     """The reason, when it is not a waiting request."""
+    released: Mapping[str, float] = {}
+    """Models that nobody but the waiting clients has used lately, with the seconds since."""
 
     @property
     def deadline(self) -> float:
@@ -72,6 +77,8 @@ class LoadAction(NamedTuple):
     devices: tuple[int, ...]
     victims: tuple[str, ...]
     why: str
+    is_free: bool = False
+    """Whether nobody misses the victims."""
 
 
 class PullAction(NamedTuple):
@@ -139,7 +146,8 @@ def plan(
             free.discard(fit.node)
             victims = tuple(victim.model for victim in fit.victims)
             _count_out(books, victims)
-            loads.append(LoadAction(model, fit.node, fit.devices, victims, _why(want)))
+            is_free = bool(victims) and all(_is_released(victim, want) for victim in fit.victims)
+            loads.append(LoadAction(model, fit.node, fit.devices, victims, _why(want), is_free))
         elif not any(model in node.files for node in nodes):
             pulls.append(PullAction(model, fit.node, _why(want)))
     unloads = _unloads(books)
@@ -231,9 +239,17 @@ def _ask(
                 return
 
     def is_cold(resident: ResidentView) -> bool:
-        return resident.is_expired or resident.idle_seconds >= COLD * want.load_seconds
+        is_long_idle = resident.idle_seconds >= COLD * want.load_seconds
+        return resident.is_expired or is_long_idle or _is_released(resident, want)
 
     return place(want.need, nodes, lambda rs: rank_victims(rs, strategy), may_evict)
+
+
+def _is_released(resident: ResidentView, want: Want) -> bool:
+    """Whether only clients that now wait for *want* have used *resident* lately: whoever used it at
+    another gateway ended after them."""
+    ago = want.released.get(resident.model)
+    return ago is not None and resident.idle_seconds >= ago - HEARD_SECONDS
 
 
 def _urgent(wants: Sequence[Want], nodes: Sequence[NodeView]) -> set[str]:

@@ -64,9 +64,10 @@ class SnapshotBuilder:
         self._clock = clock
         self._ready_since: dict[Key, float] = {}
         self._loads: deque[tuple[float, str, float]] = deque()
+        self._free_loads: set[Key] = set()
         self._missing_since: dict[Key, float] = {}
         self._known: set[str] = set()  # nodes that were alive at the last look
-        # seconds spent on recent loads, by node
+        # seconds spent on recent loads that somebody may have missed a model for, by node
         self._recent: dict[str, float] = defaultdict(float)
         self._ready: Counter[str] = Counter()  # ready replicas, as of the last look
         self._asked: frozenset[str] = frozenset()  # all models that anybody may ask for
@@ -106,6 +107,10 @@ class SnapshotBuilder:
         """How long streams may stay on a replica that is being unloaded before they move, which
         needs another replica; 0 means for as long as they take."""
         return DRAIN_SECONDS if len(self._fleet.ready(model)) > 1 else 0.0
+
+    def load_is_free(self, node: str, model: str) -> None:
+        """Does not count a load that begins now: nobody misses what goes for it."""
+        self._free_loads.add((node, model))
 
     def is_coming(self, model: str) -> bool:
         """Whether some node is loading or fetching it."""
@@ -196,8 +201,10 @@ class SnapshotBuilder:
                     ready.add(key)
                     if key not in self._ready_since:
                         self._ready_since[key] = now
-                        if node.name in self._known:  # otherwise it may have been there for long
+                        is_new = node.name in self._known  # otherwise it may be old
+                        if is_new and key not in self._free_loads:
                             self._loads.append((now, node.name, record.load_seconds))
+                        self._free_loads.discard(key)
         self._known = alive
         for key in set(self._ready_since) - ready:
             del self._ready_since[key]
@@ -227,6 +234,7 @@ class SnapshotBuilder:
                     self._load_seconds(model),
                     replicas=len(self._fleet.ready(model)),
                     max_replicas=self._catalogue.profile(model).max_replicas,
+                    released=demand.released,
                 )
 
     def _standing_wants(self, nodes: tuple[NodeView, ...]) -> list[Want]:

@@ -1,6 +1,8 @@
 """The planner against simulated fleets: its rules hold on random ones, and it does not thrash."""
 
+import itertools
 import os
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +12,14 @@ from hypothesis import strategies as st
 from cortex.placement.eviction import Strategy
 from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, Need, NodeView, ResidentView
 from cortex.placement.planner import Want, plan
-from tests.support.placement_parts import Event, Happening, ModelSpec, Request
+from tests.support.placement_clients import Client
+from tests.support.placement_parts import TICK, Event, Happening, ModelSpec, Request
 from tests.support.placement_world import World
 from tests.support.traces import (
     BOUND_SECONDS,
     batched,
     in_request_order,
+    node_for,
     optimum,
     rotation,
     zipf,
@@ -64,6 +68,20 @@ def test_the_more_a_node_has_loaded_the_longer_requests_gather() -> None:
     assert loads(want("new", 0.0), node=cold) == [("new", "old")]
     flooded = one_node(IDLE, recent_load_seconds=60.0)
     assert loads(want("new", 24.0), node=flooded) == [("new", "old")], "the bound comes first"
+
+
+def test_what_only_the_waiting_have_used_goes_at_once() -> None:
+    node = one_node(IDLE, recent_load_seconds=60.0)
+    mine = want("new", 0.0, released={"old": 10.0})
+    assert loads(want("new", 0.0), node=node) == []
+    assert loads(mine, node=node) == [("new", "old")]
+    assert loads(mine, node=one_node(BUSY, recent_load_seconds=60.0)) == []
+    later = one_node(IDLE._replace(idle_seconds=5.0), recent_load_seconds=60.0)
+    assert loads(mine, node=later) == [], "somebody at another gateway has used it since"
+    (load,) = plan([mine], [node], (), Strategy.LRU).loads
+    assert load.is_free
+    (load,) = plan([want("new", 24.0)], [node], (), Strategy.LRU).loads
+    assert not load.is_free
 
 
 def test_by_class_a_higher_one_does_not_go_because_it_is_colder() -> None:
@@ -220,6 +238,34 @@ def test_the_rules_hold_on_random_fleets() -> None:
 @pytest.mark.timeout(3600)
 def test_the_rules_hold_on_ten_thousand_random_fleets() -> None:
     check_random_worlds(10_000)
+
+
+def waits(world: World, client: str) -> list[float]:
+    return [ended.waited for ended in world.ended if ended.request.client == client]
+
+
+@pytest.mark.parametrize(("models", "room"), [("AB", 1), ("ABC", 1), ("ABC", 2), ("AABAC", 2)])
+def test_one_client_never_waits_for_nobody(models: str, room: int) -> None:
+    world = node_for(room, LOAD_SECONDS, BOUND_SECONDS)
+    world.run([], [Client("me", itertools.islice(itertools.cycle(models), 60))])
+    assert max(waits(world, "me")) <= LOAD_SECONDS + 3 * TICK
+
+
+def test_clients_that_share_a_node_are_not_swapped_for_every_request() -> None:
+    world = node_for(1, LOAD_SECONDS, BOUND_SECONDS)
+    world.run([], [Client(name, itertools.repeat(name, 600)) for name in "AB"])
+    assert world.loads.total() <= 0.1 * 1200
+    assert max(ended.waited for ended in world.ended) <= BOUND_SECONDS
+
+
+def test_a_client_that_takes_turns_leaves_time_to_another() -> None:
+    """One goes from A to B and back, another one asks for C now and then."""
+    world = node_for(1, LOAD_SECONDS, BOUND_SECONDS)
+    agent = Client("agent", itertools.islice(itertools.cycle("AB"), 100))
+    world.run([], [agent, Client("other", itertools.repeat("C", 40), pause_seconds=10.0)])
+    assert all(ended.is_served for ended in world.ended)
+    assert statistics.median(waits(world, "agent")) <= LOAD_SECONDS + 3 * TICK
+    assert max(ended.waited for ended in world.ended) <= BOUND_SECONDS
 
 
 @pytest.mark.parametrize("trace", [rotation, zipf])

@@ -79,6 +79,21 @@ def record(model: str, state: ModelState = ModelState.READY, **more: Any) -> Mod
     return msgspec.structs.replace(made, **more)
 
 
+def test_a_load_that_nobody_misses_a_model_for_does_not_count() -> None:
+    eye = Eye()
+    eye.node("n", record("a", ModelState.ABSENT), record("b", ModelState.ABSENT))
+    eye.look()
+    eye.snapshots.load_is_free("n", "a")
+    eye.node("n", record("a", load_seconds=7.0), record("b", load_seconds=3.0))
+    (node,) = eye.look().nodes
+    assert node.recent_load_seconds == 3.0
+    eye.node("n", record("a", ModelState.ABSENT))
+    eye.look()
+    eye.node("n", record("a", load_seconds=7.0))
+    (node,) = eye.look().nodes
+    assert node.recent_load_seconds == 10.0, "once only"
+
+
 def test_the_books_of_a_node() -> None:
     eye = Eye()
     busy = ModelLoad(running=2, queued=1, free_slots=1)
