@@ -54,7 +54,7 @@ async def test_models_take_turns_on_a_node_that_has_room_for_one(nats: NatsServe
 
 
 async def test_one_client_waits_for_its_loads_and_for_nobody(nats: NatsServer) -> None:
-    script = Script(answer, load_seconds=1.0)
+    script = Script(answer, load_seconds=0.6)
     waits = []
     async with running_fleet(nats, profiles("a", "b", "c")) as fleet:
         await fleet.add_node(script.start, models=(), memory_mb=100)
@@ -64,7 +64,38 @@ async def test_one_client_waits_for_its_loads_and_for_nobody(nats: NatsServer) -
             said = await fleet.chat(model=name, max_tokens=5)
             waits.append(time.monotonic() - began)
             assert said.status_code == 200, said.text
-    assert statistics.median(waits) < 2.0, waits
+    assert statistics.median(waits) < 1.5, waits
+
+
+async def test_two_models_asked_for_at_once_take_turns(nats: NatsServer) -> None:
+    """One of them is loading when the other one asks for the same place: it waits."""
+    script = Script(answer, load_seconds=0.5)
+    async with running_fleet(nats, profiles("a", "b", "c")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 3)
+        assert (await fleet.chat(model="a", max_tokens=2)).status_code == 200
+        for _ in range(2):
+            both = [fleet.chat(model=name, max_tokens=2) for name in ("b", "c")]
+            answers = await asyncio.gather(*both)
+            assert [said.status_code for said in answers] == [200, 200], answers[1].text
+
+
+async def test_a_model_in_constant_use_and_another_now_and_then(nats: NatsServer) -> None:
+    script = Script(answer, load_seconds=0.3)
+    statuses: Counter[int] = Counter()
+    async with running_fleet(nats, profiles("a", "b")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: len(states(fleet)) == 2)
+        ends = time.monotonic() + 5
+
+        async def loop(model: str, pause: float) -> None:
+            while time.monotonic() < ends:
+                said = await fleet.chat(model=model, max_tokens=5)
+                statuses[said.status_code] += 1
+                await asyncio.sleep(pause)
+
+        await asyncio.gather(loop("a", 0.0), loop("b", 2.0))
+    assert set(statuses) == {200}, statuses
 
 
 async def test_many_requests_are_one_load(nats: NatsServer) -> None:

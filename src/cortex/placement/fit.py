@@ -71,7 +71,7 @@ class ResidentView(NamedTuple):
     @property
     def is_last(self) -> bool:
         """Whether the fleet would be below the model's minimum without this replica."""
-        return self.replicas <= self.min_replicas
+        return 0 < self.min_replicas >= self.replicas
 
     @property
     def idle_limit_seconds(self) -> float:

@@ -241,7 +241,7 @@ def _check(fit: Fit, free: list[int], size: int, movable: list[ResidentView]) ->
 def test_what_comes_or_goes_is_worth_waiting_for() -> None:
     leaving = resident("new", 8, is_ready=False)
     assert could_be_had(need(8), [node("n", 12, residents=(leaving,))]).fits
-    loading = resident("other", 8, is_ready=False)
+    loading = resident("other", 8, is_ready=False, replicas=0)
     assert could_be_had(need(8), [node("n", 12, residents=(loading,))]).fits
     busy = resident("other", 8, running=3)
     assert could_be_had(need(8), [node("n", 12, residents=(busy,))]).fits
