@@ -1,8 +1,10 @@
 """Models come and go while the fleet runs."""
 
 import asyncio
+import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,39 @@ async def test_a_load_that_hangs_or_fails_can_be_unloaded(nats: NatsServer) -> N
         await until(lambda: fleet.gateway.fleet.placed(MODEL)[0].record.error)
         assert (await tell(fleet, "unload", model=MODEL)).status_code == 202
         await until(lambda: not fleet.gateway.fleet.placed(MODEL))
+
+
+async def test_an_operators_load_tries_at_once_what_has_just_failed(nats: NatsServer) -> None:
+    script = Script(answer)
+    script.load_error = EngineLoadError("corrupt", "it is damaged")
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(script.start, models=())
+        await until(lambda: fleet.gateway.fleet.records(MODEL))
+        refused = await fleet.chat(max_tokens=5)
+        assert refused.status_code == 503
+        assert "it is damaged. It may be tried again within 60 s" in says(refused)[1]
+        script.load_error = None
+        assert (await fleet.chat(max_tokens=5)).status_code == 503, "it is not tried yet"
+        assert (await tell(fleet, "load", model=MODEL)).status_code == 202
+        assert (await fleet.chat(max_tokens=5)).status_code == 200
+
+
+async def test_what_was_mended_is_tried_at_once(nats: NatsServer, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(DEMO, folder)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(Script(answer).start, models=(), model_dirs=(str(tmp_path),))
+        await until(lambda: fleet.gateway.fleet.records("base"))
+        refused = await fleet.chat(model="base", max_tokens=5)
+        assert refused.status_code == 503
+        assert "chat_template.jinja" in says(refused)[1]
+        (folder / "chat_template.jinja").write_text(template)
+        began = time.monotonic()
+        await until(lambda: not fleet.gateway.fleet.placed("base"), what="forgetting the failure")
+        assert (await fleet.chat(model="base", max_tokens=5)).status_code == 200
+        assert time.monotonic() - began < 5.0
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,14 @@ def not_served_now(model: str, placed: Sequence[Placed]) -> WireError:
     for record, _ in placed:
         if record.state is ModelState.FAILED and record.error:
             retry = max(1, round(record.retry_seconds)) if record.retry_seconds else 0
+            again = (
+                f" It may be tried again within {retry} s, and at once when its files change or an "
+                "operator loads it."
+            )
             return WireError(
                 ErrorCode.MODEL_UNAVAILABLE,
-                f"{model} could not be loaded on {record.node}: {record.error.message}",
+                f"{model} could not be loaded on {record.node}: {_sentence(record.error.message)}"
+                f"{again if retry else ''}",
                 retry_after_seconds=retry,
             )
     record = placed[0].record
@@ -96,6 +101,10 @@ def not_served_now(model: str, placed: Sequence[Placed]) -> WireError:
         "again shortly.",
         retry_after_seconds=_RETRY_SECONDS,
     )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def no_node_renders(model: str) -> WireError:

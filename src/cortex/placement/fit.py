@@ -110,6 +110,8 @@ class NodeView(NamedTuple):
     """Whether all ranks of a model share one device, as on a CPU."""
     refused: Mapping[str, str] = {}
     """Models that cannot be loaded there now, with the reasons."""
+    failed: frozenset[str] = frozenset()
+    """Those among them whose load has failed there, and will be tried again after a pause."""
     busyness: float = 0.0
     """Streams per slot, over all its models."""
     is_draining: bool = False

@@ -82,7 +82,7 @@ class Operations:
         if node:
             self._check_node(node)
         need = self._snapshots.need(model)
-        nodes = [n for n in self._snapshots.look().nodes if node in ("", n.name)]
+        nodes = [_forgiving(n) for n in self._snapshots.look().nodes if node in ("", n.name)]
 
         def may_go(_: NodeView, resident: ResidentView) -> bool:
             return may_displace(need, resident)
@@ -323,6 +323,12 @@ def _not_written() -> FleetError:
         "NATS did not store the change. Try again in a few seconds.",
         retry_after_seconds=2,
     )
+
+
+def _forgiving(node: NodeView) -> NodeView:
+    """The node as operators see it: they may have a failed load tried again at once."""
+    refused = {model: why for model, why in node.refused.items() if model not in node.failed}
+    return node._replace(refused=refused)
 
 
 def _why_not(planned: Planned) -> str:

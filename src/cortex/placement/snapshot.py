@@ -144,6 +144,7 @@ class SnapshotBuilder:
                 **{model: why for (name, model), why in refused.items() if name == node.name},
                 **self._unknown_to(node, records),
             },
+            failed=frozenset(r.model for r in records if r.state is ModelState.FAILED),
             busyness=busy / slots if slots else 0.0,
             is_draining=beat.draining or self._intent.is_drained(node.name),
             recent_load_seconds=self._recent[node.name],

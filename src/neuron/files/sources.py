@@ -116,6 +116,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in _weights(folder, names)]
 
 
+def file_stamps(source: str) -> frozenset[tuple[str, int, int]]:
+    """Returns name, size and time of change of every file in a model's folder, to see that some
+    have changed. Nothing for a folder that cannot be looked at, and for a model of the Hub, whose
+    files nobody changes by hand."""
+    folder = _Source.parse(source).folder
+    if folder is None:
+        return frozenset()
+    try:
+        found = ((name, (folder / name).stat()) for name in _file_names(folder))
+        return frozenset((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+    except OSError:
+        return frozenset()
+
+
 def revision_digest(folder: Path) -> str:
     """Identifies the content of a model folder: equal on nodes whose files are equal.
 

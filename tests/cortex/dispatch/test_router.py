@@ -38,7 +38,8 @@ def test_a_failed_load_is_refused_with_its_reason() -> None:
     assert isinstance(decision, Refuse)
     assert decision.error.code is ErrorCode.MODEL_UNAVAILABLE
     assert decision.error.message == (
-        "m could not be loaded on gpu-3: model.safetensors is truncated"
+        "m could not be loaded on gpu-3: model.safetensors is truncated. It may be tried again "
+        "within 4 s, and at once when its files change or an operator loads it."
     )
     assert decision.error.retry_after_seconds == 4
 

@@ -185,7 +185,9 @@ class ResidentManager:
     def _ended(self, resident: Resident) -> None:
         """Strikes a resident whose process is gone, if it ever had one, from the registry."""
         residence = self._residences.get(resident.id)
-        if resident.record.state is ModelState.FAILED:
+        if resident.has_new_files:
+            self._offers.forget_failures(resident.id)
+        elif resident.record.state is ModelState.FAILED:
             self._offers.record_failure(resident.id)
         if residence is not None and residence.resident is resident:
             del self._residences[resident.id]

@@ -137,6 +137,10 @@ class Offers:
         """Counts a load that failed."""
         self._failures[model] += 1
 
+    def forget_failures(self, model: str) -> None:
+        """Begins to count again, as the model's files have changed."""
+        del self._failures[model]
+
     def record_load(self, model: str, seconds: float) -> None:
         """Notes that a load succeeded, and how long it took."""
         del self._failures[model]

@@ -43,11 +43,17 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS_PAUSE_SECONDS = 60.0
 """For a folder that is damaged or unsupported: somebody has to change it first."""
+_LOOK_SECONDS = 0.5
+"""Time between two looks at the files of a model that could not be loaded."""
 _LOAD_TRIES = 3
 """A process that dies in its load says little about the model: before requests that wait for it
 fail, there is another one."""
 _DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
 _TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
+
+
+Files = frozenset[tuple[str, int, int]]
+"""What :func:`sources.file_stamps` saw."""
 
 
 class ResidentContext(NamedTuple):
@@ -109,6 +115,8 @@ class Resident:
         self._recycling = False
         self.was_loaded = False
         """Whether its weights have been read."""
+        self.has_new_files = False
+        """Whether its files have changed since its load failed."""
         self._reservation: Reservation | None = None
         self._worker: Worker | None = None
         self._engine: Engine | None = None
@@ -129,6 +137,7 @@ class Resident:
         """Keeps the model served until cancelled; returns when it cannot be loaded, after a pause
         in which nobody needs to try."""
         while True:
+            files = await asyncio.to_thread(sources.file_stamps, self.offer.source)
             try:
                 await self._serve()
             except NoRoom as full:
@@ -145,9 +154,23 @@ class Resident:
                 log.exception("model %s", self.id)
                 pause = _HOPELESS_PAUSE_SECONDS
                 self._fail(f"{type(bug).__name__}: {bug}", pause)
-            await asyncio.sleep(pause)
+            await self._pause(pause, files)
             if not self._is_kept:
                 return
+
+    async def _pause(self, seconds: float, files: Files) -> None:
+        """Waits before another try; no longer once the files are others than *files*, with which
+        the load failed, and have stopped changing."""
+        ends, last = time.monotonic() + seconds, files
+        while (left := ends - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+            now = await asyncio.to_thread(sources.file_stamps, self.offer.source)
+            if now != files and now == last:
+                log.info("%s: its files have changed", self.id)
+                self.has_new_files = True
+                self._pauses.reset()
+                return
+            last = now
 
     async def drain(self, seconds: float | None) -> None:
         """Takes no more jobs, and lets running answers finish for at most *seconds* (None: for as
