@@ -139,6 +139,27 @@ async def test_what_was_mended_is_tried_at_once(nats: NatsServer, tmp_path: Path
         assert time.monotonic() - began < 5.0
 
 
+async def test_folders_come_and_go(nats: NatsServer, tmp_path: Path) -> None:
+    async with running_fleet(nats) as fleet:
+
+        async def is_listed(model: str) -> bool:
+            listed = (await fleet.client.get("/v1/models")).json()["data"]
+            return model in {one["id"] for one in listed}
+
+        await fleet.add_node(Script(answer).start, models=(), model_dirs=(str(tmp_path),))
+        await until(lambda: any(fleet.gateway.fleet.alive()))
+        shutil.copytree(DEMO, tmp_path / "new")
+        await until(lambda: is_listed("new"), seconds=4)
+        assert (await fleet.chat(model="new", max_tokens=5)).status_code == 200
+        shutil.rmtree(tmp_path / "new")
+        assert (await fleet.chat(model="new", max_tokens=5)).status_code == 200, "it is loaded"
+        assert (await tell(fleet, "unload", model="new")).status_code == 202
+        await until(lambda: not fleet.gateway.fleet.records("new"), seconds=4)
+        gone = await fleet.chat(model="new", max_tokens=5)
+        assert gone.status_code == 404
+        assert "does not exist in this fleet" in says(gone)[1]
+
+
 @pytest.mark.parametrize(
     ("verb", "body", "status", "says_"),
     [

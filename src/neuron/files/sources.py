@@ -116,13 +116,25 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in _weights(folder, names)]
 
 
-def file_stamps(source: str) -> frozenset[tuple[str, int, int]]:
-    """Returns name, size and time of change of every file in a model's folder, to see that some
-    have changed. Nothing for a folder that cannot be looked at, and for a model of the Hub, whose
-    files nobody changes by hand."""
+def is_gone(source: str) -> bool:
+    """Whether *source* is a folder, and is not there."""
     folder = _Source.parse(source).folder
-    if folder is None:
-        return frozenset()
+    return folder is not None and not folder.is_dir()
+
+
+FileStamps = frozenset[tuple[str, int, int]]
+"""Name, size in bytes, and time of change in nanoseconds of every file in a folder."""
+
+
+def file_stamps(source: str) -> FileStamps:
+    """Looks at a model's files, to see later that some have changed. Returns nothing for a model of
+    the Hub, whose files nobody changes by hand."""
+    folder = _Source.parse(source).folder
+    return frozenset() if folder is None else folder_stamps(folder)
+
+
+def folder_stamps(folder: Path) -> FileStamps:
+    """Looks at the files in a folder; returns nothing for one that cannot be looked at."""
     try:
         found = ((name, (folder / name).stat()) for name in _file_names(folder))
         return frozenset((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)

@@ -8,12 +8,13 @@ refused. How a model gets its memory is decided in ``Reservations``, how it is l
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from neuron.files import sources
 from neuron.files.warm_tier import WarmTier
-from neuron.service.residents.offers import Offers
+from neuron.service.residents.offers import Folders, Offers
 from neuron.service.residents.reservations import Meter, Reservations
 from neuron.service.residents.resident import Resident, ResidentContext
 from protocol.errors import ErrorCode, FleetError, WireError
@@ -24,8 +25,10 @@ from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("neuron")
 
+LOOK_SECONDS = 1.0
+"""Time between two looks at whether folders have come, gone or changed."""
 REFRESH_SECONDS = 30.0
-"""Between two looks at the folders with models."""
+"""Time between two looks at everything that may be offered, the Hub's cache included."""
 CATALOGUE_SECONDS = 2.0
 """How long default models wait for their profiles."""
 PULL_AGAIN_SECONDS = 60.0
@@ -85,12 +88,24 @@ class ResidentManager:
     async def _keep_offers(self) -> NoReturn:
         while True:
             self._refresh_wanted.clear()
+            seen = await asyncio.to_thread(self._offers.folders)
             await self._offers.refresh([*self._residences, *self._pulls])
             self._show_offers()
-            await wait_at_most(self._refresh_wanted, REFRESH_SECONDS)
+            await self._until_it_may_have_changed(seen)
+
+    async def _until_it_may_have_changed(self, seen: Folders) -> None:
+        """Returns when the folders are others than *seen* and have stopped changing, as large files
+        take minutes to copy; at the latest after :data:`REFRESH_SECONDS`."""
+        ends, last = time.monotonic() + REFRESH_SECONDS, seen
+        while not self._refresh_wanted.is_set() and time.monotonic() < ends:
+            await wait_at_most(self._refresh_wanted, LOOK_SECONDS)
+            now = await asyncio.to_thread(self._offers.folders)
+            if now != seen and now == last:
+                return
+            last = now
 
     def refresh_offers(self) -> None:
-        """Looks around at once, because the catalogue has changed."""
+        """Looks around at once, because the catalogue, or what there is, has changed."""
         self._refresh_wanted.set()
 
     async def drain(self, seconds: float) -> None:
@@ -192,8 +207,15 @@ class ResidentManager:
         if residence is not None and residence.resident is resident:
             del self._residences[resident.id]
             self._show_offer(resident.id)
+            if self._is_running:
+                self._spawn(self._look_after(resident.offer.source), "look after a folder")
             if resident.was_loaded and self._warm.budget_bytes and self._is_running:
                 self._spawn(self._keep_warm(resident.id), f"keep {resident.id} warm")
+
+    async def _look_after(self, source: str) -> None:
+        """Looks around at once if the folder of a model that has just been unloaded is gone."""
+        if await asyncio.to_thread(sources.is_gone, source):
+            self.refresh_offers()
 
     async def _keep_warm(self, model: str) -> None:
         """Locks the weights of a model that was unloaded: its pages are mostly in the page cache

@@ -25,6 +25,10 @@ from protocol.fleet import Device, Estimate
 log = logging.getLogger("neuron")
 
 
+Folders = dict[Path, sources.FileStamps]
+"""What is in each folder with a model."""
+
+
 class Offer(NamedTuple):
     """A model as this node could load it."""
 
@@ -65,10 +69,12 @@ class Offers:
         if not source and profile is not None:
             source = _listed_source(profile)
         known = self._offers.get(model)
+        is_found = known is not None and not source  # and stays known for as long as it is there
         if not source:
             source = known.source if known else model
         source = _named_so(model, source)
-        self._sources[model] = source
+        if not is_found:
+            self._sources[model] = source
         self._set(model, source, profile or self._catalogue.get(model) or Profile(model))
 
     def list_profile(self, model: str, profile: Profile | None) -> None:
@@ -100,6 +106,10 @@ class Offers:
             is_asked_for = model in found or model in self._sources or model in self._catalogue
             if not is_asked_for and (offer.error or not offer.has_files):
                 self._offers.pop(model, None)  # a cache holds all kinds of things
+
+    def folders(self) -> Folders:
+        """Looks at which folders with models there are, and what is in them; runs in a thread."""
+        return {folder: sources.folder_stamps(folder) for folder in self._folders()}
 
     async def appraise(self, model: str) -> Offer:
         """Looks at a model's files, and estimates what it would take."""
@@ -161,13 +171,12 @@ class Offers:
 
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
         """Finds the sources by model: those in the Hub's cache, and the folders with models."""
-        folders = [
-            str(folder)
-            for place in self._config.model_dirs
-            for folder in sources.folders_in(Path(place).expanduser())
-        ]
         cached = hub.cached_models() if self._config.offer_hub_cache else []
-        return _named(cached), _named(folders)
+        return _named(cached), _named(map(str, self._folders()))
+
+    def _folders(self) -> Iterator[Path]:
+        for place in self._config.model_dirs:
+            yield from sources.folders_in(Path(place).expanduser())
 
 
 def _listed_source(profile: Profile) -> str:

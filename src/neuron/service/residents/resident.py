@@ -52,10 +52,6 @@ _DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
 _TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
 
 
-Files = frozenset[tuple[str, int, int]]
-"""What :func:`sources.file_stamps` saw."""
-
-
 class ResidentContext(NamedTuple):
     """What all residents of a node share."""
 
@@ -158,7 +154,7 @@ class Resident:
             if not self._is_kept:
                 return
 
-    async def _pause(self, seconds: float, files: Files) -> None:
+    async def _pause(self, seconds: float, files: sources.FileStamps) -> None:
         """Waits before another try; no longer once the files are others than *files*, with which
         the load failed, and have stopped changing."""
         ends, last = time.monotonic() + seconds, files
