@@ -148,14 +148,18 @@ async def test_folders_come_and_go(nats: NatsServer, tmp_path: Path) -> None:
 
         await fleet.add_node(Script(answer).start, models=(), model_dirs=(str(tmp_path),))
         await until(lambda: any(fleet.gateway.fleet.alive()))
-        shutil.copytree(DEMO, tmp_path / "new")
-        await until(lambda: is_listed("new"), seconds=4)
-        assert (await fleet.chat(model="new", max_tokens=5)).status_code == 200
-        shutil.rmtree(tmp_path / "new")
-        assert (await fleet.chat(model="new", max_tokens=5)).status_code == 200, "it is loaded"
-        assert (await tell(fleet, "unload", model="new")).status_code == 202
-        await until(lambda: not fleet.gateway.fleet.records("new"), seconds=4)
-        gone = await fleet.chat(model="new", max_tokens=5)
+        shutil.copytree(DEMO, tmp_path / "owner" / "new")
+        shutil.copytree(DEMO, tmp_path / "other" / "new")
+        await until(lambda: is_listed("owner/new"), seconds=4)
+        assert await is_listed("other/new")
+        assert (await fleet.chat(model="owner/new", max_tokens=5)).status_code == 200
+        shutil.rmtree(tmp_path / "owner")
+        assert (await fleet.chat(model="owner/new", max_tokens=5)).status_code == 200, (
+            "it is loaded"
+        )
+        assert (await tell(fleet, "unload", model="owner/new")).status_code == 202
+        await until(lambda: not fleet.gateway.fleet.records("owner/new"), seconds=4)
+        gone = await fleet.chat(model="owner/new", max_tokens=5)
         assert gone.status_code == 404
         assert "does not exist in this fleet" in says(gone)[1]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from neuron import demo_model
 from tests.support.fleet import chat_body
 from tests.support.up import Up, environment, is_alive, running_up
 
+(DEMO,) = demo_model.__path__
 on_the_shared_one = pytest.mark.xdist_group("cortex_up")
 
 
@@ -142,6 +145,13 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_missing_folder_of_models_is_one_line(tmp_path: Path) -> None:
+    nowhere = ("--model-dir", str(tmp_path / "nowhere"))
+    result = _run("cortex", "up", "--data", str(tmp_path / "d"), *nowhere)
+    assert result.returncode == 78
+    assert f"the folder {tmp_path / 'nowhere'} does not exist. " in result.stderr
+
+
 def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:
     result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--model", "/no/such/folder")
     assert result.returncode == 78
@@ -178,6 +188,29 @@ def test_a_damaged_model_is_said_and_the_others_are_served(tmp_path: Path) -> No
     assert alone.process.wait(30) == 1
     assert "No model could be loaded" in alone.output
     assert "Traceback" not in alone.output
+
+
+def test_a_folder_of_models_is_offered_and_loaded_on_demand(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(DEMO, models / "one")
+    shutil.copytree(DEMO, models / "owner" / "two")
+    (models / "broken").mkdir()
+    (models / "broken" / "config.json").write_text("{}")
+    (models / "broken" / "model.safetensors").write_bytes(b"")
+    options = ("--model-dir", str(models), "--memory-mb", "400", "--slots", "2")
+    with running_up(tmp_path / "data", *options) as up:
+        assert "one: loaded on demand" in up.output
+        assert "owner/two: loaded on demand" in up.output
+        assert "broken cannot be loaded now. node-1: " in up.output
+        for model in ("one", "owner/two"):
+            assert "Paris" in up.ask("What is the capital of France?", model=model, temperature=0)
+        up.wait(lambda: "owner/two on node-1: ready" in up.output, "the load")
+
+
+def test_an_empty_folder_of_models_is_said(tmp_path: Path) -> None:
+    with running_up(tmp_path / "data", "--model-dir", str(tmp_path)) as up:
+        assert f"no model was found in {tmp_path}" in up.output
+        assert "cortex-demo is offered instead" in up.output
 
 
 def test_services_without_nats_are_one_line() -> None:

@@ -51,6 +51,18 @@ def cli() -> None:
     metavar="ID_OR_FOLDER",
     help="Model to load: a folder or a Hugging Face id. May be repeated.",
 )
+@click.option(
+    "--model-dir",
+    "model_dirs",
+    multiple=True,
+    metavar="DIR",
+    help="Folder with models, each of which is loaded when it is asked for. May be repeated.",
+)
+@click.option("--memory-mb", type=click.IntRange(1), help="Memory for models on each device.")
+@click.option("--device", help="auto, cpu or cuda:N.")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.")
+@click.option("--slots", type=click.IntRange(1), help="Sequences per model that run at once.")
+@click.option("--max-context", type=click.IntRange(1), help="Limit on prompt plus answer.")
 def up(
     port: int,
     metrics_port: int,
@@ -58,16 +70,19 @@ def up(
     data: Path | None,
     neurons: int,
     models: tuple[str, ...],
+    model_dirs: tuple[str, ...],
+    **given: str | int | None,
 ) -> None:
     """Start a whole fleet on this machine.
 
     The fleet is nats-server, a gateway and neurons; each of them is restarted if it dies. Without
-    --model it serves the bundled demo model.
+    --model and --model-dir it serves the bundled demo model.
 
     \b
     Examples:
       cortex up
       cortex up --model Qwen/Qwen3-0.6B
+      cortex up --model-dir ~/models --memory-mb 20000
       cortex up --model ~/models/my-model --neurons 2 --port 0
     """
     from cortex.local.up import UpOptions
@@ -80,6 +95,8 @@ def up(
         data=(data or config.default_data_dir()).expanduser().absolute(),
         neurons=neurons,
         models=models,
+        model_dirs=model_dirs,
+        neuron_settings={name: str(value) for name, value in given.items() if value is not None},
     )
     logs.set_up(logging.WARNING)
     sys.exit(_run(run_up(options, click.echo)))

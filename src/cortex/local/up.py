@@ -44,7 +44,17 @@ class UpOptions(msgspec.Struct, frozen=True):
     data: Path
     neurons: int
     models: tuple[str, ...]
+    """Models to load at once."""
+    model_dirs: tuple[str, ...] = ()
+    """Folders with models that are loaded on demand."""
+    neuron_settings: dict[str, str] = {}
+    """Other settings of each neuron, by name."""
     host: str = "127.0.0.1"
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The models that are loaded at the start: the demo where nothing else was asked for."""
+        return self.models or (() if self.model_dirs else (DEMO,))
 
 
 async def up(options: UpOptions, say: Say) -> int:
@@ -127,6 +137,12 @@ class _LocalFleet:
                     f"the model folder {path} does not exist. Name a folder with config.json and "
                     "*.safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B."
                 )
+        for folder in self._options.model_dirs:
+            if not Path(folder).expanduser().is_dir():
+                raise SettingsError(
+                    f"the folder {folder} does not exist. Name one that has models in it, each a "
+                    "folder with config.json and *.safetensors."
+                )
 
     def stop_or_force(self, stop: asyncio.Event) -> None:
         """Stops in order at the first signal, and at once at the second."""
@@ -155,8 +171,6 @@ class _LocalFleet:
             name = f"node-{number}"
             listener = _open_or_any_free("127.0.0.1", 13130 + number, name, None)
             self._listeners.append(listener)  # garbage collection would close a listener
-            loaded = self._options.models or (DEMO,)
-            models = [word for model in loaded for word in ("--model", model)]
             neuron = self._child(
                 name,
                 [
@@ -166,7 +180,7 @@ class _LocalFleet:
                     *nats,
                     *("--listen", f"fd://{listener.fileno()}"),
                     *_share_of_cores(self._options.neurons),
-                    *models,
+                    *self._neuron_arguments(),
                 ],
                 (listener.fileno(),),
             )
@@ -177,6 +191,18 @@ class _LocalFleet:
         return [
             *("--listen", f"fd://{self._api.fileno()}"),
             *("--metrics-listen", f"fd://{self._metrics.fileno()}"),
+        ]
+
+    def _neuron_arguments(self) -> list[str]:
+        options = self._options
+        return [
+            *(word for model in options.loaded for word in ("--model", model)),
+            *(word for folder in options.model_dirs for word in ("--model-dir", folder)),
+            *(
+                word
+                for name, value in options.neuron_settings.items()
+                for word in (f"--{name.replace('_', '-')}", value)
+            ),
         ]
 
     def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> SupervisedProcess:
@@ -229,24 +255,45 @@ class _LocalFleet:
         said: dict[str, str] = {}
         has_greeted = False
         pause = _POLL_SECONDS
-        wanted = max(1, len(self._options.models))
+        wanted = len(self._options.loaded)
+        before: list[str] = []
         while True:
             listed = await asyncio.to_thread(_listed, self._url)
+            if wanted and not self._options.model_dirs:
+                listed = [model for model in listed if model["nodes"]]
             for model in listed:
-                line = model_line(model)
+                line = model_line(model) if model["nodes"] else _offer_line(model)
                 if said.get(model["id"]) != line:
                     said[model["id"]] = line
                     self._say(line)
+            # Offers are complete once a look shows no more of them than the one before.
+            ids = [model["id"] for model in listed]
+            if not wanted and ids and ids == before and not has_greeted:
+                has_greeted = True
+                self._say(self._greeting(self._first_offer(listed)))
+            before = ids
             ready = [model["id"] for model in listed if model["state"] == "ready"]
             failed = [model["id"] for model in listed if model["state"] == "failed"]
             if ready and not has_greeted:
                 has_greeted = True
                 self._say(self._greeting(ready[0]))
             if len(ready) + len(failed) >= wanted:
-                if not has_greeted:
+                if wanted and not has_greeted:
                     raise HopelessChild("No model could be loaded; see above.")
-                pause = _SETTLED_POLL_SECONDS
+                pause = _SETTLED_POLL_SECONDS if has_greeted else _POLL_SECONDS
             await asyncio.sleep(pause)
+
+    def _first_offer(self, listed: Sequence[dict[str, Any]]) -> str:
+        """Names the first model that can be loaded on demand; raises when there is none."""
+        offered = [model["id"] for model in listed if model["available_on"] and not model["error"]]
+        if not offered:
+            raise HopelessChild("None of these models can be loaded; see above.")
+        if offered == [DEMO]:
+            self._say(
+                f"no model was found in {', '.join(self._options.model_dirs)}; one is a folder "
+                f"with config.json and *.safetensors. {DEMO} is offered instead."
+            )
+        return str(offered[0])
 
     def _greeting(self, model: str) -> str:
         question = "What is 17 + 25?" if "demo" in model else "Who are you?"
@@ -267,7 +314,7 @@ Anthropic clients:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
 Models:             {self._url}/v1/models
 Metrics:            {url_of(self._metrics)}/metrics
 Logs:               {self._logs}
-Your own model:     cortex up --model FOLDER_OR_HUGGING_FACE_ID
+Your own models:    cortex up --model FOLDER_OR_HUGGING_FACE_ID, or --model-dir DIR for many
 Stop:               Ctrl-C
 """
 
@@ -296,9 +343,15 @@ def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socke
 
 
 def _listed(url: str) -> list[dict[str, Any]]:
-    """Lists the models that nodes have, each under its own name; none while no gateway answers."""
+    """Lists the models that nodes have or know, each under its own name; none while no gateway
+    answers."""
     try:
         models = GatewayClient(url).models()
     except GatewayClientError:
         return []
-    return [model for model in models if model["nodes"] and model["root"] == model["id"]]
+    return [model for model in models if model["root"] == model["id"]]
+
+
+def _offer_line(model: dict[str, Any]) -> str:
+    """Says of a model that is not loaded whether it can be."""
+    return str(model["error"] or f"{model['id']}: loaded on demand")

@@ -109,7 +109,7 @@ class Offers:
 
     def folders(self) -> Folders:
         """Looks at which folders with models there are, and what is in them; runs in a thread."""
-        return {folder: sources.folder_stamps(folder) for folder in self._folders()}
+        return {folder: sources.folder_stamps(folder) for folder, _ in self._folders()}
 
     async def appraise(self, model: str) -> Offer:
         """Looks at a model's files, and estimates what it would take."""
@@ -172,11 +172,16 @@ class Offers:
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
         """Finds the sources by model: those in the Hub's cache, and the folders with models."""
         cached = hub.cached_models() if self._config.offer_hub_cache else []
-        return _named(cached), _named(map(str, self._folders()))
+        return _named(cached), _named(source for _, source in self._folders())
 
-    def _folders(self) -> Iterator[Path]:
+    def _folders(self) -> Iterator[tuple[Path, str]]:
+        """Every folder with a model, and its source; one in ``owner/name`` keeps both parts as its
+        name, as two owners may have models of one name."""
         for place in self._config.model_dirs:
-            yield from sources.folders_in(Path(place).expanduser())
+            top = Path(place).expanduser()
+            for folder in sources.folders_in(top):
+                name = folder.relative_to(top).as_posix()
+                yield folder, f"{name}={folder}" if "/" in name else str(folder)
 
 
 def _listed_source(profile: Profile) -> str:
