@@ -10,6 +10,7 @@ from cortex.placement.eviction import Strategy
 from cortex.placement.options import PlacementOptions
 from neuron.engine_process.client import EngineLoadError
 from neuron.ipc.messages import Start
+from neuron.service.residents.resident import Resident
 from protocol import keys
 from protocol.bus import KvBucket
 from protocol.catalogue import Profile
@@ -188,6 +189,35 @@ async def test_a_model_that_cannot_be_loaded_is_refused_and_others_are_served(
         broken.load_error = None
         await until(lambda: states(fleet)["bad"] == ModelState.ABSENT, seconds=10)
         assert (await fleet.chat(model="bad", max_tokens=2)).status_code == 200
+
+
+async def test_a_model_that_cannot_work_is_tried_less_and_less_often(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is asked for; an operator's load begins anew."""
+    monkeypatch.setattr("neuron.service.residents.resident._HOPELESS_PAUSE_SECONDS", 0.1)
+    pauses: list[float] = []
+    fail = Resident._fail
+
+    def noted(self: Resident, why: str, retry_seconds: float) -> None:
+        pauses.append(retry_seconds)
+        fail(self, why, retry_seconds)
+
+    monkeypatch.setattr(Resident, "_fail", noted)
+    script = Script(answer)
+    script.load_error = EngineLoadError("corrupt", "its logits are not numbers")
+    async with running_fleet(nats, profiles("a")) as fleet:
+        await fleet.add_node(script.start, models=(), memory_mb=100)
+        await until(lambda: "a" in states(fleet))
+        for tries in (2, 4):
+            while len(pauses) < tries:
+                assert (await fleet.chat(model="a", max_tokens=2)).status_code == 503
+            told = await fleet.client.post("/models/unload", json={"model": "a"})
+            assert told.status_code in (202, 404), "it may have ended"
+        while 0.1 not in pauses[4:]:  # a try of the placer's may be under way
+            await fleet.client.post("/models/load", json={"model": "a"})
+            await asyncio.sleep(0.2)
+    assert pauses[:4] == [0.1, 0.2, 0.4, 0.8], "an unload counts no failure of its own"
 
 
 async def test_a_load_whose_process_dies_is_tried_again(nats: NatsServer) -> None:

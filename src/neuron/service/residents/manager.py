@@ -125,6 +125,9 @@ class ResidentManager:
         self._offers.add(order.model, order.source, order.profile)
         if residence is not None:
             residence.task.cancel()  # it would have waited before another try
+            self._ended(residence.resident)
+        if order.epoch is None:
+            self._offers.forget_failures(order.model)  # an operator knows why
         if pull := self._pulls.pop(order.model, None):
             pull.cancel()  # the load goes on with the download
         log.info("told to load %s: %s", order.model, order.why or "by an operator")
@@ -198,7 +201,10 @@ class ResidentManager:
         task.add_done_callback(lambda task: self._ended(resident))
 
     def _ended(self, resident: Resident) -> None:
-        """Strikes a resident whose process is gone, if it ever had one, from the registry."""
+        """Strikes a resident whose process is gone, if it ever had one, from the registry; once."""
+        if resident.has_ended:
+            return
+        resident.has_ended = True
         residence = self._residences.get(resident.id)
         if resident.has_new_files:
             self._offers.forget_failures(resident.id)

@@ -42,7 +42,9 @@ log = logging.getLogger("model")
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS_PAUSE_SECONDS = 60.0
-"""For a folder that is damaged or unsupported: somebody has to change it first."""
+"""For a folder that is damaged or unsupported: somebody has to change it first, which is noticed.
+Each further failure doubles it, as every try may cost a model that works its place."""
+_LONGEST_HOPELESS_PAUSE_SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 """Time between two looks at the files of a model that could not be loaded."""
 _LOAD_TRIES = 3
@@ -67,20 +69,22 @@ class ResidentContext(NamedTuple):
 
 
 class _Pauses:
-    """Pauses between tries: from one second on, doubling, up to a minute."""
+    """Pauses between tries, each twice as long as the one before."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, first_seconds: float, longest_seconds: float, failures: int) -> None:
         """*failures*: how many loads have failed before; each doubles the first pause."""
-        self._seconds = min(_FIRST_PAUSE_SECONDS * 2.0**failures, _LONGEST_PAUSE_SECONDS)
+        self._first = first_seconds
+        self._longest = longest_seconds
+        self._seconds = min(first_seconds * 2.0 ** min(failures, 32), longest_seconds)
 
     def reset(self) -> None:
-        """Begins with the shortest again, because it has worked for a while."""
-        self._seconds = _FIRST_PAUSE_SECONDS
+        """Begins with the shortest again, because it has worked for a while, or was changed."""
+        self._seconds = self._first
 
     def next(self) -> float:
         """Returns the pause before the next try."""
         seconds = self._seconds
-        self._seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
+        self._seconds = min(2 * seconds, self._longest)
         return seconds
 
 
@@ -105,12 +109,15 @@ class Resident:
         self._context = context
         self._reservations = reservations
         self._is_kept = is_kept
-        self._pauses = _Pauses(failures)
+        self._pauses = _Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, failures)
+        self._hopeless = _Pauses(_HOPELESS_PAUSE_SECONDS, _LONGEST_HOPELESS_PAUSE_SECONDS, failures)
         self._load_seconds = offer.load_seconds
         self._loads = 0
         self._recycling = False
         self.was_loaded = False
         """Whether its weights have been read."""
+        self.has_ended = False
+        """Whether the manager knows that it has."""
         self.has_new_files = False
         """Whether its files have changed since its load failed."""
         self._reservation: Reservation | None = None
@@ -144,11 +151,11 @@ class Resident:
                 self._fail(str(full), pause)
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
-                pause = self._pauses.next() if temporary else _HOPELESS_PAUSE_SECONDS
+                pause = (self._pauses if temporary else self._hopeless).next()
                 self._fail(str(failure), pause)
             except Exception as bug:
                 log.exception("model %s", self.id)
-                pause = _HOPELESS_PAUSE_SECONDS
+                pause = self._hopeless.next()
                 self._fail(f"{type(bug).__name__}: {bug}", pause)
             await self._pause(pause, files)
             if not self._is_kept:
@@ -165,6 +172,7 @@ class Resident:
                 log.info("%s: its files have changed", self.id)
                 self.has_new_files = True
                 self._pauses.reset()
+                self._hopeless.reset()
                 return
             last = now
 
