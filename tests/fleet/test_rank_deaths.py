@@ -99,11 +99,10 @@ class MortalEngines(WatchedEngines):
         start_generation = engine.add
 
         async def and_die(add: Add) -> SequenceStream:
-            stream = await start_generation(add)
             if self.at_add is not None:
-                self.at_add(engine.pids)
+                self.at_add(engine.pids)  # just before, or the first step may be over
             self.at_add = None
-            return stream
+            return await start_generation(add)
 
         engine.add = and_die  # type: ignore[method-assign]
         return engine
