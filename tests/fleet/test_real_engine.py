@@ -96,6 +96,7 @@ async def leave_again_and_again(fleet: TestFleet, engines: WatchedEngines, where
     text = LONG_PROMPT if where == "prefill" else "Count to 60"
     body = chat_body(text, ignore_eos=True, stream=where != "whole answer")
     late: list[float] = []
+    answered = 0
     for _ in range(LEAVE_RUNS):
         before = engines.newest
         request = asyncio.create_task(
@@ -110,11 +111,11 @@ async def leave_again_and_again(fleet: TestFleet, engines: WatchedEngines, where
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
         await until(lambda: engines.is_quiet(0.06))
         steps = engines.steps_of(sequence)
-        if where == "prefill":
-            assert not any(s.step.outputs for s in steps), "it left while reading the prompt"
+        answered += any(seen.step.outputs for seen in steps)
         longest = max(seen.step.seconds for seen in steps)
         late.append(steps[-1].at - left - longest)
     # A busy machine may stall any single run; it cannot stall most of them.
+    assert where != "prefill" or answered <= 2, f"{answered} prompts were read to their end"
     late.sort()
     assert late[-3] < LIMIT_BEYOND_A_STEP_SECONDS, late
     assert late[-1] < 10 * LIMIT_BEYOND_A_STEP_SECONDS, late
