@@ -9,6 +9,7 @@ memory; names of shapes (or parts of them) as arguments measure only those.
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import sys
@@ -22,7 +23,8 @@ import torch
 
 from neuron.config import engine_environment
 from neuron.engine_process.client import EngineProcess
-from neuron.hardware.host import private_bytes
+from neuron.engine_process.launch import start_python
+from neuron.hardware.host import written_bytes
 from neuron.ipc.messages import Add, SamplingParams, Start
 from neuron.models.checkpoint import ITEM_BYTES, SINGLE, read_checkpoint
 from neuron.models.config import load_config
@@ -160,7 +162,7 @@ async def empty_engine() -> int:
     )
     assert process.stdout is not None
     await process.stdout.readline()
-    size = private_bytes(process.pid)
+    size = written_bytes(process.pid)
     process.kill()
     await process.wait()
     return size
@@ -180,10 +182,11 @@ async def measure(folder: Path, empty_bytes: int, parameters: int = 0) -> Found:
         kv_cache_bytes=predicted.kv_bytes,
     )
     began = time.monotonic()
-    engine = await EngineProcess.start(start, environment=engine_environment())
+    launch = functools.partial(start_python, environment=engine_environment())
+    engine = await EngineProcess.start(start, launch=launch)
     seconds = time.monotonic() - began
     try:
-        loaded = private_bytes(engine.pid)
+        loaded = written_bytes(engine.pid)
         async with _watch(engine.pid) as seen:
             await _use(engine, min(config.vocab_size, 30_000))
     finally:
@@ -200,14 +203,14 @@ async def _watch(pid: int) -> AsyncIterator[list[int]]:
 
     async def look() -> None:
         while True:
-            seen.append(await asyncio.to_thread(private_bytes, pid))
+            seen.append(await asyncio.to_thread(written_bytes, pid))
             await asyncio.sleep(WATCH_SECONDS)
 
     task = asyncio.create_task(look())
     try:
         yield seen
     finally:
-        seen.append(private_bytes(pid))
+        seen.append(written_bytes(pid))
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -10,6 +10,7 @@ of it is reading, mostly, as it is on a GPU.
 """
 
 import asyncio
+import functools
 import mmap
 import os
 import statistics
@@ -22,6 +23,7 @@ import click
 from bench.engine.checkpoint import QWEN3_06B, make_checkpoint
 from neuron.config import engine_environment
 from neuron.engine_process.client import EngineProcess
+from neuron.engine_process.launch import start_python
 from neuron.files.warm_tier import WarmTier, check
 from neuron.ipc.messages import Loading, LoadStage, Start
 from neuron.models.weights import PIECE_BYTES, READERS
@@ -75,7 +77,9 @@ async def load_times(folder: Path, mode: str) -> Times:
     )
     began = time.perf_counter()
     engine = await EngineProcess.start(
-        start, on_progress=on_progress, environment=engine_environment()
+        start,
+        on_progress=on_progress,
+        launch=functools.partial(start_python, environment=engine_environment()),
     )
     ended = time.perf_counter()
     await engine.stop()

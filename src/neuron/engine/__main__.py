@@ -1,7 +1,7 @@
-"""``python -m neuron.engine --fd N``: an engine process, started by the neuron service.
+"""``python -m neuron.engine --fd N``: an engine process, or the fork server that makes them.
 
-*N* is its end of the channel's socketpair. A model that is split over several devices has one such
-process per device, its ranks. The process always ends together with its parent.
+*N* is its end of a socketpair to the neuron service. A model that is split over several devices has
+one engine process per device, its ranks. The process always ends together with the service.
 """
 
 import argparse
@@ -12,8 +12,7 @@ import sys
 import traceback
 
 from neuron.engine.machine import heap
-from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
-from neuron.ipc.channel import ChannelClosed, EngineEnd
+from neuron.ipc.channel import EngineEnd
 from neuron.ipc.defaults import KERNELS_KEPT
 from neuron.ipc.messages import Fatal
 from neuron.ipc.rank_commands import ENVIRONMENT
@@ -21,9 +20,9 @@ from protocol.runtime.die_with_parent import die_with_parent
 
 
 def main() -> int:
-    """Runs the engine; returns the exit status (see ``serve.py``)."""
+    """Runs the process; returns the exit status (see ``serve.py``)."""
     parser = argparse.ArgumentParser(prog="neuron.engine", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="the channel's file descriptor")
+    parser.add_argument("--fd", type=int, required=True, help="the socket to the service")
     parser.add_argument("--rank", type=int, default=0, help="its rank in the group")
     parser.add_argument(
         "--lines",
@@ -32,29 +31,31 @@ def main() -> int:
         default=[],
         help="sockets: rank 0's to the others, or one to it",
     )
+    parser.add_argument(
+        "--fork-server", action="store_true", help="fork engine processes on request"
+    )
     arguments = parser.parse_args()
     # Ctrl-C is for the service, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(os.getppid())
+    service = os.getppid()
+    die_with_parent(service)
     for variable in heap.KERNELS_VARIABLES:
         os.environ.setdefault(variable, str(KERNELS_KEPT))
     os.environ.update(ENVIRONMENT)
-    channel = EngineEnd(socket.socket(fileno=arguments.fd))
+    connection = socket.socket(fileno=arguments.fd)
+    # Late imports, because they load torch: before it, a parent's death is noticed in milliseconds.
+    if arguments.fork_server:
+        from neuron.engine.fork_server import serve_forks
+
+        return serve_forks(connection, service)
     lines = [socket.socket(fileno=line) for line in arguments.lines]
     try:
-        # A late import, because it loads torch: before it, a parent's death is noticed in
-        # milliseconds.
-        from neuron.engine.serve import serve, serve_rank
-
-        if arguments.rank:
-            return serve_rank(channel, FollowerEnd(lines[0]), arguments.rank)
-        return serve(channel, RankBroadcast(lines))
-    except ChannelClosed:
-        return 0
+        from neuron.engine.serve import run_rank
     except Exception as error:
         traceback.print_exc()
-        channel.send(Fatal(f"{type(error).__name__}: {error}"))
+        EngineEnd(connection).send(Fatal(f"{type(error).__name__}: {error}"))
         return 1
+    return run_rank(connection, arguments.rank, lines)
 
 
 if __name__ == "__main__":

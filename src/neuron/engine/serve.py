@@ -4,7 +4,9 @@ Owns the loop. Commands are read before every step, so an abort takes effect bef
 without work the loop sleeps in ``receive``. Ranks other than 0 do what rank 0 tells them.
 """
 
-from collections.abc import Callable
+import socket
+import traceback
+from collections.abc import Callable, Sequence
 from typing import TypeVar, assert_never
 
 import torch
@@ -15,14 +17,33 @@ from neuron.engine.loader import load_engine, load_follower
 from neuron.engine.machine.out_of_memory import shortage
 from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.runner import EngineFault
-from neuron.ipc.channel import EngineEnd
+from neuron.ipc.channel import ChannelClosed, EngineEnd
 from neuron.ipc.messages import Abort, Add, Fatal, LoadFailed, Shutdown, Start, ToEngine
 from neuron.ipc.rank_commands import Compute, Join, Project
 from neuron.models.errors import LoadCode, LoadError
 
-OK, LOAD_FAILED, FATAL = 0, 3, 4
-"""Exit statuses; Python itself uses 1 and 2."""
+OK, CRASHED, LOAD_FAILED, FATAL = 0, 1, 3, 4
+"""Exit statuses; Python itself uses 1 for a crash, and 2."""
 T = TypeVar("T")
+
+
+def run_rank(connection: socket.socket, rank: int, lines: Sequence[socket.socket]) -> int:
+    """Runs an engine process from its first message to its end; returns the exit status.
+
+    *connection* leads to the service, *lines* from rank 0 to the others, or from another rank to
+    it. A bug is reported on both the channel and stderr.
+    """
+    channel = EngineEnd(connection)
+    try:
+        if rank:
+            return serve_rank(channel, FollowerEnd(lines[0]), rank)
+        return serve(channel, RankBroadcast(lines))
+    except ChannelClosed:
+        return OK
+    except Exception as error:
+        traceback.print_exc()
+        channel.send(Fatal(f"{type(error).__name__}: {error}"))
+        return CRASHED
 
 
 def serve(channel: EngineEnd, leader: RankBroadcast | None = None) -> int:

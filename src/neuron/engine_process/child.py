@@ -6,16 +6,40 @@ import os
 import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 STDERR_LINES = 40
 STDERR_LINE_BYTES = 400
 _READ_BYTES = 1 << 14
 
 
+class Process(Protocol):
+    """A child process; ``asyncio.subprocess.Process`` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, or the negative number of a signal; None while it runs."""
+        ...
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None:
+        """What it writes to stderr."""
+        ...
+
+    async def wait(self) -> int:
+        """Waits for its end; returns ``returncode``."""
+        ...
+
+
 class Child:
     """One process in its own session. Keeps the last lines that it writes to stderr."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
         self._was_killed = False  # by this service
         self._lines: deque[str] = deque(maxlen=STDERR_LINES)

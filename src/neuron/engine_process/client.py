@@ -11,6 +11,7 @@ from typing import assert_never
 
 import msgspec
 
+from neuron.engine_process.launch import Launch, start_python
 from neuron.engine_process.rank_processes import RankProcesses
 from neuron.engine_process.sequence_stream import EngineDied, SequenceStream, is_last
 from neuron.engine_process.watchdog import Deadlines, StepWatch
@@ -73,19 +74,18 @@ class EngineProcess:
         *,
         on_progress: OnProgress = lambda _: None,
         deadlines: Deadlines | None = None,
-        environment: Mapping[str, str] | None = None,
+        launch: Launch = start_python,
     ) -> "EngineProcess":
-        """Spawns an engine and waits until it is ready.
+        """Starts an engine and waits until it is ready.
 
-        Where ``start.devices`` share the model, each of them gets a process. *environment* is the
-        processes' complete environment; None inherits this one's. Raises :class:`EngineLoadError`.
-        Cancelling it ends the processes.
+        Where ``start.devices`` share the model, each of them gets a process, made by *launch*.
+        Raises :class:`EngineLoadError`. Cancelling it ends the processes.
         """
         deadlines = deadlines or Deadlines()
         starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
             start
         ]
-        ranks = await RankProcesses.spawn(len(starts), environment)
+        ranks = await RankProcesses.spawn(len(starts), launch)
         try:
             await ranks.begin(starts)
             ready = await _loaded(ranks, start, on_progress, deadlines)

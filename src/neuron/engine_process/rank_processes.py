@@ -7,11 +7,11 @@ channel to the service, and rank 0 has a line to each of the others.
 import asyncio
 import contextlib
 import socket
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from neuron.engine_process.child import Child
+from neuron.engine_process.launch import Launch
 from neuron.ipc.channel import ChannelClosed, FrameError, ServiceEnd
 from neuron.ipc.messages import FromEngine, Start, ToEngine
 
@@ -50,14 +50,14 @@ class RankProcesses:
         ]
 
     @classmethod
-    async def spawn(cls, size: int, environment: Mapping[str, str] | None) -> "RankProcesses":
-        """Starts *size* processes, which then wait for :meth:`begin`."""
+    async def spawn(cls, size: int, launch: Launch) -> "RankProcesses":
+        """Starts *size* processes, each by *launch*, which then wait for :meth:`begin`."""
         lines = [socket.socketpair() for _ in range(size - 1)]
         processes: list[RankProcess] = []
         try:
             for rank in range(size):
                 ends = [ours for ours, _ in lines] if rank == 0 else [lines[rank - 1][1]]
-                processes.append(await _spawn(rank, ends, environment))
+                processes.append(await _spawn(rank, ends, launch))
         except BaseException:
             for process in processes:
                 process.child.kill()
@@ -134,20 +134,13 @@ class RankProcesses:
         self._arrived.put_nowait(Arrived(rank, [], fault))
 
 
-async def _spawn(
-    rank: int, lines: Sequence[socket.socket], environment: Mapping[str, str] | None
-) -> RankProcess:
+async def _spawn(rank: int, lines: Sequence[socket.socket], launch: Launch) -> RankProcess:
     ours, theirs = socket.socketpair()
-    channel = await ServiceEnd.open(ours)
-    try:
-        with theirs:
-            fds = [end.fileno() for end in (theirs, *lines)]
-            command = [sys.executable, "-P", "-m", "neuron.engine", "--fd", str(fds[0])]
-            if lines:
-                command += ["--rank", str(rank), "--lines", *map(str, fds[1:])]
-            return RankProcess(
-                await Child.spawn(command, fds=fds, environment=environment), channel
-            )
-    except BaseException:
-        channel.close()
-        raise
+    with theirs:
+        channel = await ServiceEnd.open(ours)
+        try:
+            child = await launch(rank, theirs.fileno(), [end.fileno() for end in lines])
+        except BaseException:
+            channel.close()
+            raise
+        return RankProcess(child, channel)

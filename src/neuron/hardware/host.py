@@ -121,17 +121,28 @@ def _pages(name: str) -> int:
         return 0
 
 
-def private_bytes(pid: int, proc: Path = PROC) -> int:
-    """Memory that a process has written and shares with nobody, in RAM or swapped out, in bytes.
+def written_bytes(pid: int, proc: Path = PROC) -> int:
+    """Memory that a process has written, or shares with the process that it was forked from: in RAM
+    or swapped out, in bytes.
 
     0 when there is no process with this id. Pages that it only reads from files do not count: they
-    are page cache, which is reclaimed when others need it, and whether they are "private" changes
-    with every process that maps the same file.
+    are page cache, which is reclaimed when others need it.
     """
+    return _rollup(pid, proc, "Private_Dirty", "Shared_Dirty", "Swap")
+
+
+def shared_out_bytes(pid: int, proc: Path = PROC) -> int:
+    """Like :func:`written_bytes`, but of what several processes share, each has its part: the sum
+    over all of them is what they take of the host."""
+    found = _rollup(pid, proc, "Pss_Anon", "Pss_Shmem", "SwapPss")
+    return found or written_bytes(pid, proc)  # kernels before 5.4 do not say
+
+
+def _rollup(pid: int, proc: Path, *keys: str) -> int:
     if not pid:
         return 0
     fields = _fields(proc / str(pid) / "smaps_rollup")
-    sizes = (fields.get(key, "").partition(" ")[0] for key in ("Private_Dirty", "Swap"))
+    sizes = (fields.get(key, "").partition(" ")[0] for key in keys)
     return sum((_decimal(text) or 0) * 1024 for text in sizes)
 
 

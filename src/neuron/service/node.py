@@ -15,6 +15,8 @@ from typing import TypeVar
 from neuron import __version__
 from neuron.config import NeuronConfig, engine_environment, visible_devices
 from neuron.engine_process.client import EngineProcess
+from neuron.engine_process.fork_server import ForkServer
+from neuron.engine_process.launch import Launch, start_python
 from neuron.files import sources
 from neuron.files.warm_tier import WarmTier
 from neuron.hardware.discovery import Hardware
@@ -89,10 +91,11 @@ class Node:
         )
         self._offers = Offers(config, self._devices)
         self._default_models = _told_apart(config.default_models)
+        self._fork_server = ForkServer(engine_environment()) if config.standby else None
         self.residents = ResidentManager(
             self._resident_context(start_engine),
             self._offers,
-            MemoryMeter(self._hardware, self._devices, self._warm),
+            MemoryMeter(self._hardware, self._devices, self._warm, self._helpers),
             self._warm,
         )
         self._texts = RenderService(self.name, bus, self._offers.get, self._context_of)
@@ -100,10 +103,18 @@ class Node:
 
     def _resident_context(self, start_engine: StartEngine | None) -> ResidentContext:
         if start_engine is None:
-            environment = engine_environment()
-            start_engine = functools.partial(EngineProcess.start, environment=environment)
+            launch: Launch = functools.partial(start_python, environment=engine_environment())
+            if self._fork_server is not None:
+                launch = self._fork_server.launch
+            start_engine = functools.partial(EngineProcess.start, launch=launch)
+        else:
+            self._fork_server = None
         workers = WorkerContext(self._identity, self._gateways, self._jobs, self._beat_wanted.set)
         return ResidentContext(self._config, workers, self._records, start_engine)
+
+    def _helpers(self) -> tuple[int, ...]:
+        """The processes that engines are forked from."""
+        return (self._fork_server.pid,) if self._fork_server is not None else ()
 
     async def run(self) -> None:
         """Serves the fleet until cancelled. Raises ``SettingsError`` when another neuron has its
@@ -129,6 +140,8 @@ class Node:
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
+            if self._fork_server is not None:
+                tasks.create_task(self._fork_server.run(), name="fork server")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
             residents = self.residents.run(self._default_models, self._catalogue_view.filled)
             tasks.create_task(residents, name="residents")

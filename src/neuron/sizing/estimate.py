@@ -132,14 +132,14 @@ def estimate(
     )
 
 
-def beside_kv(private_bytes: int, kv_cache_bytes: int) -> int:
+def beside_kv(written_bytes: int, kv_cache_bytes: int) -> int:
     """What a load really took beside its KV cache: *measured_bytes* of the next estimate.
 
-    *private_bytes* is the engine process's memory (``hardware.host.private_bytes``), the highest
+    *written_bytes* is the engine process's memory (``hardware.host.written_bytes``), the highest
     figure seen while it generated: an engine that was only just loaded takes less. The result is
     valid for this revision of the model and these settings.
     """
-    return max(0, private_bytes - kv_cache_bytes)
+    return max(0, written_bytes - kv_cache_bytes)
 
 
 # -- weights ---------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import json
 import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from neuron.engine.load_plan import plan_load
 from neuron.engine.machine import kernel_probe
 from neuron.engine.machine.memory import kv_budget
 from neuron.hardware import dtypes
-from neuron.hardware.host import private_bytes
+from neuron.hardware.host import shared_out_bytes, written_bytes
 from neuron.ipc.messages import Start
 from neuron.layers.linear import Kernel
 from neuron.models.checkpoint import TensorEntry
@@ -326,22 +328,55 @@ def test_sizes_for_people() -> None:
 # -- what a process has ----------------------------------------------------------------------------
 
 
-def test_private_memory_is_what_was_written_and_is_not_shared(tmp_path: Path) -> None:
+ROLLUP = """\
+55f8b3bf8000-7ffe741cf000 ---p 00000000 00:00 0    [rollup]
+Rss:            9000 kB
+Pss_Anon:        190 kB
+Shared_Clean:   4000 kB
+Shared_Dirty:    180 kB
+Private_Clean:   900 kB
+Private_Dirty:   100 kB
+Swap:             20 kB
+SwapPss:          20 kB
+"""
+
+
+def test_what_was_written_counts_also_where_it_is_shared(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "smaps_rollup").write_text(
-        "55f8b3bf8000-7ffe741cf000 ---p 00000000 00:00 0    [rollup]\n"
-        "Rss:            9000 kB\nShared_Clean:   4000 kB\nPrivate_Clean:   900 kB\n"
-        "Private_Dirty:   100 kB\nSwap:             20 kB\n"
-    )
-    assert private_bytes(7, tmp_path) == 120 << 10
-    assert private_bytes(8, tmp_path) == private_bytes(0, tmp_path) == 0
+    (tmp_path / "7" / "smaps_rollup").write_text(ROLLUP)
+    assert written_bytes(7, tmp_path) == 300 << 10
+    assert shared_out_bytes(7, tmp_path) == 210 << 10
+    assert written_bytes(8, tmp_path) == written_bytes(0, tmp_path) == 0
+    without = "".join(line + "\n" for line in ROLLUP.splitlines() if "Pss" not in line)
+    (tmp_path / "7" / "smaps_rollup").write_text(without)
+    assert shared_out_bytes(7, tmp_path) == 300 << 10
 
 
-def test_private_memory_of_this_process_grows_with_it() -> None:
-    before = private_bytes(os.getpid())
+FORKING = """
+import os, signal, time
+from neuron.hardware.host import shared_out_bytes, written_bytes
+block = bytearray(os.urandom(1)) * (64 << 20)
+child = os.fork()
+if not child:
+    time.sleep(30)
+    os._exit(0)
+print(written_bytes(child) >> 20, shared_out_bytes(child) >> 20)
+os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_what_forked_processes_share_is_shared_out() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, check=True)
+    written, shared_out = map(int, done.stdout.split())
+    assert written > 64
+    assert shared_out < 0.7 * written
+
+
+def test_memory_of_this_process_grows_with_it() -> None:
+    before = written_bytes(os.getpid())
     with mmap.mmap(-1, 64 * MIB) as block:  # the allocator may have as much at hand
         block[::4096] = bytes([1]) * (len(block) // 4096)
-        assert private_bytes(os.getpid()) - before == pytest.approx(64 * MIB, abs=4 * MIB)
+        assert written_bytes(os.getpid()) - before == pytest.approx(64 * MIB, abs=4 * MIB)
 
 
 @pytest.mark.slow

@@ -4,14 +4,15 @@ Owns the arithmetic between what the hardware reports and what the ledger holds.
 residents or the bus, and changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
 from neuron.files.warm_tier import WarmTier
 from neuron.hardware.discovery import Hardware
-from neuron.hardware.host import private_bytes
+from neuron.hardware.host import shared_out_bytes, written_bytes
 from neuron.sizing.ledger import Held, Ledger
 from protocol.fleet import Device, DeviceKind, DeviceUsage
 
@@ -28,22 +29,31 @@ class Measured(NamedTuple):
 class MemoryMeter:
     """Reads the memory of devices and of engine processes."""
 
-    def __init__(self, hardware: Hardware, devices: tuple[Device, ...], warm: WarmTier) -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        devices: tuple[Device, ...],
+        warm: WarmTier,
+        helpers: Callable[[], tuple[int, ...]] = tuple,
+    ) -> None:
+        """*helpers*: the processes that engines share memory with."""
         self.devices = devices
         """The node's devices, with what models may take of each."""
         self._hardware = hardware
         self._warm = warm
+        self._helpers = helpers
 
     def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
         """Reads what is taken now. *pids*: the engine processes of each model. An engine on a CPU
         is measured; on a GPU it is taken at its word. Runs in a thread, because NVML can hang for
         seconds."""
-        sizes = {
-            model: sum(map(private_bytes, pids[model]))
+        on_cpu = {
+            model: pids[model]
             for model, held in ledger.all_held().items()
             if model in pids and self._is_on_cpu(held)
         }
-        own = self._own_bytes(ledger, sizes)
+        sizes = {model: sum(map(written_bytes, engine)) for model, engine in on_cpu.items()}
+        own = self._own_bytes(ledger, [*self._helpers(), *chain.from_iterable(on_cpu.values())])
         now = self._hardware.usage(self.devices)
         usage = []
         for device, there, own_bytes in zip(self.devices, now, own, strict=True):
@@ -51,15 +61,16 @@ class MemoryMeter:
             usage.append(msgspec.structs.replace(there, others_bytes=max(0, others)))
         return Measured(tuple(usage), sizes)
 
-    def _own_bytes(self, ledger: Ledger, sizes: Mapping[str, int]) -> list[int]:
-        """What models and the warm tier take of each device."""
+    def _own_bytes(self, ledger: Ledger, on_cpu: Iterable[int]) -> list[int]:
+        """What models and the warm tier take of each device. *on_cpu*: processes there, of which
+        what they share counts once."""
         own = [0] * len(self.devices)
-        for model, held in ledger.all_held().items():
-            for device in held.devices:
-                own[device] += sizes.get(model, 0) if self._is_on_cpu(held) else held.bytes_each
-        locked = sum(self._warm.held.values())
+        for held in ledger.all_held().values():
+            for device in held.devices if not self._is_on_cpu(held) else ():
+                own[device] += held.bytes_each
+        of_host = sum(self._warm.held.values()) + sum(map(shared_out_bytes, on_cpu))
         return [
-            size + (locked if device.kind is DeviceKind.CPU else 0)
+            size + (of_host if device.kind is DeviceKind.CPU else 0)
             for device, size in zip(self.devices, own, strict=True)
         ]
 

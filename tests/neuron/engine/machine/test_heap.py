@@ -14,10 +14,10 @@ _PROGRAM = """
 import contextlib, os, sys
 import torch
 from neuron.engine.machine import heap
-from neuron.hardware.host import private_bytes
+from neuron.hardware.host import written_bytes
 
 tidy = heap.tidy() if sys.argv[1] == "tidy" else contextlib.nullcontext()
-before = private_bytes(os.getpid())
+before = written_bytes(os.getpid())
 with tidy:
     kept = []
     for _ in range(24):  # as a load does: a matrix is read, laid out anew, dropped
@@ -27,19 +27,19 @@ with tidy:
         kept.append(small)
         del read
     size = sum(tensor.nbytes for tensor in kept)
-    taken = private_bytes(os.getpid()) - before
+    taken = written_bytes(os.getpid()) - before
 print((taken - size) >> 20)
 step = torch.ones(5 << 20)  # of a step: from the heap, which keeps it
-at = private_bytes(os.getpid())
+at = written_bytes(os.getpid())
 del step
-print((at - private_bytes(os.getpid())) >> 20)
+print((at - written_bytes(os.getpid())) >> 20)
 """
 
 
 _KERNELS = """
 import os
 import torch
-from neuron.hardware.host import private_bytes
+from neuron.hardware.host import written_bytes
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 
 weight = pack(torch.ones(256, 256))
@@ -47,7 +47,7 @@ weight = pack(torch.ones(256, 256))
 def compute(sizes):
     for rows in sizes:
         linear(torch.ones(rows, 256), weight, None, LinearPlan(Kernel.PACKED))
-    return private_bytes(os.getpid())
+    return written_bytes(os.getpid())
 
 before = compute(range(1, 100))
 print((compute(range(100, 300)) - before) >> 20)

@@ -11,7 +11,8 @@ from protocol.fleet import Device, DeviceKind, DeviceUsage
 GIB = 1 << 30
 GPU = Device(DeviceKind.CUDA, 0, "GPU", 16 * GIB, budget_bytes=16 * GIB)
 CPU = Device(DeviceKind.CPU, 0, "CPU", 32 * GIB, budget_bytes=32 * GIB)
-SIZES = {17: 2 * GIB, 18: 3 * GIB, 19: GIB}
+SIZES = {17: 2 * GIB, 18: 3 * GIB, 19: GIB, 20: 3 * GIB}
+HELPER, SHARED = 20, GIB
 
 
 class HalfFree(Hardware):
@@ -31,8 +32,13 @@ class FourGibLocked(WarmTier):
 
 @pytest.fixture
 def meter(monkeypatch: pytest.MonkeyPatch) -> MemoryMeter:
-    monkeypatch.setattr("neuron.service.residents.memory_meter.private_bytes", SIZES.__getitem__)
-    return MemoryMeter(HalfFree(visible_devices=None), (GPU, CPU), FourGibLocked(0))
+    module = "neuron.service.residents.memory_meter"
+    monkeypatch.setattr(f"{module}.written_bytes", SIZES.__getitem__)
+    monkeypatch.setattr(f"{module}.shared_out_bytes", lambda pid: SIZES[pid] - SHARED)
+    helpers = (HELPER,)
+    return MemoryMeter(
+        HalfFree(visible_devices=None), (GPU, CPU), FourGibLocked(0), lambda: helpers
+    )
 
 
 def test_an_engine_on_a_cpu_is_measured_and_on_a_gpu_taken_at_its_word(meter: MemoryMeter) -> None:
@@ -44,7 +50,7 @@ def test_an_engine_on_a_cpu_is_measured_and_on_a_gpu_taken_at_its_word(meter: Me
     assert measured.engine_bytes == {"b": 5 * GIB, "c": 0}
     on_gpu, on_cpu = (device.others_bytes // GIB for device in measured.usage)
     assert on_gpu == 8 - 6
-    assert on_cpu == 16 - 5 - 4, "what the warm tier locks is not taken by others"
+    assert on_cpu == 16 - (1 + 2) - 2 - 4, "engines, what they are forked from, the warm tier"
 
 
 def test_others_never_take_less_than_nothing(meter: MemoryMeter) -> None:

@@ -1,0 +1,167 @@
+"""The service's side of the fork server: keeps it running, and has it fork engine processes.
+
+Owns the server's life and the decision when to do without it: an engine that cannot be forked is
+started as a new Python, which only takes longer. Linux only. The other side is
+``neuron/engine/fork_server.py``.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from neuron.engine_process.adopted import AdoptedProcess
+from neuron.engine_process.child import Child
+from neuron.engine_process.launch import PROGRAM, start_python
+from neuron.ipc.fork_requests import MESSAGE_BYTES, NO_PROCESS, READY
+
+log = logging.getLogger("fork-server")
+
+IMPORT_SECONDS = 60.0
+"""How long a load waits for a server that still imports; a new Python would import as well."""
+FORK_SECONDS = 3.0
+"""How long a fork may take; a server that needs longer is stuck, and is replaced."""
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_GOOD_SECONDS = 60.0
+"""A server that has run for so long is replaced at once."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class _Running(NamedTuple):
+    """A fork server that has been started."""
+
+    child: Child
+    control: socket.socket
+    ready: asyncio.Task[bool]
+    """Whether it got ready; ends with it."""
+
+
+class ForkServer:
+    """Forks engine processes from one that has imported everything; see :meth:`launch`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """*environment* is the complete environment of all engines."""
+        self._environment = environment
+        self._turn = asyncio.Lock()
+        self._running: _Running | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run."""
+        return self._running.child.pid if self._running else 0
+
+    async def run(self) -> NoReturn:
+        """Keeps the server running until cancelled."""
+        if not _become_reaper():
+            log.info("engines are started as new processes: this system cannot hand children over")
+            await asyncio.Event().wait()
+        pause, loop = _FIRST_PAUSE_SECONDS, asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            how = await self._run_once()
+            if loop.time() - began > _GOOD_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            log.warning("the fork server ended (%s); the next one starts in %.0f s", how, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def launch(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
+        """Makes the process of one rank; forks it, or starts a new Python where that is not
+        possible. *channel* and *lines* are descriptors."""
+        async with self._turn:
+            if self._running is not None and await self._is_ready(self._running):
+                forking = asyncio.create_task(self._fork(self._running, rank, channel, lines))
+                try:
+                    child = await asyncio.shield(forking)
+                except asyncio.CancelledError:
+                    await _undo(forking)
+                    raise
+                if child is not None:
+                    return child
+        return await start_python(rank, channel, lines, environment=self._environment)
+
+    async def _run_once(self) -> str:
+        """Starts a server; returns how it ended."""
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with ours:
+            with theirs:
+                command = [*PROGRAM, "--fork-server", "--fd", str(theirs.fileno())]
+                # OpenBLAS, which nothing here needs, would start threads when numpy is imported.
+                environment = {**self._environment, "OPENBLAS_NUM_THREADS": "1"}
+                child = await Child.spawn(command, fds=[theirs.fileno()], environment=environment)
+            ready = asyncio.create_task(_says(ours, READY), name="fork server's import")
+            self._running = _Running(child, ours, ready)
+            try:
+                return await child.ended()
+            finally:
+                self._running = None
+                child.kill()
+                ready.cancel()
+                await asyncio.gather(child.ended(), ready, return_exceptions=True)
+
+    async def _is_ready(self, running: _Running) -> bool:
+        """Waits for its imports; ends the server when they take too long."""
+        done, _ = await asyncio.wait([running.ready], timeout=IMPORT_SECONDS)
+        if not done:
+            log.warning("the fork server has imported for %.0f s", IMPORT_SECONDS)
+            running.child.kill()
+            return False
+        return not running.ready.cancelled() and running.ready.result()
+
+    async def _fork(
+        self, running: _Running, rank: int, channel: int, lines: Sequence[int]
+    ) -> Child | None:
+        """Returns None, after ending the server if need be, when it does not fork."""
+        reading, writing = os.pipe()
+        answer = b""
+        try:
+            async with asyncio.timeout(FORK_SECONDS):
+                descriptors = [channel, writing, *lines]
+                socket.send_fds(running.control, [str(rank).encode()], descriptors)
+                loop = asyncio.get_running_loop()
+                answer = await loop.sock_recv(running.control, MESSAGE_BYTES)
+        except (OSError, TimeoutError) as error:
+            log.warning("the fork server does not fork: %s", error or "no answer")
+            running.child.kill()  # a late answer would be taken for the next one
+        finally:
+            os.close(writing)
+            if answer in (b"", NO_PROCESS):
+                os.close(reading)
+        if answer in (b"", NO_PROCESS):
+            return None
+        return Child(await AdoptedProcess.open(int(answer), reading))
+
+
+async def _undo(forking: asyncio.Task[Child | None]) -> None:
+    """Ends a process that nobody wants any more; half made, it would be nobody's."""
+    child = await forking
+    if child is not None:
+        child.kill()
+        await child.ended()
+
+
+async def _says(control: socket.socket, word: bytes) -> bool:
+    """Whether the first message is *word*."""
+    with contextlib.suppress(OSError):
+        return await asyncio.get_running_loop().sock_recv(control, MESSAGE_BYTES) == word
+    return False
+
+
+def _become_reaper() -> bool:
+    """Makes this process the parent of its orphaned descendants; False where there is no such
+    thing."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    failed: int = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return not failed
