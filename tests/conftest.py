@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.support.nats import NatsServer, running_nats
 
 # What lies on the Hub must not decide a test.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Nor what earlier runs found out about this machine.
+_CACHE = tempfile.TemporaryDirectory(prefix="neuron-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 # A busy machine may take its time over one example; whether a property holds is all that counts.
 settings.register_profile("suite", deadline=None)

@@ -103,6 +103,12 @@ def visible_devices() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def cache_folder() -> Path:
+    """Where the neuron keeps what it can find out again: ``$XDG_CACHE_HOME/neuron``."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "neuron"
+
+
 def engine_environment() -> dict[str, str]:
     """The environment variables of engine processes.
 

@@ -7,6 +7,7 @@ receives ``Step``.
 
 Read ``serve`` (the loop) and ``engine`` (one step) first; then ``sequence``, ``blocks`` and
 ``scheduler``, which decide without torch; then ``runner`` and ``forward``, which compute; then
-``sampling`` and ``output``. ``fork_server`` makes the process, ``loader`` and ``machine`` prepare a model on this machine; ``ranks``
-connects the processes of one model; ``tp_check_rank`` belongs to ``neuron tp-check``.
+``sampling`` and ``output``. ``fork_server`` makes the process, ``loader`` and ``machine`` prepare a
+model on this machine; ``ranks`` connects the processes of one model; ``tp_check_rank`` belongs to
+``neuron tp-check``.
 """

@@ -20,7 +20,7 @@ from protocol.runtime.die_with_parent import die_with_parent
 
 
 def main() -> int:
-    """Runs the process; returns the exit status (see ``serve.py``)."""
+    """Runs the process; returns the exit status if it does not end itself (see ``serve.py``)."""
     parser = argparse.ArgumentParser(prog="neuron.engine", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the socket to the service")
     parser.add_argument("--rank", type=int, default=0, help="its rank in the group")
@@ -55,10 +55,8 @@ def main() -> int:
         traceback.print_exc()
         EngineEnd(connection).send(Fatal(f"{type(error).__name__}: {error}"))
         return 1
-    return run_rank(connection, arguments.rank, lines)
+    run_rank(connection, arguments.rank, lines)
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stderr.flush()
-    os._exit(status)  # the kernel frees the memory faster than torch would
+    sys.exit(main())

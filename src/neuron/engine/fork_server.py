@@ -9,7 +9,6 @@ their exit status is the service's to read.
 It computes nothing and has one thread: threads, devices and torch's pools do not survive a fork.
 """
 
-import ctypes
 import gc
 import os
 import socket
@@ -19,14 +18,16 @@ from typing import NoReturn
 
 from torch import nn
 
+from neuron.engine.machine.process_title import set_title
 from neuron.engine.serve import run_rank
 from neuron.ipc.fork_requests import MAX_DESCRIPTORS, MESSAGE_BYTES, NO_PROCESS, READY
 from protocol.runtime.die_with_parent import die_with_parent
 
+_COMMAND = (sys.executable, "-P", "-m", "neuron.engine")
+"""What an engine that is not forked was started with."""
 _ADOPTED_SECONDS = 5.0
 """Time in which the service must have become the parent; it does as soon as this process's parent
 has ended, which it does at once."""
-_PR_SET_NAME = 15
 
 
 def serve_forks(control: socket.socket, service: int) -> int:
@@ -34,7 +35,7 @@ def serve_forks(control: socket.socket, service: int) -> int:
 
     *service* is the service's process id. Returns the exit status.
     """
-    _rename("neuron-forks")
+    set_title("neuron-forks", ["neuron: fork server"])
     _import_what_loads_use()
     gc.collect()
     gc.freeze()  # no collection touches, and so copies, what all engines share
@@ -73,7 +74,6 @@ def _fork_engine(control: socket.socket, service: int, rank: int, descriptors: l
 
 def _become_engine(service: int, rank: int, descriptors: list[int], writing: int) -> NoReturn:
     """Turns this process into an engine; never returns."""
-    status = 1
     try:
         os.setsid()
         connection, stderr, *lines = descriptors
@@ -81,14 +81,13 @@ def _become_engine(service: int, rank: int, descriptors: list[int], writing: int
         os.close(stderr)
         _wait_for_adoption(service)
         die_with_parent(service)
-        _rename("neuron-engine")
+        set_title("neuron-engine", [*_COMMAND, "--fd", str(connection), "--rank", str(rank)])
         os.write(writing, str(os.getpid()).encode())
         os.close(writing)
         sockets = [socket.socket(fileno=line) for line in lines]
-        status = run_rank(socket.socket(fileno=connection), rank, sockets)
-        sys.stderr.flush()
+        run_rank(socket.socket(fileno=connection), rank, sockets)
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 def _wait_for_adoption(service: int) -> None:
@@ -97,8 +96,3 @@ def _wait_for_adoption(service: int) -> None:
         if time.monotonic() > ends:
             os._exit(1)  # the service is gone
         time.sleep(0.0005)
-
-
-def _rename(name: str) -> None:
-    """Sets what ``ps -o comm`` and ``top`` show; at most 15 characters."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)

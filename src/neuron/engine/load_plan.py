@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from neuron.engine.scheduler import SchedulerLimits
 from neuron.hardware import dtypes
 from neuron.ipc.defaults import CHUNK_TOKENS, STEP_TOKENS
-from neuron.ipc.messages import Start
+from neuron.ipc.messages import Findings, Start
 from neuron.layers.share import even_share, kv_share
 from neuron.models.checkpoint import TensorEntry, most_common_dtype
 from neuron.models.config import ModelConfig
@@ -66,6 +66,8 @@ class KernelWishes:
     """Compute threads of this rank; None: as many as its cores and the weights suggest."""
     linear_shapes: tuple[tuple[int, int], ...]
     """Shapes (rows, inputs) of the rank's linear maps, to probe the kernels with."""
+    known: Mapping[str, Findings]
+    """What such probes have found before, on this machine or another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def plan_load(
 def _kernel_wishes(start: Start, config: ModelConfig, place: RankPlace) -> KernelWishes:
     threads = max(1, start.threads // place.ranks) if start.threads else None
     shapes = linear_shapes(config, place.rank, place.ranks)
-    return KernelWishes(start.exact, start.reference, threads, tuple(shapes))
+    return KernelWishes(start.exact, start.reference, threads, tuple(shapes), start.findings)
 
 
 def _weight_bytes(

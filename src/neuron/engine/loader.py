@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -20,6 +21,7 @@ from neuron.engine.forward import Forward
 from neuron.engine.load_plan import LoadPlan, check_start, plan_load
 from neuron.engine.machine import heap, memory
 from neuron.engine.machine.device import default_threads, numerics, open_device, torch_dtype
+from neuron.engine.machine.findings import as_findings, as_path, findings_key
 from neuron.engine.machine.kernel_probe import KernelPath, choose_path
 from neuron.engine.machine.row_padding import quickest_rows
 from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
@@ -35,7 +37,7 @@ from neuron.models.checkpoint import TensorEntry, canonical, read_checkpoint
 from neuron.models.config import load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadCode, LoadError
-from neuron.models.weights import load_weights, match_slots, wanted_bytes
+from neuron.models.weights import load_units, match_slots, wanted_bytes
 
 PROGRESS_SECONDS = 0.25
 """Seconds between two reports of a part that is being read."""
@@ -46,19 +48,26 @@ OnProgress = Callable[[Loading], None]
 
 
 def load_engine(
-    start: Start, on_progress: OnProgress, leader: RankBroadcast | None = None
+    start: Start,
+    on_progress: OnProgress,
+    leader: RankBroadcast | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> tuple[Engine, Ready]:
-    """Loads the model that *start* names, as rank 0 of the ranks that *leader* leads. Raises
-    :class:`LoadError`."""
+    """Loads the model that *start* names, as rank 0 of the ranks that *leader* leads. Its
+    *tokenizer* may have been read before. Raises :class:`LoadError`."""
     leader = leader or RankBroadcast()
-    began = time.monotonic()
+    stages = Stages()
     with heap.tidy():
-        tokenizer = load_tokenizer(Path(start.model_dir))
         plan, device = _prepare(start, on_progress, 0)
-        forward, ready = execute(plan, lead(leader, device), device, on_progress)
+        stages.over("headers")
+        forward, ready = execute(plan, lead(leader, device), device, on_progress, stages)
         pool = BlockPool(ready.kv_cache_tokens // BLOCK_TOKENS)
         runner = Runner(forward, leader)
         _warm_up(runner, pool, ready.context_limit)
+        stages.over("first steps")
+        # Not in a thread beside the rest: the library holds Python's lock while it parses.
+        tokenizer = tokenizer or load_tokenizer(Path(start.model_dir))
+    stages.over("tokenizer")
     engine = Engine(
         runner,
         tokenizer,
@@ -67,14 +76,31 @@ def load_engine(
         context_limit=ready.context_limit,
         vocab_size=ready.vocab_size,
     )
-    return engine, msgspec.structs.replace(ready, load_seconds=time.monotonic() - began)
+    seconds = stages.seconds
+    return engine, msgspec.structs.replace(
+        ready, load_seconds=sum(seconds.values()), stage_seconds=seconds
+    )
+
+
+class Stages:
+    """Notes how long each stage of a load takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def over(self, stage: str) -> None:
+        """Notes that *stage* is over and the next one begins."""
+        now = time.monotonic()
+        self.seconds[stage] = now - self._began
+        self._began = now
 
 
 def load_follower(start: Start, on_progress: OnProgress, line: FollowerEnd, rank: int) -> Forward:
     """Loads what *rank*, another than 0, has of the model. Raises :class:`LoadError`."""
     with heap.tidy():
         plan, device = _prepare(start, on_progress, rank)
-        return execute(plan, follow(line, rank, device), device, on_progress)[0]
+        return execute(plan, follow(line, rank, device), device, on_progress, Stages())[0]
 
 
 def _prepare(start: Start, on_progress: OnProgress, rank: int) -> tuple[LoadPlan, torch.device]:
@@ -88,7 +114,7 @@ def _prepare(start: Start, on_progress: OnProgress, rank: int) -> tuple[LoadPlan
 
 
 def execute(
-    plan: LoadPlan, group: Group, device: torch.device, on_progress: OnProgress
+    plan: LoadPlan, group: Group, device: torch.device, on_progress: OnProgress, stages: Stages
 ) -> tuple[Forward, Ready]:
     """Carries out *plan* on *device*; returns the rank's part, ready to compute, and what there is
     to say about the whole model.
@@ -97,40 +123,67 @@ def execute(
     the usual case. Raises :class:`LoadError`.
     """
     assert (group.rank, group.size) == (plan.place.rank, plan.place.ranks)
-    path = _agree_on_kernels(plan, group, device)
+    kernels = _try_kernels(plan, group, device)
+    path = _agreed(kernels.path, group)
     weight_bytes = plan.weights.resident(packed=path.is_packed)
     free = memory.free_bytes(device)
     memory.check_weights_fit(weight_bytes * plan.place.sharing, free, plan.place.device)
     group.least(0)  # nobody takes memory before everybody has looked
+    stages.over("kernels")
 
     model = _read_model(plan, path, group, device, on_progress)
+    stages.over("weights")
     on_progress(Loading(LoadStage.WARMING, weight_bytes, weight_bytes))
-    if device.type == "cpu" and not path.reference:
-        dtype = torch_dtype(plan.dtypes.computed)
-        model.pad_to(quickest_rows(model, path.linear.least_rows, dtype))
+    findings = {}
+    if kernels.key:
+        rows = kernels.padded_rows or _quickest_rows(model, plan, path)
+        model.pad_to(rows)
+        findings[kernels.key] = as_findings(kernels.path, rows)
+    stages.over("padding")
     group.least(0)  # nor more, before everybody has its weights
     free = memory.free_bytes(device)
     every_free = [int(word) for word in group.words("free", str(free))]
     uneven = memory.unevenness(plan.place.devices, every_free)
     cache, budget = _make_cache(plan, group, device, free)
+    stages.over("cache")
     path = replace(path, notes=path.notes + uneven)
-    return Forward(model, cache, path), _describe(plan, path, group, device, cache, budget)
+    ready = _describe(plan, path, group, device, cache, budget)
+    return Forward(model, cache, path), msgspec.structs.replace(ready, findings=findings)
 
 
-def _agree_on_kernels(plan: LoadPlan, group: Group, device: torch.device) -> KernelPath:
-    """Sets the threads, probes the kernels, and settles with the other ranks whether all of them
-    are exact."""
-    kernels = plan.kernels
+class _Kernels(NamedTuple):
+    """The kernels that work on this rank's device."""
+
+    path: KernelPath
+    key: str
+    """By which later loads find them; empty where there is nothing to try."""
+    padded_rows: int
+    """To which rows are padded; 0 = this has to be measured."""
+
+
+def _try_kernels(plan: LoadPlan, group: Group, device: torch.device) -> _Kernels:
+    """Sets the threads, and probes the kernels where nothing is known of them."""
+    kernels, dtype = plan.kernels, torch_dtype(plan.dtypes.computed)
     usual = default_threads(plan.weights.plain, ranks=group.size)
     torch.set_num_threads(kernels.threads or usual)
+    shapes = list(kernels.linear_shapes)
+    key = ""
+    if device.type == "cpu" and not kernels.reference:
+        key = findings_key(plan.config, shapes, dtype, device, exact=kernels.exact)
+    if found := kernels.known.get(key):
+        return _Kernels(as_path(found), key, found.padded_rows)
     path = choose_path(
-        plan.config,
-        list(kernels.linear_shapes),
-        torch_dtype(plan.dtypes.computed),
-        device,
-        exact=kernels.exact,
-        reference=kernels.reference,
+        plan.config, shapes, dtype, device, exact=kernels.exact, reference=kernels.reference
     )
+    return _Kernels(path, key, 0)
+
+
+def _quickest_rows(model: Decoder, plan: LoadPlan, path: KernelPath) -> int:
+    return quickest_rows(model, path.linear.least_rows, torch_dtype(plan.dtypes.computed))
+
+
+def _agreed(path: KernelPath, group: Group) -> KernelPath:
+    """Settles with the other ranks whether all of them are exact."""
     if not group.least(path.exact):  # where one cannot be, none needs to be
         path = replace(path, exact=False)
     group.is_exact = path.exact
@@ -154,7 +207,7 @@ def fill_model(
     plan: LinearPlan,
     on_progress: OnProgress = lambda _: None,
 ) -> None:
-    """Reads the weights of *model* from *entries*, part by part. Raises :class:`LoadError`."""
+    """Reads the weights of *model* from *entries*. Raises :class:`LoadError`."""
     pairs = match_slots(entries, model.slots(), model.ignores)
     by_name = {canonical(entry.name): entry for entry, _ in pairs}
     total, done = sum(wanted_bytes(entry, slot) for entry, slot in pairs), 0
@@ -168,10 +221,7 @@ def fill_model(
             on_progress(Loading(LoadStage.READING, done, total))
 
     on_progress(Loading(LoadStage.READING, 0, total))
-    for part in model.parts():
-        model.place(part)
-        load_weights([(by_name[name], slot) for name, slot in part.slots().items()], on_bytes)
-        model.finish(part, plan)
+    load_units(model.units(plan), by_name, on_bytes)
 
 
 def _make_cache(

@@ -75,17 +75,19 @@ class EngineProcess:
         on_progress: OnProgress = lambda _: None,
         deadlines: Deadlines | None = None,
         launch: Launch = start_python,
+        prepared: RankProcesses | None = None,
     ) -> "EngineProcess":
         """Starts an engine and waits until it is ready.
 
-        Where ``start.devices`` share the model, each of them gets a process, made by *launch*.
-        Raises :class:`EngineLoadError`. Cancelling it ends the processes.
+        Where ``start.devices`` share the model, each of them gets a process, made by *launch*
+        unless there is a *prepared* one, which it takes over. Raises :class:`EngineLoadError`.
+        Cancelling it ends the processes.
         """
         deadlines = deadlines or Deadlines()
         starts = [msgspec.structs.replace(start, device=device) for device in start.devices] or [
             start
         ]
-        ranks = await RankProcesses.spawn(len(starts), launch)
+        ranks = prepared or await RankProcesses.spawn(len(starts), launch)
         try:
             await ranks.begin(starts)
             ready = await _loaded(ranks, start, on_progress, deadlines)
@@ -238,6 +240,30 @@ class EngineProcess:
                 )
                 self._ranks.kill()
                 return
+
+
+class PreparedProcess:
+    """The process of a model that is probably loaded soon; it reads the tokenizer meanwhile."""
+
+    def __init__(self, ranks: RankProcesses) -> None:
+        """Use :meth:`begin` instead."""
+        self._ranks = ranks
+
+    @classmethod
+    async def begin(cls, model_dir: str, *, launch: Launch) -> "PreparedProcess":
+        """Makes the process for a model on one device."""
+        ranks = await RankProcesses.spawn(1, launch)
+        await ranks.prepare(model_dir)
+        return cls(ranks)
+
+    async def start(self, start: Start, *, on_progress: OnProgress) -> EngineProcess:
+        """See :meth:`EngineProcess.start`."""
+        return await EngineProcess.start(start, on_progress=on_progress, prepared=self._ranks)
+
+    async def drop(self) -> None:
+        """Ends the process."""
+        self._ranks.kill()
+        await self._ranks.reap()
 
 
 async def _loaded(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from neuron.engine_process.child import Child
 from neuron.engine_process.launch import Launch
 from neuron.ipc.channel import ChannelClosed, FrameError, ServiceEnd
-from neuron.ipc.messages import FromEngine, Start, ToEngine
+from neuron.ipc.messages import FromEngine, Prepare, Start, ToEngine
 
 EXIT_SECONDS = 5.0
 """Seconds within which a process must end once its channel has ended."""
@@ -74,6 +74,11 @@ class RankProcesses:
     def pids(self) -> tuple[int, ...]:
         """Process ids in the order of the ranks."""
         return tuple(process.child.pid for process in self._processes)
+
+    async def prepare(self, model_dir: str) -> None:
+        """Has rank 0 do what it can before :meth:`begin`."""
+        with contextlib.suppress(ChannelClosed):
+            await self._processes[0].channel.send(Prepare(model_dir))
 
     async def begin(self, starts: Sequence[Start]) -> None:
         """Tells each rank what to load."""

@@ -152,6 +152,12 @@ def cpu_flags(cpuinfo: Path = PROC / "cpuinfo") -> list[str]:
     return (fields.get("flags") or fields.get("Features") or "").split()
 
 
+def cpu_model(cpuinfo: Path = PROC / "cpuinfo") -> str:
+    """The name of the first CPU; empty where the system does not say."""
+    fields = _fields(cpuinfo)
+    return " ".join(fields.get(key, "") for key in ("model name", "stepping", "microcode")).strip()
+
+
 def computes_bfloat16() -> bool:
     """Whether this CPU has bfloat16 instructions instead of only emulating them."""
     return bool(_BF16_FLAGS & set(cpu_flags()))

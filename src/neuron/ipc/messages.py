@@ -12,6 +12,19 @@ import msgspec
 from protocol.generate import FinishReason
 
 
+class Findings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an engine found out by trying a model's kernels on this machine."""
+
+    kernel: str
+    """That of the linear maps, a value of ``neuron.layers.linear.Kernel``."""
+    least_rows: int
+    """Rows to which smaller batches must be padded for exact results."""
+    exact: bool
+    padded_rows: int
+    """Rows to which they are padded, because that is quicker."""
+    notes: tuple[str, ...] = ()
+
+
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """The first message to an engine: load this model and serve it.
 
@@ -44,6 +57,15 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """None = a share of free memory, at most what max_running full contexts need."""
     threads: int | None = None
     """Compute threads of all ranks together on a CPU; None = the physical cores they may use."""
+    findings: dict[str, Findings] = {}
+    """What engines found out before, as they reported it in :class:`Ready`; the rest is tried."""
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """May come before :class:`Start`: do what needs neither device nor much memory for a model that
+    is probably loaded next."""
+
+    model_dir: str
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,6 +168,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kernels."""
     notes: tuple[str, ...] = ()
     """What this machine cannot do, for the operator."""
+    findings: dict[str, Findings] = {}
+    """What was tried or taken over, for later loads of the same shapes."""
+    stage_seconds: dict[str, float] = {}
+    """How long each part of the load took, by a word for people, in order."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -252,5 +278,5 @@ class EngineStats(msgspec.Struct, frozen=True):
     """Seconds since the last step arrived; grows while there is nothing to do."""
 
 
-ToEngine = Start | Add | Abort | Shutdown
+ToEngine = Prepare | Start | Add | Abort | Shutdown
 FromEngine = Loading | Ready | LoadFailed | Step | Refused | Fatal

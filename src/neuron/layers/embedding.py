@@ -1,5 +1,7 @@
 """The token embedding and the output head; a checkpoint may use one matrix for both."""
 
+import functools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +11,7 @@ from torch.nn import functional
 from neuron.layers.group import AllReduce, Group, gather_columns
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 from neuron.layers.share import Share
+from neuron.layers.weight_target import LoadUnit, WeightTarget
 
 _SLICE_BYTES = 64 << 20
 """Size of a packed head's slices, so that a complete second copy is never in memory."""
@@ -57,17 +60,48 @@ class Head(nn.Module):
         self._plan = LinearPlan()
         self._slices: list[torch.Tensor] = []
 
-    def finish(self, plan: LinearPlan, *, shared: bool) -> None:
-        """Converts the loaded weight, which may be *shared* with the embedding, to *plan*."""
-        if not self.share.size:
-            return  # nothing to pack: this rank holds no part of the vocabulary
+    def prepare(self, plan: LinearPlan) -> list[range]:
+        """Settles on *plan*; returns the ranges of rows that are finished one by one."""
         self._plan = plan
-        if plan.kernel is Kernel.PLAIN:
-            return
+        if plan.kernel is Kernel.PLAIN or not self.share.size:
+            return [range(self.share.size)]
         rows = max(1, _SLICE_BYTES // (self.weight.shape[1] * self._dtype.itemsize))
-        self._slices = [pack(part.to(self._dtype)) for part in torch.split(self.weight, rows)]
-        if not shared:
-            self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        begins = range(0, self.share.size, rows)
+        self._slices = [torch.empty(0)] * len(begins)
+        return [range(begin, min(begin + rows, self.share.size)) for begin in begins]
+
+    def converted_bytes(self, rows: range) -> int:
+        """Memory that finishing *rows* takes beside them and the result."""
+        is_converted = bool(self._slices) and self.weight.dtype != self._dtype
+        return len(rows) * self.weight.shape[1] * self._dtype.itemsize * is_converted
+
+    def finish(self, index: int, weight: torch.Tensor) -> None:
+        """Converts the loaded rows of the range *index*, if they have to be; keeps no reference to
+        *weight* then."""
+        if self._slices:
+            self._slices[index] = pack(weight.to(self._dtype))
+
+    def units(
+        self, plan: LinearPlan, name: str, stored: torch.dtype, device: torch.device
+    ) -> Iterator[LoadUnit]:
+        """How a head of its own, the checkpoint's tensor *name* of dtype *stored*, is loaded."""
+        hidden = self.weight.shape[1]
+        ranges = self.prepare(plan)
+        if self._slices:
+            sizes = [
+                len(rows) * hidden * stored.itemsize + self.converted_bytes(rows) for rows in ranges
+            ]
+            self.weight = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+            for index, (rows, size) in enumerate(zip(ranges, sizes, strict=True)):
+                part = _HeadSlice(self, index, rows, torch.empty(0, hidden, dtype=stored), name)
+                yield LoadUnit(part.place, part.slots, part.finish, size)
+            return
+
+        def slots() -> dict[str, WeightTarget]:
+            whole = (self.share.whole, hidden)
+            return {name: WeightTarget(self.weight, whole, 0, self.share.begin)}
+
+        yield LoadUnit(functools.partial(self.to_empty, device=device), slots)
 
     def pad_to(self, rows: int) -> None:
         """From now on, pads smaller batches to *rows* rows."""
@@ -79,3 +113,29 @@ class Head(nn.Module):
         outs = [linear(hidden, weight, None, self._plan) for weight in weights]
         own = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
         return gather_columns(own, self.share, self._group).float()
+
+
+class _HeadSlice:
+    """Some rows of a head that is not the embedding's; they are gone once they are packed."""
+
+    def __init__(
+        self, head: Head, index: int, rows: range, weight: torch.Tensor, name: str
+    ) -> None:
+        self._head, self._index, self._rows, self._name = head, index, rows, name
+        self._weight = weight
+
+    def place(self) -> None:
+        """Allocates the rows."""
+        self._weight = self._weight.new_empty(len(self._rows), self._weight.shape[1])
+
+    def slots(self) -> dict[str, WeightTarget]:
+        """Where the rows come from."""
+        share = self._head.share
+        whole = (share.whole, self._weight.shape[1])
+        begin = share.begin + self._rows.start
+        return {self._name: WeightTarget(self._weight, whole, 0, begin)}
+
+    def finish(self) -> None:
+        """Packs the rows and drops them."""
+        self._head.finish(self._index, self._weight)
+        self._weight = self._weight.new_empty(0)

@@ -6,6 +6,7 @@ but calls private operators of torch. Which one is used, and with at least how m
 by a probe at load (``engine/machine/kernel_probe.py``).
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from neuron.layers.group import AllReduce, Group
 from neuron.layers.share import Share
-from neuron.layers.weight_target import WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget
 
 _BATCH_HINT = 8
 """Number of rows for which oneDNN chooses the layout; used for all batches."""
@@ -101,6 +102,15 @@ class Linear(nn.Module):
         self.nbytes = self.weight.nbytes
         if plan.kernel is Kernel.PACKED:
             self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
+    def unit(self, prefix: str, plan: LinearPlan, device: torch.device) -> LoadUnit:
+        """How it is loaded to *device*, where its parts' names begin with *prefix*."""
+        return LoadUnit(
+            functools.partial(self.to_empty, device=device),
+            functools.partial(self.slots, prefix),
+            functools.partial(self.finish, plan),
+            self.weight.nbytes if plan.kernel is Kernel.PACKED else 0,
+        )
 
     def pad_to(self, rows: int) -> None:
         """From now on, pads smaller batches to *rows* rows."""

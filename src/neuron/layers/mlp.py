@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from neuron.layers.group import Group
-from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
+from neuron.layers.linear import ColumnParallelLinear, Linear, RowParallelLinear
 from neuron.layers.weight_target import WeightTarget
 
 
@@ -35,8 +35,12 @@ class GatedMLP(nn.Module):
 
     def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         """Yields checkpoint names with the (slices of) parameters that they fill."""
-        yield from self.gate_up.slots(prefix).items()
-        yield from self.down.slots(prefix).items()
+        for linear in self.linear_maps():
+            yield from linear.slots(prefix).items()
+
+    def linear_maps(self) -> tuple[Linear, ...]:
+        """Its linear maps, in the order in which they are computed."""
+        return (self.gate_up, self.down)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps *x* ``[tokens, hidden]`` to the same shape."""

@@ -1,5 +1,7 @@
-"""Where a checkpoint's tensor, or the range of it that a rank holds, is loaded to."""
+"""Where a checkpoint's tensor, or the range of it that a rank holds, is loaded to, and in which
+parts a model is loaded."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self
 
 import torch
@@ -26,3 +28,20 @@ class WeightTarget(NamedTuple):
     def is_cut_across(self) -> bool:
         """Whether the range is not one contiguous run of bytes in the file."""
         return self.dim > 0 and self.target.shape != self.shape
+
+
+def _nothing() -> None:
+    pass
+
+
+class LoadUnit(NamedTuple):
+    """A part of a model that is loaded by itself, beside others: placed, read, then finished."""
+
+    place: Callable[[], object]
+    """Allocates it on its device, uninitialised."""
+    slots: Callable[[], Mapping[str, WeightTarget]]
+    """Once placed: maps checkpoint names, in ``checkpoint.canonical`` form, to what they fill."""
+    finish: Callable[[], object] = _nothing
+    """Once read: converts it to the form in which it is computed with; may run in any thread."""
+    staged_bytes: int = 0
+    """Memory that it takes until it is finished, and no longer."""

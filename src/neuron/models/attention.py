@@ -12,7 +12,7 @@ from torch import nn
 from neuron.layers.attention import AttentionStep, attend
 from neuron.layers.cache import KVCache
 from neuron.layers.group import Group
-from neuron.layers.linear import ColumnParallelLinear, RowParallelLinear
+from neuron.layers.linear import ColumnParallelLinear, Linear, RowParallelLinear
 from neuron.layers.norm import HeadNorm
 from neuron.layers.rotary import rotate
 from neuron.layers.share import Share
@@ -46,8 +46,16 @@ class SelfAttention(nn.Module):
 
     def slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         """Yields checkpoint names with the (slices of) parameters that they fill."""
-        yield from self.qkv.slots(prefix).items()
-        yield from self.output.slots(prefix).items()
+        for linear in self.linear_maps():
+            yield from linear.slots(prefix).items()
+        yield from self.norm_slots(prefix)
+
+    def linear_maps(self) -> tuple[Linear, ...]:
+        """Its linear maps, in the order in which they are computed."""
+        return (self.qkv, self.output)
+
+    def norm_slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
+        """Yields those names and parameters that belong to the norms of its heads."""
         if self.norm is not None:
             yield f"{prefix}q_norm.weight", WeightTarget.whole(self.norm.query)
             yield f"{prefix}k_norm.weight", WeightTarget.whole(self.norm.key)

@@ -7,8 +7,7 @@ architecture names. Must not know families: it checks traits, never names.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -22,9 +21,10 @@ from neuron.layers.linear import Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
-from neuron.layers.weight_target import WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget
 from neuron.models.attention import SelfAttention, Turn
 from neuron.models.config import ModelConfig
+from neuron.models.parameters import EMBEDDING, HEAD
 from neuron.models.traits import Activation
 
 
@@ -75,6 +75,23 @@ class DecoderLayer(nn.Module):
         """Yields checkpoint names with the (slices of) parameters that they fill."""
         yield from self.attention.slots(f"{prefix}self_attn.")
         yield from self.mlp.slots(f"{prefix}mlp.")
+        yield from self._own_norm_slots(prefix)
+
+    def units(self, prefix: str, plan: LinearPlan, device: torch.device) -> Iterator[LoadUnit]:
+        """How it is loaded to *device*: each matrix, and all norms together."""
+        for linear in self.attention.linear_maps():
+            yield linear.unit(f"{prefix}self_attn.", plan, device)
+        for linear in self.mlp.linear_maps():
+            yield linear.unit(f"{prefix}mlp.", plan, device)
+        norms = [module for module in self.modules() if isinstance(module, RMSNorm | HeadNorm)]
+
+        def slots() -> dict[str, WeightTarget]:
+            of_heads = self.attention.norm_slots(f"{prefix}self_attn.")
+            return dict([*of_heads, *self._own_norm_slots(prefix)])
+
+        yield _norm_unit(norms, slots, device)
+
+    def _own_norm_slots(self, prefix: str) -> Iterator[tuple[str, WeightTarget]]:
         for name, norm in self._norms().items():
             yield f"{prefix}{name}.weight", WeightTarget.whole(norm.weight)
 
@@ -93,18 +110,20 @@ class DecoderLayer(nn.Module):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class LoadUnit:
-    """A part of the model that is loaded as a whole."""
+def _norm_unit(
+    norms: Sequence[RMSNorm | HeadNorm],
+    slots: Callable[[], dict[str, WeightTarget]],
+    device: torch.device,
+) -> LoadUnit:
+    def place() -> None:
+        for norm in norms:
+            norm.to_empty(device=device)
 
-    module: nn.Module
-    slots: Callable[[], dict[str, WeightTarget]]
-    """Maps checkpoint names, in ``checkpoint.canonical`` form, to (slices of) parameters."""
-    holds_head: bool = False
+    def finish() -> None:
+        for norm in norms:
+            norm.finish()
 
-
-def _layer_slots(layer: DecoderLayer, index: int) -> dict[str, WeightTarget]:
-    return dict(layer.slots(f"layers.{index}."))
+    return LoadUnit(place, slots, finish)
 
 
 @contextlib.contextmanager
@@ -120,8 +139,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 class Decoder(nn.Module):
     """The whole model.
 
-    It is created on the meta device, where it takes no memory; then each of its :meth:`parts` is
-    placed, filled and finished before the next, so that at most one part exists in two layouts.
+    It is created on the meta device, where it takes no memory; then its :meth:`units` are placed,
+    read and finished, a few at a time, so that only those exist in two layouts.
     """
 
     def __init__(
@@ -141,6 +160,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.device = device
+        self._stored = stored
         self.heads = group.share(config.heads).size
         """Number of this rank's query heads; *kv_heads* likewise."""
         self.kv_heads = group.heads(config.kv_heads).size
@@ -209,50 +229,61 @@ class Decoder(nn.Module):
 
     def slots(self) -> dict[str, WeightTarget]:
         """Maps checkpoint names, in ``canonical`` form, to the (slices of) parameters they fill."""
-        return {name: slot for part in self.parts() for name, slot in part.slots().items()}
+        slots = {EMBEDDING: self._rows(self.embedding.weight)}
+        for prefix, layer in self._prefixed_layers():
+            slots |= layer.slots(prefix)
+        slots |= self._norm_slots()
+        if not self.config.tied:
+            slots[HEAD] = self._rows(self.head.weight)
+        return slots
 
-    def parts(self) -> list[LoadUnit]:
-        """The parts of the model that are loaded one after the other."""
-        parts = [
-            LoadUnit(
-                self.embedding, lambda: {"embed_tokens.weight": self._rows(self.embedding.weight)}
-            )
-        ]
+    def units(self, plan: LinearPlan) -> Iterator[LoadUnit]:
+        """The parts in which the model is loaded, largest matrices first and last; each is in two
+        layouts only while it is converted to that of *plan*."""
+        if self.config.tied:
+            yield from self._shared_matrix_units(plan)
+        else:
+            place = functools.partial(self.embedding.to_empty, device=self.device)
+            yield LoadUnit(place, lambda: {EMBEDDING: self._rows(self.embedding.weight)})
+        for prefix, layer in self._prefixed_layers():
+            yield from layer.units(prefix, plan, self.device)
+        yield _norm_unit([self.norm], self._norm_slots, self.device)
+        if not self.config.tied:
+            yield from self.head.units(plan, HEAD, self._stored, self.device)
+
+    def _shared_matrix_units(self, plan: LinearPlan) -> Iterator[LoadUnit]:
+        """The embedding, whose rows are packed for the head as soon as they are read."""
+
+        def place() -> None:
+            if self.embedding.weight.is_meta:
+                self.embedding.to_empty(device=self.device)
+                self.head.weight = self.embedding.weight
+
+        for index, rows in enumerate(self.head.prepare(plan)):
+
+            def slots(rows: range = rows) -> dict[str, WeightTarget]:
+                return {EMBEDDING: self._rows(self.embedding.weight, rows)}
+
+            def finish(index: int = index, rows: range = rows) -> None:
+                self.head.finish(index, self.embedding.weight[rows.start : rows.stop])
+
+            yield LoadUnit(place, slots, finish, self.head.converted_bytes(rows))
+
+    def _prefixed_layers(self) -> Iterator[tuple[str, DecoderLayer]]:
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            parts.append(LoadUnit(layer, functools.partial(_layer_slots, layer, index)))
-        parts.append(
-            LoadUnit(self.norm, lambda: {"norm.weight": WeightTarget.whole(self.norm.weight)})
-        )
-        if self.config.tied:  # nothing to read, but the head must be finished
-            parts.append(LoadUnit(nn.Module(), dict, holds_head=True))
-        else:
-            head = self.head
-            parts.append(
-                LoadUnit(head, lambda: {"lm_head.weight": self._rows(head.weight)}, holds_head=True)
-            )
-        return parts
+            yield f"layers.{index}.", layer
 
-    def _rows(self, weight: torch.Tensor) -> WeightTarget:
-        """The target for this rank's rows of a matrix with one row per token id."""
+    def _norm_slots(self) -> dict[str, WeightTarget]:
+        return {"norm.weight": WeightTarget.whole(self.norm.weight)}
+
+    def _rows(self, weight: torch.Tensor, rows: range | None = None) -> WeightTarget:
+        """The target for this rank's rows, or for those *rows* of them, of a matrix with one row
+        per token id."""
+        rows = range(len(weight)) if rows is None else rows
         whole = (self.config.vocab_size, self.config.hidden_size)
-        return WeightTarget(weight, whole, 0, self.embedding.share.begin)
-
-    def place(self, part: LoadUnit) -> None:
-        """Allocates the parameters of *part* on the device, uninitialised."""
-        part.module.to_empty(device=self.device)
-        if part.module is self.embedding and self.config.tied:
-            self.head.weight = self.embedding.weight
-
-    def finish(self, part: LoadUnit, plan: LinearPlan) -> None:
-        """Converts the loaded parameters of *part* to the form that the forward pass uses."""
-        for module in part.module.modules():
-            if isinstance(module, RMSNorm | HeadNorm):
-                module.finish()
-            elif isinstance(module, Linear):
-                module.finish(plan)
-        if part.holds_head:
-            self.head.finish(plan, shared=self.config.tied)
+        begin = self.embedding.share.begin + rows.start
+        return WeightTarget(weight[rows.start : rows.stop], whole, 0, begin)
 
     def ignores(self, name: str) -> bool:
         """Whether a checkpoint may contain tensor *name* although the model does not read it."""

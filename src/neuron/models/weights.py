@@ -1,29 +1,38 @@
 """Fills a model's parameters from a checkpoint, each tensor directly in its final place.
 
-Owns the pairing of tensors with their places, and the reading. There is never a second copy of the
-model in memory: a tensor whose dtype stays is read into the parameter itself, any other passes
-through a small buffer, piece by piece. Must not know architectures: a model hands over its
-*slots*, checkpoint name → destination (a slice of a fused parameter, say).
+Owns the pairing of tensors with their places, and the pipeline: while some units of a model are
+read, others are converted. There is never a second copy of the model in memory: a tensor whose
+dtype stays is read into the parameter itself, any other passes through a small buffer, piece by
+piece, and only so many units are under way as :data:`STAGED_BYTES` allows. Must not know
+architectures: a model hands over its *units* with their *slots*, checkpoint name → destination (a
+slice of a fused parameter, say).
 """
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import torch
 
-from neuron.layers.weight_target import WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget
 from neuron.models.checkpoint import TensorEntry
 from neuron.models.errors import LoadCode, LoadError
 from neuron.models.matching import match_tensors
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
-"""Parallel reads; from a cold disk they are about three times as fast as a single reader."""
+"""Threads that read; from a cold disk they are about three times as fast as a single one."""
 PIECE_BYTES = 8 << 20
 """Bytes that one reader reads at once, and the size of its buffer for converted numbers."""
+STAGED_BYTES = 64 << 20
+"""Bytes of all units together that are read and not finished yet, unless one alone is larger."""
+LARGE_BYTES = 32 << 20
+"""Units of this size are converted by all threads of torch, one at a time; smaller ones by one
+thread each, beside each other."""
 OnBytes = Callable[[int], None]
 
 
@@ -58,30 +67,102 @@ class _ByteRange:
 
 
 def wanted_bytes(entry: TensorEntry, slot: WeightTarget) -> int:
-    """Bytes that :func:`load_weights` will report for a pair."""
+    """Bytes that :func:`load_units` will report for a pair."""
     return slot.target.numel() * DTYPES[entry.dtype].itemsize
 
 
-def load_weights(
-    pairs: Iterable[tuple[TensorEntry, WeightTarget]], on_bytes: OnBytes = lambda _: None
+def load_units(
+    units: Iterable[LoadUnit],
+    entries: Mapping[str, TensorEntry],
+    on_bytes: OnBytes = lambda _: None,
 ) -> None:
-    """Reads every paired tensor, or the range of it that is needed, into its slot.
+    """Places, reads and finishes *units* from the tensors of the checkpoint, *entries* by
+    ``canonical`` name.
 
     Converts dtypes. For a range of columns it reads whole rows, a few at a time, because they are
-    contiguous in the file. *on_bytes* is called with the size of each chunk that has been read.
+    contiguous in the file. *on_bytes* is called with the size of each piece that has been read.
     Raises :class:`LoadError`: CORRUPT when a file ends early, NOT_FOUND when it cannot be read.
     """
-    pieces = [piece for entry, slot in pairs for piece in _pieces(entry, slot)]
-    pieces.sort(key=lambda piece: (piece.entry.file, piece.offset))
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-weights") as pool:
-        jobs = {pool.submit(_read, piece): piece.nbytes for piece in pieces}
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        READERS, "read-weights", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    loading = _Loading(pool, on_bytes)
+    try:
+        for unit in units:
+            loading.begin(unit, entries)
+        loading.settle_until(0)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(threads)  # the pool's threads changed what new threads get
+
+
+class _UnitUnderWay:
+    """A unit that is being read."""
+
+    def __init__(self, unit: LoadUnit, pieces: int) -> None:
+        self.unit = unit
+        self.is_large = unit.staged_bytes >= LARGE_BYTES
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def piece_read(self) -> bool:
+        """Counts a piece; whether it was the last one."""
+        with self._lock:
+            self._pieces -= 1
+            return not self._pieces
+
+
+class _Loading:
+    """The units under way. The pool's threads read and convert; all else is done by its owner."""
+
+    def __init__(self, pool: ThreadPoolExecutor, on_bytes: OnBytes) -> None:
+        self._pool = pool
+        self._on_bytes = on_bytes
+        self._read: SimpleQueue[tuple[int, _UnitUnderWay | None] | BaseException] = SimpleQueue()
+        self._staged = self._under_way = 0
+
+    def begin(self, unit: LoadUnit, entries: Mapping[str, TensorEntry]) -> None:
+        """Begins to read *unit*, once there is room for it."""
+        self.settle_until(max(0, STAGED_BYTES - unit.staged_bytes))
+        unit.place()
+        pairs = [(entries[name], slot) for name, slot in unit.slots().items()]
+        pieces = [piece for entry, slot in pairs for piece in _pieces(entry, slot)]
+        self._staged += unit.staged_bytes
+        self._under_way += 1
+        if not pieces:  # a rank's share of it can be empty
+            self._finished(unit)
+            return
+        under_way = _UnitUnderWay(unit, len(pieces))
+        for piece in pieces:
+            self._pool.submit(self._work, piece, under_way)
+
+    def settle_until(self, staged: int) -> None:
+        """Waits until at most *staged* bytes are read and not finished; for 0, for everything."""
+        while self._under_way and (self._staged > staged or not staged):
+            read = self._read.get()
+            if isinstance(read, BaseException):
+                raise read
+            count, complete = read
+            self._on_bytes(count)
+            if complete is not None:
+                if complete.is_large:
+                    complete.unit.finish()
+                self._finished(complete.unit)
+
+    def _finished(self, unit: LoadUnit) -> None:
+        self._staged -= unit.staged_bytes
+        self._under_way -= 1
+
+    def _work(self, piece: "_ByteRange", under_way: _UnitUnderWay) -> None:
         try:
-            for job in as_completed(jobs):
-                job.result()
-                on_bytes(jobs[job])
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            _read(piece)
+            is_last = under_way.piece_read()
+            if is_last and not under_way.is_large:
+                under_way.unit.finish()
+            self._read.put((piece.nbytes, under_way if is_last else None))
+        except BaseException as error:
+            self._read.put(error)
 
 
 def _pieces(entry: TensorEntry, slot: WeightTarget) -> Iterator[_ByteRange]:

@@ -4,8 +4,8 @@ Tests use it to put a scripted engine into the real service.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from neuron.ipc.messages import (
     Add,
@@ -55,3 +55,18 @@ class StartEngine(Protocol):
     ) -> Awaitable[Engine]:
         """Returns the engine once it is ready."""
         ...
+
+
+class PreparedEngine(Protocol):
+    """A process that has done what it can for a model before there is room for it."""
+
+    def start(self, start: Start, *, on_progress: Callable[[Loading], None]) -> Awaitable[Engine]:
+        """Like :class:`StartEngine`, once."""
+        ...
+
+    async def drop(self) -> None:
+        """Ends it, if it was not started."""
+
+
+PrepareEngine = Callable[[str], Coroutine[Any, Any, PreparedEngine]]
+"""Begins the process of the model in a folder."""

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from neuron import __version__
-from neuron.config import NeuronConfig, engine_environment, visible_devices
-from neuron.engine_process.client import EngineProcess
+from neuron.config import NeuronConfig, cache_folder, engine_environment, visible_devices
+from neuron.engine_process.client import EngineProcess, PreparedProcess
 from neuron.engine_process.fork_server import ForkServer
 from neuron.engine_process.launch import Launch, start_python
 from neuron.files import sources
+from neuron.files.kernel_findings import KernelFindings
 from neuron.files.warm_tier import WarmTier
 from neuron.hardware.discovery import Hardware
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
+from neuron.service.jobs.prompters import Prompters
 from neuron.service.jobs.registry import Jobs
 from neuron.service.jobs.worker import WorkerContext
 from neuron.service.rendering import RenderService
@@ -90,6 +92,7 @@ class Node:
             self._identity, self._announcer, lambda model: model in self._warm.held
         )
         self._offers = Offers(config, self._devices)
+        self._prompters = Prompters()
         self._default_models = _told_apart(config.default_models)
         self._fork_server = ForkServer(engine_environment()) if config.standby else None
         self.residents = ResidentManager(
@@ -98,19 +101,32 @@ class Node:
             MemoryMeter(self._hardware, self._devices, self._warm, self._helpers),
             self._warm,
         )
-        self._texts = RenderService(self.name, bus, self._offers.get, self._context_of)
+        self._texts = RenderService(
+            self.name, bus, self._prompters, self._offers.get, self._context_of
+        )
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     def _resident_context(self, start_engine: StartEngine | None) -> ResidentContext:
+        prepare = None
         if start_engine is None:
             launch: Launch = functools.partial(start_python, environment=engine_environment())
             if self._fork_server is not None:
                 launch = self._fork_server.launch
+                prepare = functools.partial(PreparedProcess.begin, launch=launch)
             start_engine = functools.partial(EngineProcess.start, launch=launch)
         else:
             self._fork_server = None
         workers = WorkerContext(self._identity, self._gateways, self._jobs, self._beat_wanted.set)
-        return ResidentContext(self._config, workers, self._records, start_engine)
+        findings = KernelFindings(cache_folder() / "kernels.json")
+        return ResidentContext(
+            self._config,
+            workers,
+            self._records,
+            start_engine,
+            findings,
+            self._prompters,
+            prepare,
+        )
 
     def _helpers(self) -> tuple[int, ...]:
         """The processes that engines are forked from."""

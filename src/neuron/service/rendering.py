@@ -1,16 +1,15 @@
 """Answers what a prompt looks like as text and tokens, for any model whose files are here.
 
-The model need not be loaded: its tokenizer is read on request, and the latest few are kept.
+The model need not be loaded: its tokenizer is read on request.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
 from neuron.files import sources
 from neuron.service.jobs.prompt import Prompter
+from neuron.service.jobs.prompters import Prompters
 from neuron.service.residents.offers import Offer
 from protocol import codec
 from protocol.bus import Bus, BusMessage
@@ -19,7 +18,6 @@ from protocol.render import Render, Rendered
 
 log = logging.getLogger("neuron")
 
-KEPT = 4
 AT_ONCE = 2
 """Requests handled at the same time; each long prompt takes a core."""
 
@@ -31,12 +29,14 @@ LimitOf = Callable[[str], int]
 class RenderService:
     """The render endpoint of one node."""
 
-    def __init__(self, node: str, bus: Bus, offer_of: OfferOf, limit_of: LimitOf) -> None:
+    def __init__(
+        self, node: str, bus: Bus, prompters: Prompters, offer_of: OfferOf, limit_of: LimitOf
+    ) -> None:
         self._node = node
         self._bus = bus
         self._offer_of = offer_of
         self._limit_of = limit_of
-        self._kept: OrderedDict[tuple[Path, float, str], Prompter] = OrderedDict()
+        self._prompters = prompters
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -88,17 +88,4 @@ class RenderService:
                 "model.",
                 retry_after_seconds=5,
             )
-        style = offer.profile.tool_calls
-        key = (folder, await asyncio.to_thread(_changed_at, folder), style)
-        prompter = self._kept.pop(key, None)
-        if prompter is None:
-            prompter = await asyncio.to_thread(Prompter.load, folder, style)
-        self._kept[key] = prompter
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return prompter
-
-
-def _changed_at(folder: Path) -> float:
-    """When the newest small file changed: a new one may be another tokenizer or template."""
-    return max((path.stat().st_mtime for path in folder.glob("*.json*")), default=0.0)
+        return await self._prompters.get(folder, offer.profile.tool_calls)

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
 import tokenizers
 
@@ -42,14 +43,45 @@ INLINE_CHARS = 2_048
 """Texts up to this length take less than a millisecond, so a thread does not pay off."""
 
 
+class ParsedFile:
+    """A tokenizer.json as the library holds it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, identity: str, nbytes: int) -> None:
+        self.backend = backend
+        self.id = identity
+        """Equal for equal contents."""
+        self.nbytes = nbytes
+        """Bytes of the file."""
+
+
+class ParsedFiles:
+    """Parses tokenizer.json files: each content once, for as long as somebody uses it."""
+
+    def __init__(self) -> None:
+        self._parsed: WeakValueDictionary[str, ParsedFile] = WeakValueDictionary()
+
+    def parse(self, path: Path) -> ParsedFile:
+        """Returns the content of *path*. Raises OSError, and Exception for what the library cannot
+        parse, which raises nothing more specific."""
+        content = path.read_bytes()
+        identity = hashlib.blake2b(content, digest_size=16).hexdigest()
+        parsed = self._parsed.get(identity)
+        if parsed is None:
+            backend = tokenizers.Tokenizer.from_buffer(content)
+            parsed = self._parsed[identity] = ParsedFile(backend, identity, len(content))
+        return parsed
+
+
 class Tokenizer:
     """Encodes and decodes text for one model. Thread-safe."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_ids: frozenset[int]) -> None:
-        """Wraps *backend*; use :meth:`load` instead."""
+    def __init__(self, parsed: ParsedFile, end_ids: frozenset[int]) -> None:
+        """Use :meth:`load` instead."""
+        backend = parsed.backend
         # some files configure the fixed lengths of training batches
         backend.no_truncation()
         backend.no_padding()
+        self._parsed = parsed
         self._backend = backend
         self._is_byte_level = "ByteLevel" in str(backend.decoder)
         self.end_ids = end_ids
@@ -65,9 +97,19 @@ class Tokenizer:
         )
         """Ids of control tokens, which are not text of an answer, by their text."""
 
+    @property
+    def file_id(self) -> str:
+        """Equal for tokenizers of equal files."""
+        return self._parsed.id
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its file."""
+        return self._parsed.nbytes
+
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
-        """Loads the tokenizer of the model in *folder*.
+    def load(cls, folder: Path, files: ParsedFiles | None = None) -> "Tokenizer":
+        """Loads the tokenizer of the model in *folder*, which others may have parsed by *files*.
 
         Raises :class:`FleetError` (INVALID_REQUEST) when tokenizer.json is missing or broken.
         """
@@ -81,12 +123,12 @@ class Tokenizer:
                 param="model",
             )
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            parsed = (files or ParsedFiles()).parse(path)
         except Exception as error:  # the library raises plain Exception for files it cannot parse
             raise broken(
                 path, f"the tokenizers library cannot read the content ({error})"
             ) from error
-        return cls(backend, end_token_ids(folder, backend.token_to_id))
+        return cls(parsed, end_token_ids(folder, parsed.backend.token_to_id))
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of a rendered prompt; recognizes special tokens in the text.

@@ -4,10 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from neuron.engine import loader
 from neuron.engine.engine import Engine
 from neuron.engine.loader import load_engine
+from neuron.engine.machine.kernel_probe import KernelPath, choose_path
 from neuron.engine.runner import PoisonedLogits
 from neuron.ipc.messages import Add, Output, SamplingParams, Start, Step
 from neuron.models.errors import LoadCode, LoadError
@@ -243,7 +246,33 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuron.hardware.host.Host.memory_free_bytes", lambda _: 64 << 20)
-    monkeypatch.setattr("neuron.engine.loader.load_weights", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("neuron.engine.loader.load_units", lambda *_: pytest.fail("was read"))
     with pytest.raises(LoadError, match="weights") as caught:
         load(checkpoint)
     assert caught.value.code is LoadCode.OUT_OF_MEMORY
+
+
+def test_what_was_found_about_the_kernels_is_not_tried_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, first = load_engine(Start(str(checkpoint), threads=1), lambda _: None)
+    engine.add(add(1))
+    expected = tokens(run(engine), 1)
+    tried: list[str] = []
+
+    def choose(*some: Any, **more: Any) -> KernelPath:
+        tried.append("again")
+        return choose_path(*some, **more)
+
+    monkeypatch.setattr(loader, "choose_path", choose)
+    monkeypatch.setattr(loader, "quickest_rows", lambda *_: pytest.fail("it was measured again"))
+    known = Start(str(checkpoint), threads=1, findings=first.findings)
+    engine, second = load_engine(known, lambda _: None)
+    assert not tried
+    assert (second.findings, second.numerics) == (first.findings, first.numerics)
+    engine.add(add(1))
+    assert tokens(run(engine), 1) == expected
+    monkeypatch.setattr(loader, "quickest_rows", lambda *_: 2)
+    for changed in ({"threads": 2}, {"dtype": "bfloat16"}, {"exact": False}):
+        load_engine(msgspec.structs.replace(known, **changed), lambda _: None)
+    assert len(tried) == 3, "whatever has changed is tried"

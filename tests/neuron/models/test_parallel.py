@@ -13,12 +13,13 @@ from neuron.engine.loader import _make_cache, fill_model
 from neuron.ipc.messages import Start
 from neuron.layers.group import ALONE, SUMMED, AllReduce, Group, gather_columns
 from neuron.layers.linear import LinearPlan
-from neuron.models.checkpoint import read_checkpoint
+from neuron.layers.weight_target import LoadUnit
+from neuron.models.checkpoint import canonical, read_checkpoint
 from neuron.models.config import load_config
 from neuron.models.decoder import Decoder
 from neuron.models.errors import LoadError
 from neuron.models.sharding import check_ranks, possible_ranks
-from neuron.models.weights import load_weights, match_slots
+from neuron.models.weights import load_units
 from tests.support.ranks import CPU, Ranks, ranks
 from tests.support.rigs import Rig
 from tests.support.tiny_models import FAMILIES, write_checkpoint
@@ -235,9 +236,10 @@ def loaded(group: Group, folder: Path) -> Taken:
     anonymous, read = _status("RssAnon"), _read_bytes()
     fill_model(model, entries.values(), LinearPlan())
     anonymous, read = _status("RssAnon") - anonymous, _read_bytes() - read
-    pairs = match_slots(entries.values(), model.slots(), model.ignores)
+    by_name = {canonical(name): entry for name, entry in entries.items()}
+    whole = {name: slot for name, slot in model.slots().items() if not slot.is_cut_across}
     before = _read_bytes()
-    load_weights([(entry, slot) for entry, slot in pairs if not slot.is_cut_across])
+    load_units([LoadUnit(lambda: None, lambda: whole)], by_name)
     return Taken(
         sum(sizes.values()),
         sum(sizes[name] for name in rows),

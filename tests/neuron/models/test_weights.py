@@ -234,6 +234,7 @@ MEASURE = """
 import sys, threading, torch
 from pathlib import Path
 from neuron.engine.loader import fill_model
+from neuron.engine.machine import heap
 from neuron.layers.linear import Kernel, LinearPlan
 from neuron.models.checkpoint import read_checkpoint
 from neuron.models.config import load_config
@@ -257,7 +258,8 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 model = Decoder(load_config(folder), torch.float32, torch.float32, torch.device("cpu"))
 weights = sum(slot.target.nbytes for slot in model.slots().values())
-fill_model(model, read_checkpoint(folder).values(), plan)
+with heap.tidy():
+    fill_model(model, read_checkpoint(folder).values(), plan)
 stop.set()
 watcher.join()
 print(max(peak[0], anonymous()) - before, weights)

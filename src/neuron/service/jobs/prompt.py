@@ -12,7 +12,7 @@ import msgspec
 from neuron.ipc.messages import Ready, SamplingParams
 from neuron.text.generation_defaults import GenerationDefaults
 from neuron.text.template import ChatTemplate, opens_thinking
-from neuron.text.tokenizer import Tokenizer, prompt_hash
+from neuron.text.tokenizer import ParsedFiles, Tokenizer, prompt_hash
 from neuron.text.tool_calls.call_style import CallStyle
 from protocol.catalogue import CALL_STYLES
 from protocol.errors import ErrorCode, FleetError
@@ -65,16 +65,16 @@ class Prompter:
         self._defaults = defaults
 
     @classmethod
-    def load(cls, folder: Path, call_style: str = "auto") -> Self:
+    def load(cls, folder: Path, call_style: str = "auto", files: ParsedFiles | None = None) -> Self:
         """Reads a model folder. Raises ``FleetError`` that names the file at fault.
 
         *call_style* comes from a profile; one that only newer versions know counts as ``auto``.
+        *files* have parsed tokenizers that may be the same.
         """
         template = ChatTemplate.load(folder)
         named = call_style if call_style in CALL_STYLES else template.call_style
-        return cls(
-            template, Tokenizer.load(folder), GenerationDefaults.load(folder), CallStyle(named)
-        )
+        tokenizer = Tokenizer.load(folder, files)
+        return cls(template, tokenizer, GenerationDefaults.load(folder), CallStyle(named))
 
     async def prepare(self, job: Job, ready: Ready) -> Prompt:
         """Prepares a job. Raises ``FleetError`` when the template refuses it or it is too long."""

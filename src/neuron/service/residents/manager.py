@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from neuron.files import sources
 from neuron.files.warm_tier import WarmTier
+from neuron.service.jobs.prompters import give_back_memory
 from neuron.service.residents.offers import Folders, Offers
 from neuron.service.residents.reservations import Meter, Reservations
 from neuron.service.residents.resident import Resident, ResidentContext
@@ -256,6 +257,7 @@ class ResidentManager:
             del self._leaving[resident.id]
         self._ended(resident)
         log.info("%s is unloaded", resident.id)
+        await asyncio.to_thread(give_back_memory)
 
     async def _evict(self, victim: Victim, successor: str) -> None:
         """Unloads a victim for *successor*; it goes on leaving when nobody waits for it any

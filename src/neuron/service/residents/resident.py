@@ -18,12 +18,15 @@ import msgspec
 from neuron.config import NeuronConfig
 from neuron.engine_process.client import EngineLoadError
 from neuron.files import sources
+from neuron.files.kernel_findings import KernelFindings
 from neuron.ipc.messages import Loading, Ready, Start
 from neuron.models.errors import LoadCode
-from neuron.service.engine_protocol import Engine, StartEngine
+from neuron.service.engine_protocol import Engine, PrepareEngine, StartEngine
 from neuron.service.identity import Identity
 from neuron.service.jobs.prompt import Prompter
+from neuron.service.jobs.prompters import Prompters
 from neuron.service.jobs.worker import ServedModel, Worker, WorkerContext
+from neuron.service.residents.head_start import HeadStart
 from neuron.service.residents.offers import Offer
 from neuron.service.residents.records import RecordWriter
 from neuron.service.residents.reservations import (
@@ -61,6 +64,9 @@ class ResidentContext(NamedTuple):
     workers: WorkerContext
     records: RecordWriter
     start_engine: StartEngine
+    findings: KernelFindings
+    prompters: Prompters
+    prepare_engine: PrepareEngine | None = None
 
     @property
     def identity(self) -> Identity:
@@ -208,15 +214,20 @@ class Resident:
             self._new_record(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps"))
         )
         folder = await sources.resolve(self.offer.source, self._on_fetch)
-        prompter = await asyncio.to_thread(Prompter.load, folder, self.offer.profile.tool_calls)
+        prompter = await self._context.prompters.get(folder, self.offer.profile.tool_calls)
         self._revision = await asyncio.to_thread(sources.revision_digest, folder)
-        async with self._reservations.reserve(self._order, self._on_eviction) as reservation:
+        is_alone = self.offer.profile.min_devices == 1
+        prepare = self._context.prepare_engine if is_alone else None
+        async with (
+            HeadStart(prepare, str(folder)) as head_start,
+            self._reservations.reserve(self._order, self._on_eviction) as reservation,
+        ):
             self._reservation = reservation
             try:
                 self._loads = reservation.load_number
                 while True:
                     began = time.monotonic()
-                    reason = await self._serve_once(folder, prompter, reservation)
+                    reason = await self._serve_once(folder, prompter, reservation, head_start)
                     if self._recycling:
                         self._recycling = False
                         continue
@@ -227,15 +238,18 @@ class Resident:
             finally:
                 self._reservation = None
 
-    async def _serve_once(self, folder: Path, prompter: Prompter, reservation: Reservation) -> str:
+    async def _serve_once(
+        self, folder: Path, prompter: Prompter, reservation: Reservation, head_start: HeadStart
+    ) -> str:
         """Loads and serves until the engine has died; returns why it did."""
         began = time.monotonic()
-        engine = await self._load(self._start_message(folder, reservation))
+        engine = await self._load(self._start_message(folder, reservation), head_start)
         self._engine = engine
         reservation.pids = engine.pids
         self.was_loaded = True
         self._load_seconds = round(time.monotonic() - began, 2)
         self._reservations.loaded(self.id, self._load_seconds)
+        await asyncio.to_thread(self._context.findings.learn, engine.ready.findings)
         try:
             await self._serve_with(engine, prompter)
         finally:
@@ -258,13 +272,16 @@ class Resident:
             max_context=settings.max_context,
             kv_cache_bytes=reservation.kv_bytes,
             threads=settings.threads,
+            findings=self._context.findings.known(),
         )
 
-    async def _load(self, start: Start) -> Engine:
+    async def _load(self, start: Start, head_start: HeadStart) -> Engine:
         """Raises ``EngineLoadError`` when it cannot be loaded, or has died in every try."""
         for left in reversed(range(_LOAD_TRIES)):
             try:
-                return await self._context.start_engine(start, on_progress=self._on_load)
+                prepared = await head_start.take()
+                begin = prepared.start if prepared is not None else self._context.start_engine
+                return await begin(start, on_progress=self._on_load)
             except EngineLoadError as failure:
                 if failure.code not in _DIED or not left:
                     raise
@@ -303,12 +320,14 @@ class Resident:
 
     def _ready_record(self, ready: Ready) -> ModelRecord:
         log.info(
-            "%s is ready: %s, context %d, %d slots, loaded in %.1f s; KV cache %s; numerics %s",
+            "%s is ready: %s, context %d, %d slots, loaded in %.2f s (%s); KV cache %s; "
+            "numerics %s",
             self.id,
             ready.dtype,
             ready.context_limit,
             ready.max_running,
             ready.load_seconds,
+            ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in ready.stage_seconds.items()),
             ready.kv_cache_why,
             ready.numerics,
         )

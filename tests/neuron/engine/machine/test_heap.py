@@ -95,9 +95,12 @@ def test_an_engine_process_says_so_before_oneDNN_asks() -> None:
         "ours, theirs = socket.socketpair()\n"
         "ours.close()\n"
         "sys.argv = ['engine', '--fd', str(theirs.detach())]\n"
-        "status = main()\n"
-        f"print(status, *(os.environ[v] for v in {heap.KERNELS_VARIABLES}), flush=True)\n"
-        "os._exit(0)\n"
+        "end = os._exit\n"
+        "def say(status):\n"
+        f"    print(status, *(os.environ[v] for v in {heap.KERNELS_VARIABLES}), flush=True)\n"
+        "    end(0)\n"
+        "os._exit = say\n"
+        "main()\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
