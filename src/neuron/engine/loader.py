@@ -281,18 +281,34 @@ def _describe(
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer.json; LoadError NOT_FOUND or CORRUPT."""
+    """Reads the folder's tokenizer.json, for decoding only. Raises :class:`LoadError` NOT_FOUND or
+    CORRUPT."""
     path = folder / "tokenizer.json"
     if not path.exists():
         raise LoadError(
             LoadCode.NOT_FOUND, f"{path} is missing. Fetch it with the model's other files."
         )
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_buffer(without_merges(path.read_bytes()))
     except Exception as error:  # the library raises nothing more specific
         raise LoadError(
             LoadCode.CORRUPT, f"{path} cannot be read: {error}. Download the model again."
         ) from error
+
+
+def without_merges(content: bytes) -> bytes:
+    """A tokenizer.json that decodes the same and is parsed in half the time: only encoding needs
+    the merges of byte-pair encoding. What has another form is returned as it is."""
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        model = msgspec.json.decode(parts["model"], type=dict[str, msgspec.Raw])
+        if msgspec.json.decode(model["type"]) != "BPE":
+            return content
+    except (msgspec.DecodeError, KeyError):
+        return content
+    model["merges"] = msgspec.Raw(b"[]")
+    parts["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(parts)
 
 
 def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:

@@ -1,5 +1,6 @@
 """Streamed text equals the whole text, and stops where a search over the whole text would."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from neuron import demo_model
+from neuron.engine.loader import without_merges
 from neuron.engine.output.answer import AnswerText
 from neuron.engine.output.detokenizer import MOST_PENDING, Detokenizer
 from neuron.ipc.messages import SamplingParams
@@ -130,3 +133,24 @@ def test_a_stop_on_the_last_token_is_a_stop() -> None:
     one.push(ord("a"))
     piece = one.push(ord("b"))
     assert (piece.text, piece.finish, piece.stop_text) == ("", FinishReason.STOP, "ab")
+
+
+def test_without_merges_everything_decodes_the_same() -> None:
+    content = (Path(next(iter(demo_model.__path__))) / "tokenizer.json").read_bytes()
+    shorter = without_merges(content)
+    assert len(shorter) < 0.8 * len(content)
+    full, stripped = Tokenizer.from_buffer(content), Tokenizer.from_buffer(shorter)
+    count = full.get_vocab_size()
+    for start in range(0, count, 7):
+        ids = [(start + 31 * n) % count for n in range(40)]
+        for skip in (True, False):
+            expected = full.decode(ids, skip_special_tokens=skip)
+            assert stripped.decode(ids, skip_special_tokens=skip) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"{}", b'{"model": 3}', b'{"model": {"type": "Unigram", "vocab": []}}', b"\xff"],
+)
+def test_what_has_another_form_is_left_to_the_library(content: bytes) -> None:
+    assert without_merges(content) == content

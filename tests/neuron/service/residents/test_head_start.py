@@ -38,7 +38,8 @@ async def test_what_nobody_takes_is_ended() -> None:
             raise RuntimeError
     assert made.dropped == 2
     async with HeadStart(prepare, "here") as head_start:  # type: ignore[arg-type]
-        assert await head_start.take() is made
+        taken: object = await head_start.take()
+        assert taken is made
         assert await head_start.take() is None
     assert made.dropped == 2
 
