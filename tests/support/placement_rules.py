@@ -1,9 +1,12 @@
-"""What must never happen in a simulated fleet; raises ``AssertionError`` where it does."""
+"""What must never happen in a simulated fleet (``AssertionError`` where it does), and what it must
+always have."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tests.support.placement_parts import Phase, Replica
+from cortex.placement.planner import Want
+from tests.support.placement_parts import STANDING_BOUND_SECONDS, Phase, Replica
 
 if TYPE_CHECKING:
     from tests.support.placement_world import World
@@ -37,3 +40,23 @@ def hold(world: "World") -> None:
     assert sum(len(r.streams) for r in world.replicas) == world.running, "a stream was cut"
     loading = Counter(r.model for r in world.replicas if r.phase is Phase.LOADING)
     assert loading.total() == len(loading), f"loaded twice at a time: {loading}"
+
+
+def standing_wants(world: "World") -> Iterator[Want]:
+    """Pins, and minimum replicas, as far as they are not met."""
+    missing = {}
+    for model, spec in world.models.items():
+        if world.is_coming(model):
+            continue
+        have = {r.node for r in world.ready(model)}
+        for node in sorted((spec.pinned_on & world.alive) - world.drained - have):
+            need = spec.need._replace(nodes=frozenset({node}))
+            missing[model, node] = Want(need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
+            break
+        else:
+            if len(have) < spec.min_replicas:
+                want = Want(spec.need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
+                missing[model, ""] = want
+    world.missing_since = {key: world.missing_since.get(key, world.now) for key in missing}
+    for key, want in missing.items():
+        yield want._replace(waited_seconds=world.now - world.missing_since[key], why="standing")

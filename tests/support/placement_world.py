@@ -10,13 +10,20 @@ from collections.abc import Iterator, Sequence
 
 from cortex.placement.eviction import Strategy
 from cortex.placement.fit import DeviceView, NodeView, ResidentView
-from cortex.placement.planner import LoadAction, PullAction, RecycleAction, UnloadAction, Want, plan
+from cortex.placement.planner import (
+    LOADS_AT_ONCE,
+    LoadAction,
+    PullAction,
+    RecycleAction,
+    UnloadAction,
+    Want,
+    plan,
+)
 from tests.support import placement_rules as rules
 from tests.support.placement_clients import Client, Clients
 from tests.support.placement_parts import (
     COOLING_SECONDS,
     SETTLE_SECONDS,
-    STANDING_BOUND_SECONDS,
     STARTING,
     TICK,
     Ended,
@@ -57,7 +64,7 @@ class World:
         self.disturbed: set[str] = set()
         """Nodes that have died or were drained: pins may have left them."""
         self.replicas: list[Replica] = []
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[tuple[str, str], Order] = {}
         self.files = {
             name: set(nodes if spec.files is None else spec.files) for name, spec in models.items()
         }
@@ -139,7 +146,7 @@ class World:
     def _die(self, node: str) -> None:
         """Its streams wait again, as new ones."""
         self.alive.discard(node)
-        self.orders.pop(node, None)
+        self.orders = {key: order for key, order in self.orders.items() if key[0] != node}
         self.fetches = {m: fetch for m, fetch in self.fetches.items() if fetch[0] != node}
         self.node_loads[node] = 0
         for replica in [r for r in self.replicas if r.node == node]:
@@ -191,7 +198,7 @@ class World:
                 self.replicas.remove(replica)
             elif replica.phase in STARTING and self.now >= replica.since:
                 self._started(replica)
-        for node, order in list(self.orders.items()):
+        for (node, _), order in list(self.orders.items()):
             if order.draining not in self.replicas:
                 self._go_on(node, order)
 
@@ -216,7 +223,7 @@ class World:
             self.loads[spec.need.model] += 1
             if not order.load.is_free:
                 self.history.append((self.now, node, spec.load_seconds))
-            del self.orders[node]
+            del self.orders[node, order.load.model]
         elif order.victims:
             order.draining = order.victims.popleft()
             order.draining.phase = Phase.DRAINING
@@ -232,7 +239,7 @@ class World:
     # -- what the planner says -----------------------------------------------------------------
 
     def _plan(self) -> None:
-        wants = [*self._intent(), *self._asked()]
+        wants = [*rules.standing_wants(self), *self._asked()]
         nodes = [self.view(node) for node in self.nodes if node in self.alive]
         made = plan(wants, nodes, self._taken(), self.strategy, self.defrag_after)
         for load in made.loads:
@@ -246,8 +253,10 @@ class World:
 
     def _load(self, load: LoadAction) -> None:
         spec = self.models[load.model]
-        assert not self._is_coming(load.model), f"{load}: it is on its way"
-        assert load.node not in self._taken(), f"{load}: the node loads already"
+        assert not self.is_coming(load.model), f"{load}: it is on its way"
+        under_way = self._loads_on(load.node)
+        assert under_way < LOADS_AT_ONCE, f"{load}: {under_way} loads are under way"
+        assert not (load.victims and under_way), f"{load}: victims go beside another load"
         assert load.node in self.files[load.model], f"{load}: it has no files"
         rules.may_go_to(self, load.node, load.model)
         victims = []
@@ -257,10 +266,10 @@ class World:
             its = replica.spec.need.residency
             assert its <= spec.need.residency, f"{load}: {name} is of a higher class"
             victims.append(replica)
-        self.orders[load.node] = Order(load, deque(victims))
+        self.orders[load.node, load.model] = Order(load, deque(victims))
 
     def _pull(self, pull: PullAction) -> None:
-        assert not self._is_coming(pull.model), f"{pull}: it is on its way"
+        assert not self.is_coming(pull.model), f"{pull}: it is on its way"
         assert not self.files[pull.model] & self.alive, f"{pull}: there are files already"
         rules.may_go_to(self, pull.node, pull.model)
         until = self.now + self.models[pull.model].fetch_seconds
@@ -276,7 +285,7 @@ class World:
                 replica.phase = Phase.DRAINING
 
     def _recycle(self, recycle: RecycleAction) -> None:
-        assert recycle.node not in self._taken(), f"{recycle}: the node loads something"
+        assert not self._loads_on(recycle.node), f"{recycle}: the node loads something"
         (replica,) = (r for r in self.ready(recycle.model) if r.node == recycle.node)
         assert not replica.streams, f"{recycle}: it has streams"
         since = self.node_loads[recycle.node] - replica.loads_at
@@ -287,13 +296,18 @@ class World:
     # -- what the planner is told --------------------------------------------------------------
 
     def _taken(self) -> set[str]:
-        """Nodes that load something, or make room for it."""
-        return set(self.orders) | {r.node for r in self.replicas if r.phase in STARTING}
+        """Nodes that make room for something."""
+        return {node for node, _ in self.orders}
+
+    def _loads_on(self, node: str) -> int:
+        """Loads that are under way on a node."""
+        ordered = sum(where == node for where, _ in self.orders)
+        return ordered + sum(r.node == node and r.phase in STARTING for r in self.replicas)
 
     def _asked(self) -> Iterator[Want]:
         for model, spec in self.models.items():
             queue = self.queues[model]
-            if queue and not self._is_coming(model) and not self._is_standing(model):
+            if queue and not self.is_coming(model) and not self._is_standing(model):
                 yield Want(
                     spec.need,
                     self.now - queue[0].since,
@@ -304,29 +318,10 @@ class World:
                     released=self.clients.released((one.request for one in queue), model),
                 )
 
-    def _intent(self) -> Iterator[Want]:
-        """Pins, and minimum replicas, as far as they are not met."""
-        missing = {}
-        for model, spec in self.models.items():
-            if self._is_coming(model):
-                continue
-            have = {r.node for r in self.ready(model)}
-            for node in sorted((spec.pinned_on & self.alive) - self.drained - have):
-                need = spec.need._replace(nodes=frozenset({node}))
-                missing[model, node] = Want(need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
-                break
-            else:
-                if len(have) < spec.min_replicas:
-                    want = Want(spec.need, 0.0, STANDING_BOUND_SECONDS, spec.load_seconds)
-                    missing[model, ""] = want
-        self.missing_since = {key: self.missing_since.get(key, self.now) for key in missing}
-        for key, want in missing.items():
-            yield want._replace(waited_seconds=self.now - self.missing_since[key], why="standing")
-
     def _is_standing(self, model: str) -> bool:
         return any(wanted == model for wanted, _ in self.missing_since)
 
-    def _is_coming(self, model: str) -> bool:
+    def is_coming(self, model: str) -> bool:
         if model in self.fetches or any(o.load.model == model for o in self.orders.values()):
             return True
         return any(r.model == model and r.phase in STARTING for r in self.replicas)
@@ -335,12 +330,13 @@ class World:
         """A node's books: memory of victims that still drain counts as the newcomer's."""
         here = [r for r in self.replicas if r.node == node]
         free = [self.free(node, device) for device in range(len(self.nodes[node]))]
-        order = self.orders.get(node)
-        gone = [*order.victims, order.draining] if order else []
-        if order:
+        orders = [order for (where, _), order in self.orders.items() if where == node]
+        gone = [victim for order in orders for victim in (*order.victims, order.draining)]
+        for order in orders:
             need = self.models[order.load.model].need
             for device in order.load.devices:
-                freed = sum(r.spec.need.bytes_each for r in gone if r and device in r.devices)
+                its = (*order.victims, order.draining)
+                freed = sum(r.spec.need.bytes_each for r in its if r and device in r.devices)
                 free[device] += freed - need.bytes_each
         residents = tuple(self._resident(r) for r in here if r not in gone)
         devices = tuple(
@@ -360,6 +356,7 @@ class World:
             },
             is_draining=node in self.drained,
             recent_load_seconds=sum(recent),
+            loading=sum(r.phase in STARTING for r in here),
         )
 
     def _resident(self, replica: Replica) -> ResidentView:

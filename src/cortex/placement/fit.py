@@ -3,8 +3,8 @@
 A node is *feasible* when the model may run there and enough of its devices are large enough. The
 model *fits* when their free memory, plus what may be evicted, suffices. Among the nodes where it
 fits, the best has the files (a download takes minutes, an eviction seconds), then evicts the fewest
-models, then has the weights in host memory, then is left with the least free memory (large devices
-stay free for large models), then is the least busy.
+models, then is loading the fewest, then has the weights in host memory, then is left with the least
+free memory (large devices stay free for large models), then is the least busy.
 
 Every device of a model holds the same share of it (``Need.bytes_each``).
 """
@@ -117,6 +117,8 @@ class NodeView(NamedTuple):
     is_draining: bool = False
     recent_load_seconds: float = 0.0
     """Seconds that it spent on loading in the last minute."""
+    loading: int = 0
+    """Models that are being loaded there; the books count what they take."""
 
 
 class Fit(NamedTuple):
@@ -131,11 +133,13 @@ class Fit(NamedTuple):
     has_files: bool
     busyness: float
     is_warm: bool = False
+    loading: int = 0
+    """Models that are being loaded on the node already."""
 
     @property
-    def rank(self) -> tuple[bool, int, bool, int, float, str]:
+    def rank(self) -> tuple[bool, int, int, bool, int, float, str]:
         """Sort key of a fit; the smallest is the best."""
-        first = not self.has_files, len(self.victims), not self.is_warm
+        first = not self.has_files, len(self.victims), self.loading, not self.is_warm
         return (*first, self.left_bytes, self.busyness, self.node)
 
 
@@ -266,7 +270,8 @@ def _with_devices(
     left = -sum(missing.values())
     has_files = need.model in node.files
     is_warm = need.model in node.warm
-    return Fit(node.name, devices, tuple(victims), left, has_files, node.busyness, is_warm)
+    gone = tuple(victims)
+    return Fit(node.name, devices, gone, left, has_files, node.busyness, is_warm, node.loading)
 
 
 def _credit(missing: dict[int, int], resident: ResidentView, size: int) -> None:

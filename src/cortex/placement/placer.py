@@ -85,7 +85,7 @@ class Placer:
         self._published = published
         self._strategy = options.strategy
         self._defrag_after = options.defrag_after_cycles
-        self._sent: dict[str, _Sent] = {}
+        self._sent: dict[Key, _Sent] = {}
         self._told: dict[Key, float] = {}
         self._cooling: dict[Key, tuple[float, str]] = {}
         self._whys: dict[Key, Placement] = {}
@@ -116,8 +116,10 @@ class Placer:
     async def _act(self, epoch: Epoch) -> None:
         snapshot = self._snapshots.look(self._refused())
         self._settle(snapshot)
-        taken = snapshot.taken | set(self._sent)
-        coming = {sent.load.model for sent in self._sent.values()}
+        taken = snapshot.taken | {
+            node for node, model in self._sent if not self._shows(node, model)
+        }
+        coming = {model for _, model in self._sent}
         wants = [want for want in snapshot.wants if want.need.model not in coming]
         made = planner.plan(wants, snapshot.nodes, taken, self._strategy, self._defrag_after)
         work = [
@@ -153,7 +155,7 @@ class Placer:
             load.why,
             goes,
         )
-        self._sent[load.node] = _Sent(load, time.monotonic())
+        self._sent[load.node, load.model] = _Sent(load, time.monotonic())
         self._whys[load.node, load.model] = Placement(
             self._instance, epoch, load.node, load.model, load.devices, load.victims, load.why
         )
@@ -163,7 +165,7 @@ class Placer:
             self.ordered["load"] += 1
             self.ordered["evict"] += len(load.victims)
         else:
-            self._sent.pop(load.node, None)
+            self._sent.pop((load.node, load.model), None)
 
     async def _unload(self, unload: planner.UnloadAction, epoch: Epoch) -> None:
         if self._is_told(unload.node, unload.model):
@@ -235,14 +237,22 @@ class Placer:
     def _settle(self, snapshot: Snapshot) -> None:
         """Forgets orders whose effect shows in the records, or never came."""
         now = time.monotonic()
-        for node, sent in list(self._sent.items()):
-            states = {p.record.node: p.record.state for p in self._fleet.placed(sent.load.model)}
-            if node in states:
-                if states[node] in (ModelState.READY, ModelState.FAILED):
-                    del self._sent[node]
-            elif now - sent.at > SEEN_SECONDS:
-                del self._sent[node]
-                self._cool(node, sent.load.model, "it abandoned a load of this model a moment ago")
+        for (node, model), sent in list(self._sent.items()):
+            state = self._state(node, model)
+            if state in (ModelState.READY, ModelState.FAILED):
+                del self._sent[node, model]
+            elif state is None and now - sent.at > SEEN_SECONDS:
+                del self._sent[node, model]
+                self._cool(node, model, "it abandoned a load of this model a moment ago")
+
+    def _shows(self, node: str, model: str) -> bool:
+        """Whether the node's record tells of a model that it was told to load."""
+        return self._state(node, model) is not None
+
+    def _state(self, node: str, model: str) -> ModelState | None:
+        """A model's state on a node; None when it is not there, nor on its way."""
+        records = (placed.record for placed in self._fleet.placed(model))
+        return next((record.state for record in records if record.node == node), None)
 
     def _cool(self, node: str, model: str, why: str) -> None:
         self._cooling[node, model] = (time.monotonic() + COOLING_SECONDS, why)
@@ -257,9 +267,7 @@ class Placer:
     async def _write(self, snapshot: Snapshot, epoch: Epoch) -> None:
         """Writes what should be where and who would be evicted first, where that changed."""
         here = {(node.name, r.model): r for node in snapshot.nodes for r in node.residents}
-        self._whys = {
-            key: p for key, p in self._whys.items() if key in here or key[0] in self._sent
-        }
+        self._whys = {key: p for key, p in self._whys.items() if key in here or key in self._sent}
         shown = {
             keys.placement(*key): codec.encode(
                 self._whys.get(key)

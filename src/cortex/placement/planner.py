@@ -39,6 +39,8 @@ COLD = 3.0
 """A model that has been idle for this many times the seconds of the load goes at once."""
 HEARD_SECONDS = 1.0
 """How much later than a gateway the placer may learn that a model is idle."""
+LOADS_AT_ONCE = 4
+"""Loads under way on one node; more would only take the disk and the processor from each other."""
 SERVICE_SECONDS = 2.0
 """How long a loaded model serves before the next one takes its place."""
 CROWDED_SECONDS = 5.0
@@ -125,8 +127,9 @@ def plan(
 ) -> PlacementPlan:
     """Decides the orders of this moment.
 
-    *nodes* already count what an order under way will take or free. *taken* are the nodes on which
-    a load is under way; each does one at a time. *defrag_after* is the number of loads on a node
+    *nodes* already count what an order under way will take or free, except on the nodes that are
+    *taken*: those get no other load until that is known. Beside a load under way, another one may
+    begin where nothing has to go for it. *defrag_after* is the number of loads on a node
     after which its older engines are restarted when they are idle; 0 means never.
     """
     books = {node.name: node for node in nodes}
@@ -137,13 +140,15 @@ def plan(
     for want in waiting:
         model = want.need.model
         here = [books[name] for name in books if name in free]
+        here = [node for node in here if node.loading < LOADS_AT_ONCE]
         answer = _ask(want, here, strategy, is_urgent=model in urgent)
         if not answer.fits:
             continue
         fit = answer.fits[0]
         if fit.has_files:
             books[fit.node] = after(books[fit.node], want.need, fit)
-            free.discard(fit.node)
+            if fit.victims:
+                free.discard(fit.node)
             victims = tuple(victim.model for victim in fit.victims)
             _count_out(books, victims)
             is_free = bool(victims) and all(_is_released(victim, want) for victim in fit.victims)
@@ -219,7 +224,7 @@ def _ask(
     want: Want, nodes: Sequence[NodeView], strategy: Strategy, *, is_urgent: bool
 ) -> FitResult:
     def may_evict(node: NodeView, resident: ResidentView) -> bool:
-        if not may_displace(want.need, resident):
+        if node.loading or not may_displace(want.need, resident):
             return False
         if is_urgent and not want.replicas:
             return not resident.is_busy or resident.ready_seconds >= SERVICE_SECONDS
@@ -287,7 +292,7 @@ def after(node: NodeView, need: Need, fit: Fit) -> NodeView:
     newcomer = ResidentView(
         need.model, fit.devices, need.bytes_each, need.residency, is_ready=False
     )
-    return node._replace(devices=devices, residents=(*kept, newcomer))
+    return node._replace(devices=devices, residents=(*kept, newcomer), loading=node.loading + 1)
 
 
 def _why(want: Want) -> str:

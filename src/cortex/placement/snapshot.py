@@ -38,7 +38,7 @@ class Snapshot(NamedTuple):
     nodes: tuple[NodeView, ...]
     wants: tuple[Want, ...]
     taken: frozenset[str]
-    """Nodes that are loading a model or making room for one."""
+    """Nodes that are about to load a model, so that its memory is not in the books yet."""
 
 
 def has_only_cpu(devices: Sequence[Device]) -> bool:
@@ -99,7 +99,7 @@ class SnapshotBuilder:
         taken = frozenset(
             node.name
             for node in self._fleet.alive()
-            if any(r.state is ModelState.LOADING for r in self._fleet.records_of(node))
+            if any(map(_is_unsettled, self._fleet.records_of(node)))
         )
         return Snapshot(nodes, tuple(self._wants(nodes, demands)), taken)
 
@@ -148,6 +148,7 @@ class SnapshotBuilder:
             busyness=busy / slots if slots else 0.0,
             is_draining=beat.draining or self._intent.is_drained(node.name),
             recent_load_seconds=self._recent[node.name],
+            loading=sum(r.state is ModelState.LOADING for r in held),
         )
 
     def _unknown_to(self, node: Node, records: list[ModelRecord]) -> dict[str, str]:
@@ -263,6 +264,11 @@ class SnapshotBuilder:
             return max(took)
         size = max((r.estimate.weight_bytes for r in records if r.estimate), default=0)
         return USUAL_LOAD_SECONDS + size / BYTES_PER_SECOND
+
+
+def _is_unsettled(record: ModelRecord) -> bool:
+    """Whether a model is being loaded and its memory has not been reserved yet."""
+    return record.state is ModelState.LOADING and not record.reserved_bytes
 
 
 _COMING = (ModelState.FETCHING, ModelState.LOADING, ModelState.READY)

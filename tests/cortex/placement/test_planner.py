@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cortex.placement.eviction import Strategy
 from cortex.placement.fit import EXTRA_IDLE_SECONDS, DeviceView, Need, NodeView, ResidentView
-from cortex.placement.planner import Want, plan
+from cortex.placement.planner import LOADS_AT_ONCE, Want, plan
 from tests.support.placement_clients import Client
 from tests.support.placement_parts import TICK, Event, Happening, ModelSpec, Request
 from tests.support.placement_world import World
@@ -34,8 +34,11 @@ def want(model: str, waited: float, **more: object) -> Want:
     return Want(Need(model, 10), waited, 30.0, LOAD_SECONDS, **more)  # type: ignore[arg-type]
 
 
-def one_node(*residents: ResidentView, recent_load_seconds: float = 0.0) -> NodeView:
-    free = 12 - sum(r.bytes_each for r in residents)
+def one_node(
+    *residents: ResidentView, recent_load_seconds: float = 0.0, free: int | None = None
+) -> NodeView:
+    if free is None:
+        free = 12 - sum(r.bytes_each for r in residents)
     return NodeView(
         "n",
         (DeviceView(12, free),),
@@ -102,8 +105,27 @@ def test_those_that_wait_behind_count() -> None:
     assert loads(second, first, node=one_node(BUSY)) == [("first", "old")]
 
 
-def test_one_load_at_a_time_on_a_node() -> None:
+def test_beside_a_load_only_what_needs_no_victim() -> None:
     assert loads(want("new", 29.0), node=one_node(IDLE), taken=("n",)) == []
+    loading = IDLE._replace(is_ready=False)
+    for count in (1, LOADS_AT_ONCE - 1):
+        beside = one_node(loading, IDLE._replace(model="older"))._replace(loading=count)
+        assert loads(want("new", 29.0), node=beside) == [], "it would have to displace one"
+        with_room = one_node(loading, free=11)._replace(loading=count)
+        assert loads(want("new", 0.0), node=with_room) == [("new",)]
+    assert loads(want("new", 29.0), node=with_room._replace(loading=LOADS_AT_ONCE)) == []
+
+
+def test_what_has_room_is_loaded_at_once_side_by_side() -> None:
+    wants = [want(model, 0.0)._replace(need=Need(model, 4)) for model in ("new", "first", "second")]
+    assert loads(*wants, node=one_node(free=12)) == [("first",), ("new",), ("second",)]
+    assert loads(*wants, node=one_node(free=11)) == [("first",), ("new",)]
+
+
+def test_another_load_goes_to_the_node_that_loads_less() -> None:
+    nodes = [one_node(free=12)._replace(name=name, loading=name == "a") for name in ("a", "b")]
+    made = plan([want("new", 0.0)], nodes, (), Strategy.LRU)
+    assert [load.node for load in made.loads] == ["b"]
 
 
 def test_another_replica_only_for_those_who_keep_waiting_and_never_for_a_busy_one() -> None:

@@ -192,6 +192,10 @@ def test_what_is_on_its_way_is_not_wanted_again() -> None:
         eye.wants("a", "gw-1", 2, 3.0)
         snapshot = eye.look()
         assert snapshot.wants == ()
+        assert snapshot.taken == set(), "what it takes is in the books"
+        assert snapshot.nodes[0].loading == (state is ModelState.LOADING)
+        eye.node("n", record("a", state, reserved_bytes=0))
+        snapshot = eye.look()
         assert snapshot.taken == ({"n"} if state is ModelState.LOADING else set())
 
 
