@@ -142,6 +142,8 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether its weights are kept in host memory."""
     loads: int = 0
     """The node's count of loads when this engine was started."""
+    failed_before: bool = False
+    """Whether its last load here showed that it does not work, and nothing has changed since."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):

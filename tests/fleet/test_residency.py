@@ -1,13 +1,16 @@
 """How many replicas there are, for how long, and who makes room for whom."""
 
 import asyncio
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cortex.placement.eviction import Strategy
 from cortex.placement.options import PlacementOptions
+from neuron import demo_model
 from neuron.engine_process.client import EngineLoadError
 from neuron.ipc.messages import Start
 from neuron.service.residents.resident import Resident
@@ -22,6 +25,8 @@ from tests.support.nats import NatsServer
 from tests.support.scripted import Script
 from tests.support.waiting import until
 from tests.support.words import answer
+
+(DEMO,) = demo_model.__path__
 
 
 def replicas(fleet: TestFleet, model: str = "a") -> int:
@@ -241,3 +246,54 @@ async def test_a_load_whose_process_dies_is_tried_again(nats: NatsServer) -> Non
         refused = await fleet.chat(model="a", max_tokens=2)
         assert refused.status_code == 503
         assert "signal SIGKILL" in refused.json()["error"]["message"]
+
+
+async def test_what_has_room_is_loaded_side_by_side(nats: NatsServer) -> None:
+    script = Script(answer, load_seconds=0.8)
+    async with running_fleet(nats, profiles("a", "b", "c")) as fleet:
+        await fleet.add_node(script.start, models=(), slots=script.slots, memory_mb=200)
+        await until(lambda: set("abc") <= set(states(fleet)))
+        began = time.monotonic()
+        asked = [fleet.chat(model=model, max_tokens=5) for model in "abc"]
+        assert [said.status_code for said in await asyncio.gather(*asked)] == [200] * 3
+        assert time.monotonic() - began < 0.8 * 2, "one after the other takes three times as long"
+
+
+class SometimesBroken(Script):
+    """Whose model *b* cannot work."""
+
+    async def start(self, start: Start, **more: Any) -> Any:
+        self.load_error = None
+        if start.model_dir.endswith("/b"):
+            self.load_error = EngineLoadError("corrupt", "The model computes NaN.")
+        return await super().start(start, **more)
+
+
+async def test_a_model_that_cannot_work_takes_the_place_of_one_that_works_once(
+    nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuron.service.residents.resident._HOPELESS_PAUSE_SECONDS", 0.3)
+    for model in "ab":
+        shutil.copytree(DEMO, tmp_path / model)
+    script = SometimesBroken(answer)
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(
+            script.start, models=(), slots=4, memory_mb=300, model_dirs=(str(tmp_path),)
+        )
+        await until(lambda: set("ab") <= set(states(fleet)))
+        assert (await fleet.chat(model="a", max_tokens=5)).status_code == 200
+        assert (await fleet.chat(model="b", max_tokens=5)).status_code == 503
+        assert (await fleet.chat(model="a", max_tokens=5)).status_code == 200
+        loads = fleet.gateway.placement.placer.ordered["load"]
+        ends = time.monotonic() + 2.0
+        while time.monotonic() < ends:
+            refused = await fleet.chat(model="b", max_tokens=5)
+            assert refused.status_code == 503
+            await asyncio.sleep(0.1)
+        assert "no other model goes for it" in refused.json()["error"]["message"]
+        assert fleet.gateway.placement.placer.ordered["load"] == loads, "it was not loaded again"
+        assert fleet.gateway.fleet.ready("a")
+        (tmp_path / "b" / "a.json").write_text("{}")  # whatever it is, it is another folder now
+        await until(lambda: not fleet.gateway.fleet.records("b")[0].failed_before)
+        assert (await fleet.chat(model="b", max_tokens=5)).status_code == 503
+        assert not fleet.gateway.fleet.ready("a"), "it was worth another try"

@@ -72,6 +72,7 @@ _MODEL = fleet.ModelRecord(
     load_seconds=12.5,
     why="pinned",
     is_warm=True,
+    failed_before=True,
     loads=50,
 )
 _EPOCH = leader.Epoch("2026-11-27T12:00:00.5Z", 17)

@@ -112,6 +112,8 @@ class NodeView(NamedTuple):
     """Models that cannot be loaded there now, with the reasons."""
     failed: frozenset[str] = frozenset()
     """Those among them whose load has failed there, and will be tried again after a pause."""
+    broken: frozenset[str] = frozenset()
+    """Models whose last load there showed that they do not work; nothing goes for them."""
     busyness: float = 0.0
     """Streams per slot, over all its models."""
     is_draining: bool = False
@@ -239,14 +241,21 @@ def _on(need: Need, node: NodeView, order: Order, may_evict: MayEvict) -> Fit | 
     large = [i for i, device in enumerate(node.devices) if device.total_bytes >= floor]
     if len(large) < need.devices:
         return Misfit(node.name, _too_small(need, node, floor, len(large)), is_for_ever=True)
-    movable = order(r for r in node.residents if may_evict(node, r))
+    is_broken = need.model in node.broken
+    movable = [] if is_broken else order(r for r in node.residents if may_evict(node, r))
     ways = (
         _with_devices(need, node, devices, movable)
         for devices in itertools.combinations(large, need.devices)
     )
     fits = [way for way in ways if way is not None]
     if not fits:
-        return Misfit(node.name, _too_full(need, node, large, movable))
+        why = _too_full(need, node, large, movable)
+        if is_broken:
+            why += (
+                "; its last load here failed, so no other model goes for it until its files change "
+                "or an operator loads it"
+            )
+        return Misfit(node.name, why)
     return min(fits, key=lambda fit: (len(fit.victims), fit.left_bytes, fit.devices))
 
 

@@ -326,9 +326,10 @@ def _not_written() -> FleetError:
 
 
 def _forgiving(node: NodeView) -> NodeView:
-    """The node as operators see it: they may have a failed load tried again at once."""
+    """The node as operators see it: they may have a failed load tried again at once, in the place
+    of others."""
     refused = {model: why for model, why in node.refused.items() if model not in node.failed}
-    return node._replace(refused=refused)
+    return node._replace(refused=refused, broken=frozenset())
 
 
 def _why_not(planned: Planned) -> str:

@@ -145,6 +145,7 @@ class SnapshotBuilder:
                 **self._unknown_to(node, records),
             },
             failed=frozenset(r.model for r in records if r.state is ModelState.FAILED),
+            broken=frozenset(r.model for r in records if r.failed_before),
             busyness=busy / slots if slots else 0.0,
             is_draining=beat.draining or self._intent.is_drained(node.name),
             recent_load_seconds=self._recent[node.name],

@@ -124,6 +124,14 @@ def test_why_not() -> None:
     ]
 
 
+def test_nothing_goes_for_a_model_that_does_not_work() -> None:
+    full = node("n", 12, residents=(resident("old", 8),))._replace(broken=frozenset({"new"}))
+    answer = asked(need(10), full)
+    assert answer.fits == ()
+    assert "its last load here failed, so no other model goes for it" in answer.misfits[0].why
+    assert best(need(4), full) == ("n", (0,), []), "where there is room it may try again"
+
+
 def test_devices_that_are_not_for_models_are_no_devices() -> None:
     """Whatever it takes, known or not."""
     host = node("host", 24, 24, 0)

@@ -210,7 +210,7 @@ class ResidentManager:
         if resident.has_new_files:
             self._offers.forget_failures(resident.id)
         elif resident.record.state is ModelState.FAILED:
-            self._offers.record_failure(resident.id)
+            self._offers.record_failure(resident.id, resident.broken)
         if residence is not None and residence.resident is resident:
             del self._residences[resident.id]
             self._show_offer(resident.id)
@@ -303,7 +303,8 @@ class ResidentManager:
     def _show_offer(self, model: str) -> None:
         offer = self._offers.get(model)
         if offer is not None and model not in self._residences and model not in self._pulls:
-            self._records.offer(offer, ModelState.ABSENT)
+            is_broken = self._offers.is_broken(model)
+            self._records.offer(offer, ModelState.ABSENT, failed_before=is_broken)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)

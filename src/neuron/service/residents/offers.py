@@ -55,6 +55,7 @@ class Offers:
         self._catalogue: dict[str, Profile] = {}
         self._seen: dict[tuple[str, Profile], int] = {}  # bytes beside the KV cache
         self._failures: Counter[str] = Counter()
+        self._broken: dict[str, sources.FileStamps] = {}  # with the files that do not work
 
     def __iter__(self) -> Iterator[Offer]:
         return iter(list(self._offers.values()))
@@ -103,9 +104,17 @@ class Offers:
         for model in sorted(set(source_of) - set(loaded)):
             self._set(model, source_of[model], self._catalogue.get(model) or Profile(model))
             offer = await self.appraise(model)
+            await self._forgive_if_changed(offer)
             is_asked_for = model in found or model in self._sources or model in self._catalogue
             if not is_asked_for and (offer.error or not offer.has_files):
                 self._offers.pop(model, None)  # a cache holds all kinds of things
+
+    async def _forgive_if_changed(self, offer: Offer) -> None:
+        broken = self._broken.get(offer.model)
+        if broken is None:
+            return
+        if await asyncio.to_thread(sources.file_stamps, offer.source) != broken:
+            self.forget_failures(offer.model)
 
     def folders(self) -> Folders:
         """Looks at which folders with models there are, and what is in them; runs in a thread."""
@@ -143,17 +152,26 @@ class Offers:
         """How many loads of a model have failed since the last one that succeeded."""
         return self._failures[model]
 
-    def record_failure(self, model: str) -> None:
-        """Counts a load that failed."""
+    def is_broken(self, model: str) -> bool:
+        """Whether the model's last load showed that it does not work."""
+        return model in self._broken
+
+    def record_failure(self, model: str, broken: sources.FileStamps | None) -> None:
+        """Counts a load that failed; *broken* are the model's files, if it failed because of
+        them."""
         self._failures[model] += 1
+        self._broken.pop(model, None)
+        if broken is not None:
+            self._broken[model] = broken
 
     def forget_failures(self, model: str) -> None:
         """Begins to count again, as the model's files have changed."""
         del self._failures[model]
+        self._broken.pop(model, None)
 
     def record_load(self, model: str, seconds: float) -> None:
         """Notes that a load succeeded, and how long it took."""
-        del self._failures[model]
+        self.forget_failures(model)
         self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
 
     def record_bytes(self, model: str, nbytes: int) -> None:

@@ -44,6 +44,7 @@ class RecordWriter:
         progress: Progress | None = None,
         error: WireError | None = None,
         retry_seconds: float = 0.0,
+        failed_before: bool = False,
     ) -> None:
         """Shows a model that is not loaded."""
         self.show(
@@ -59,6 +60,7 @@ class RecordWriter:
                 estimate=offer.estimate,
                 load_seconds=offer.load_seconds,
                 is_warm=self._is_warm(offer.model),
+                failed_before=failed_before,
             )
         )
 

@@ -124,6 +124,8 @@ class Resident:
         """Whether its weights have been read."""
         self.has_ended = False
         """Whether the manager knows that it has."""
+        self.broken: sources.FileStamps | None = None
+        """Its files, if its last load showed that they do not work."""
         self.has_new_files = False
         """Whether its files have changed since its load failed."""
         self._reservation: Reservation | None = None
@@ -157,6 +159,7 @@ class Resident:
                 self._fail(str(full), pause)
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
+                self.broken = None if temporary else files
                 pause = (self._pauses if temporary else self._hopeless).next()
                 self._fail(str(failure), pause)
             except Exception as bug:
