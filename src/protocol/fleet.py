@@ -84,6 +84,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     done: int
     total: int
     unit: str = "bytes"
+    seconds_left: float | None = None
+    """How much longer the load will take, counted from the writing of the record; None = not
+    known."""
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):

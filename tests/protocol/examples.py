@@ -48,7 +48,7 @@ _MODEL = fleet.ModelRecord(
     instance="0a1b2c3d4e5f",
     model="Qwen/Qwen3-8B",
     state=fleet.ModelState.FAILED,
-    progress=fleet.Progress("reading", 1, 2),
+    progress=fleet.Progress("reading", 1, 2, seconds_left=4.5),
     error=_ERROR,
     retry_seconds=4.5,
     revision="abc",

@@ -136,6 +136,9 @@ def request(found: Json) -> list[str]:
     }
     lines += [f"  {name:12} {value}" for name, value in facts.items() if value]
     lines += [f"  {'waited':12} {what}" for what in found["waited_for"]]
+    if waiting := found.get("waiting"):
+        seconds, left = waiting["seconds"], waiting["at_most_seconds"]
+        lines.append(f"  {'waits':12} for {seconds:.0f} s, {left:.0f} s more at the latest")
     return lines
 
 

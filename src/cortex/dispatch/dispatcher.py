@@ -236,8 +236,12 @@ class Dispatcher:
 
     def _check(self, budget: WaitBudget, stream: Stream) -> None:
         decision = self._decisions.decide_for_request(stream.job.request.model)
-        stream.waits_for = said(decision)
-        stream.record.waits_for(stream.waits_for)
+        what, left = said(decision), budget.left(decision)
+        stream.waits_for = what
+        if isinstance(decision, router.Load):
+            stream.waits_for += f"; {left:.0f} s more at the latest"
+        if stream.record.waits_for(what, left) and isinstance(decision, router.Load):
+            log.info("request %s waits: %s", stream.job.id, stream.waits_for)
         budget.check(decision, is_patient=False)
 
 

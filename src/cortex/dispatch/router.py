@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cortex.dispatch import refusals
 from cortex.fleet.state import Placed
-from cortex.placement.fit import Fit, FitResult
+from cortex.placement.fit import Fit, FitResult, ResidentView
 from protocol.errors import WireError
 from protocol.fleet import ModelRecord, ModelState
 
@@ -93,11 +93,20 @@ def _how_far(record: ModelRecord) -> str:
     if progress is None:
         return f"{record.state} on {record.node}"
     share = f" {progress.done / progress.total:.0%}" if progress.total else ""
-    return f"{record.state} on {record.node}: {progress.stage}{share}"
+    left = progress.seconds_left
+    soon = "" if left is None else f", about {left:.0f} s left" if left >= 1 else ", nearly there"
+    return f"{record.state} on {record.node}: {progress.stage}{share}{soon}"
 
 
 def _why_not_yet(fit: Fit) -> str:
     if not fit.victims:
         return f"to be loaded on {fit.node}"
-    going = ", ".join(victim.model for victim in fit.victims)
+    going = ", ".join(f"{victim.model} ({_in_the_way(victim)})" for victim in fit.victims)
     return f"to be loaded on {fit.node} in place of {going}"
+
+
+def _in_the_way(victim: ResidentView) -> str:
+    """What keeps a model from going at once."""
+    if not victim.is_ready:
+        return "being loaded or unloaded"
+    return "in use" if victim.is_busy else "others may still want it"

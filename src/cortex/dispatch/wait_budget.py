@@ -32,6 +32,17 @@ class WaitBudget:
         self._spent = dict.fromkeys(kinds, 0.0)
         self._last = clock()
 
+    def left(self, decision: router.Decision) -> float:
+        """Seconds that a wait for *decision* may still take."""
+        limits = {
+            router.Run: QUEUE_SECONDS,
+            router.Wait: LOAD_SECONDS,
+            router.Load: self._place_seconds,
+            router.Refuse: NO_NEURON_SECONDS,
+        }
+        kind = type(decision)
+        return max(0.0, limits[kind] - self._spent[kind])
+
     def check(self, decision: router.Decision, *, is_patient: bool) -> None:
         """Charges the time since the last call to *decision*'s account; raises ``FleetError`` when
         that account is exhausted. A refusal that cannot change ends the wait at once, unless the

@@ -39,6 +39,7 @@ class Record:
         self.was_near: bool | None = None
         """Whether a node that had the prompt's prefix accepted it; None when none was asked."""
         self.waited_for: list[str] = []
+        self._wait_ends = 0.0
         """What its model's load went through while it waited, the latest last."""
         self.moves = 0
         """How often it left a neuron that had accepted it."""
@@ -123,6 +124,7 @@ class Record:
             "outcome": outcome,
             "error": self.error or None,
             "waited_for": self.waited_for,
+            "waiting": self._waiting(),
             "queue_seconds": self.queue_seconds,
             "first_token_seconds": self.first_token_seconds,
             "seconds": self.seconds,
@@ -134,10 +136,26 @@ class Record:
             "continuity": self.continuity,
         }
 
-    def waits_for(self, what: str) -> None:
-        """Records how far its model's load is while it waits in the queue."""
-        if what and (not self.waited_for or self.waited_for[-1] != what):
-            self.waited_for = [*self.waited_for[-_KEPT_WAITS + 1 :], what]
+    def waits_for(self, what: str, left: float) -> bool:
+        """Records how far its model's load is while it waits in the queue, and how many seconds
+        are *left* at the most; returns whether *what* is new."""
+        self._wait_ends = self._clock() + left
+        if not what or (self.waited_for and self.waited_for[-1] == what):
+            return False
+        self.waited_for = [*self.waited_for[-_KEPT_WAITS + 1 :], what]
+        return True
+
+    def _waiting(self) -> dict[str, object] | None:
+        """What it waits for, since when, and for how much longer at the most; None when it does
+        not."""
+        if self._turn is not None or self._ended is not None or not self.waited_for:
+            return None
+        now = self._clock()
+        return {
+            "for": self.waited_for[-1],
+            "seconds": now - self._began,
+            "at_most_seconds": max(0.0, self._wait_ends - now),
+        }
 
     def line(self, outcome: str) -> str:
         """Renders the record as a log line."""

@@ -90,10 +90,10 @@ def test_what_could_be_loaded_is_wanted() -> None:
         decide(view("m", [placed(ModelState.FAILED)], ["m"], feasible=could)), Load
     ), "another node may do better"
     assert decide(view("m", [placed(ModelState.READY)], ["m"], feasible=could)) == Run()
-    victims = (ResidentView("x", (0,), 1), ResidentView("y", (0,), 1))
+    victims = (ResidentView("x", (0,), 1, running=1), ResidentView("y", (0,), 1))
     full = FitResult((FIT._replace(victims=victims),), ())
     assert decide(view("m", [], ["m"], feasible=full)) == Load(
-        "to be loaded on n2 in place of x, y"
+        "to be loaded on n2 in place of x (in use), y (others may still want it)"
     )
 
 
@@ -118,7 +118,9 @@ def test_what_is_in_the_way_for_now_is_said() -> None:
 
 def test_how_far_a_load_is() -> None:
     record = placed(ModelState.LOADING).record
-    reading = msgspec.structs.replace(record, progress=Progress("reading", 2, 5))
-    assert decide(view("m", [Placed(reading, ModelLoad())], ["m"])) == Wait(
-        "loading on n1: reading 40%"
-    )
+    for left, words in ((None, ""), (3.4, ", about 3 s left"), (0.2, ", nearly there")):
+        progress = Progress("reading", 2, 5, seconds_left=left)
+        reading = msgspec.structs.replace(record, progress=progress)
+        assert decide(view("m", [Placed(reading, ModelLoad())], ["m"])) == Wait(
+            f"loading on n1: reading 40%{words}"
+        )

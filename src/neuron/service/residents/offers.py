@@ -41,6 +41,8 @@ class Offer(NamedTuple):
     """Why it cannot be loaded here."""
     load_seconds: float = 0.0
     """How long its last load took; 0 = it has not been loaded."""
+    expected_seconds: float = 0.0
+    """How long the next one will take: without what is done only once."""
 
 
 class Offers:
@@ -169,10 +171,12 @@ class Offers:
         del self._failures[model]
         self._broken.pop(model, None)
 
-    def record_load(self, model: str, seconds: float) -> None:
-        """Notes that a load succeeded, and how long it took."""
+    def record_load(self, model: str, seconds: float, expected_seconds: float) -> None:
+        """Notes that a load succeeded, how long it took, and how long another one will take."""
         self.forget_failures(model)
-        self._offers[model] = self._offers[model]._replace(load_seconds=seconds)
+        self._offers[model] = self._offers[model]._replace(
+            load_seconds=seconds, expected_seconds=expected_seconds
+        )
 
     def record_bytes(self, model: str, nbytes: int) -> None:
         """Notes that a model's engine was measured to take *nbytes* beside its KV cache; the
@@ -184,8 +188,12 @@ class Offers:
     def _set(self, model: str, source: str, profile: Profile) -> None:
         known = self._offers.get(model)
         if known is None or (known.source, known.profile) != (source, profile):
-            seconds = known.load_seconds if known else 0.0
-            self._offers[model] = Offer(model, source, profile, load_seconds=seconds)
+            new = Offer(model, source, profile)
+            if known is not None:
+                new = new._replace(
+                    load_seconds=known.load_seconds, expected_seconds=known.expected_seconds
+                )
+            self._offers[model] = new
 
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
         """Finds the sources by model: those in the Hub's cache, and the folders with models."""

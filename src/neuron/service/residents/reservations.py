@@ -131,9 +131,10 @@ class Reservations:
             if size and offer is not None and offer.estimate is not None:
                 self._offers.record_bytes(model, beside_kv(size, offer.estimate.kv_bytes))
 
-    def loaded(self, model: str, seconds: float) -> None:
-        """Notes that a load of *model* is over and how long it took."""
-        self._offers.record_load(model, seconds)
+    def loaded(self, model: str, seconds: float, expected_seconds: float) -> None:
+        """Notes that a load of *model* is over, how long it took, and how long the next one
+        will."""
+        self._offers.record_load(model, seconds, expected_seconds)
         self._warm.drop(model)
 
     def _grant(self, offer: Offer, estimate: Estimate, devices: tuple[int, ...]) -> Reservation:

@@ -26,6 +26,7 @@ from neuron.service.identity import Identity
 from neuron.service.jobs.prompt import Prompter
 from neuron.service.jobs.prompters import Prompters
 from neuron.service.jobs.worker import ServedModel, Worker, WorkerContext
+from neuron.service.residents.forecast import LoadForecast
 from neuron.service.residents.head_start import HeadStart
 from neuron.service.residents.offers import Offer
 from neuron.service.residents.records import RecordWriter
@@ -53,6 +54,8 @@ _LOOK_SECONDS = 0.5
 _LOAD_TRIES = 3
 """A process that dies in its load says little about the model: before requests that wait for it
 fail, there is another one."""
+_DONE_ONCE = ("kernels", "padding")
+"""Stages of a load whose results later loads take over."""
 _DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
 _TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
 
@@ -118,6 +121,8 @@ class Resident:
         self._pauses = _Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, failures)
         self._hopeless = _Pauses(_HOPELESS_PAUSE_SECONDS, _LONGEST_HOPELESS_PAUSE_SECONDS, failures)
         self._load_seconds = offer.load_seconds
+        self._expected_seconds = offer.expected_seconds
+        self._forecast = LoadForecast(0.0)
         self._loads = 0
         self._recycling = False
         self.was_loaded = False
@@ -245,13 +250,15 @@ class Resident:
         self, folder: Path, prompter: Prompter, reservation: Reservation, head_start: HeadStart
     ) -> str:
         """Loads and serves until the engine has died; returns why it did."""
-        began = time.monotonic()
+        self._forecast = LoadForecast(self._expected_seconds)
         engine = await self._load(self._start_message(folder, reservation), head_start)
         self._engine = engine
         reservation.pids = engine.pids
         self.was_loaded = True
-        self._load_seconds = round(time.monotonic() - began, 2)
-        self._reservations.loaded(self.id, self._load_seconds)
+        took = self._forecast.elapsed
+        once = sum(engine.ready.stage_seconds.get(stage, 0.0) for stage in _DONE_ONCE)
+        self._load_seconds, self._expected_seconds = round(took, 2), round(took - once, 2)
+        self._reservations.loaded(self.id, self._load_seconds, self._expected_seconds)
         await asyncio.to_thread(self._context.findings.learn, engine.ready.findings)
         try:
             await self._serve_with(engine, prompter)
@@ -313,13 +320,11 @@ class Resident:
             self._new_record(ModelState.FETCHING, progress=Progress("downloading", done, total))
         )
 
-    def _on_load(self, progress: Loading) -> None:
-        self._show(
-            self._new_record(
-                ModelState.LOADING,
-                progress=Progress(str(progress.stage), progress.done_bytes, progress.total_bytes),
-            )
-        )
+    def _on_load(self, loading: Loading) -> None:
+        done, total = loading.done_bytes, loading.total_bytes
+        left = self._forecast.left(done, total)
+        progress = Progress(str(loading.stage), done, total, seconds_left=left)
+        self._show(self._new_record(ModelState.LOADING, progress=progress))
 
     def _ready_record(self, ready: Ready) -> ModelRecord:
         log.info(

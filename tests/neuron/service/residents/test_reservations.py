@@ -343,10 +343,10 @@ async def test_engines_are_measured_while_they_run(world: World) -> None:
 async def test_what_a_load_took_is_known_at_the_next_one(world: World) -> None:
     await world.load("a", 4)
     world.offers.record_failure("a", frozenset())
-    world.reservations.loaded("a", 2.5)
+    world.reservations.loaded("a", 2.5, 2.0)
     offer = world.offers.get("a")
     assert offer is not None
-    assert offer.load_seconds == 2.5
+    assert (offer.load_seconds, offer.expected_seconds) == (2.5, 2.0)
     assert world.offers.failures("a") == 0
     assert not world.offers.is_broken("a")
 
