@@ -108,14 +108,18 @@ def test_the_only_neuron_killed_mid_stream_costs_nothing_but_time(tmp_path: Path
 
 def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:
     with running_up(tmp_path / "data", "--neurons", "2") as up:
+        up.wait(lambda: _engines(up) == 2, "each neuron has its engine")
         children = up.children()
-        assert sum("neuron.engine" in c for c in children.values()) == 2
         up.process.kill()
         up.process.wait()
         deadline = time.monotonic() + 2
         while alive := [c for p, c in children.items() if is_alive(p)]:
             assert time.monotonic() < deadline, alive
             time.sleep(0.01)
+
+
+def _engines(up: Up) -> int:
+    return sum("neuron.engine" in command for command in up.children().values())
 
 
 def _contents(lines: list[bytes]) -> str:
@@ -150,6 +154,28 @@ def test_a_missing_folder_of_models_is_one_line(tmp_path: Path) -> None:
     result = _run("cortex", "up", "--data", str(tmp_path / "d"), *nowhere)
     assert result.returncode == 78
     assert f"the folder {tmp_path / 'nowhere'} does not exist. " in result.stderr
+
+
+def test_settings_of_the_neurons_can_be_in_a_file(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(DEMO, models / "one")
+    file = tmp_path / "neuron.toml"
+    file.write_text(f'model_dirs = ["{models}"]\nmemory_mb = 1000\nmax_context = 512\n')
+    with running_up(tmp_path / "data", "--neuron-config", str(file)) as up:
+        up.wait(lambda: "one: loaded on demand" in up.output, "said so")
+        with up.post("/v1/chat/completions", chat_body("Hi", model="one", max_tokens=3)) as said:
+            assert said.status == 200
+    file.write_text("memory_mib = 3\n")
+    result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--neuron-config", str(file))
+    assert "memory_mib: unknown key. Did you mean 'memory_mb'?" in result.stdout + result.stderr
+    file.write_text("memory_mb = \n")
+    result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--neuron-config", str(file))
+    assert result.returncode == 78
+    assert result.stderr.startswith(f"cortex: {file}")
+    missing = str(tmp_path / "no.toml")
+    result = _run("cortex", "up", "--data", str(tmp_path / "d"), "--neuron-config", missing)
+    assert result.returncode == 78
+    assert f"{missing}: cannot be read" in result.stderr
 
 
 def test_a_missing_model_folder_is_one_line(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def cli() -> None:
     metavar="DIR",
     help="Folder with models, each of which is loaded when it is asked for. May be repeated.",
 )
+@click.option(
+    "--neuron-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="neuron.toml with the settings of the neurons: models, memory and so on.",
+)
 @click.option("--memory-mb", type=click.IntRange(1), help="Memory for models on each device.")
 @click.option("--device", help="auto, cpu or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
@@ -71,6 +77,7 @@ def up(
     neurons: int,
     models: tuple[str, ...],
     model_dirs: tuple[str, ...],
+    neuron_config: Path | None,
     **given: str | int | None,
 ) -> None:
     """Start a whole fleet on this machine.
@@ -83,6 +90,7 @@ def up(
       cortex up
       cortex up --model Qwen/Qwen3-0.6B
       cortex up --model-dir ~/models --memory-mb 20000
+      cortex up --neuron-config ~/neuron.toml
       cortex up --model ~/models/my-model --neurons 2 --port 0
     """
     from cortex.local.up import UpOptions
@@ -96,6 +104,7 @@ def up(
         neurons=neurons,
         models=models,
         model_dirs=model_dirs,
+        neuron_config=neuron_config.expanduser().absolute() if neuron_config else None,
         neuron_settings={name: str(value) for name, value in given.items() if value is not None},
     )
     logs.set_up(logging.WARNING)

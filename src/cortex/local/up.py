@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -49,12 +50,36 @@ class UpOptions(msgspec.Struct, frozen=True):
     """Folders with models that are loaded on demand."""
     neuron_settings: dict[str, str] = {}
     """Other settings of each neuron, by name."""
+    neuron_config: Path | None = None
+    """The neuron.toml of each neuron; what is named here goes before it."""
     host: str = "127.0.0.1"
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """The models that are loaded at the start: the demo where nothing else was asked for."""
-        return self.models or (() if self.model_dirs else (DEMO,))
+        if self.models or self.neuron_config is None:
+            return self.models or (() if self.model_dirs else (DEMO,))
+        return _names_in(self.neuron_config, "default_models")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of models that are loaded on demand."""
+        if self.model_dirs or self.neuron_config is None:
+            return self.model_dirs
+        return _names_in(self.neuron_config, "model_dirs")
+
+
+def _names_in(path: Path, key: str) -> tuple[str, ...]:
+    """The list *key* of a neuron.toml. Raises :class:`SettingsError` for a file that cannot be
+    read; whether its settings make sense is the neuron's business."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}.") from None
+    names = found.get(key, [])
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 async def up(options: UpOptions, say: Say) -> int:
@@ -195,7 +220,9 @@ class _LocalFleet:
 
     def _neuron_arguments(self) -> list[str]:
         options = self._options
+        config = options.neuron_config
         return [
+            *(("--config", str(config)) if config is not None else ()),
             *(word for model in options.loaded for word in ("--model", model)),
             *(word for folder in options.model_dirs for word in ("--model-dir", folder)),
             *(
@@ -259,7 +286,7 @@ class _LocalFleet:
         before: list[str] = []
         while True:
             listed = await asyncio.to_thread(_listed, self._url)
-            if wanted and not self._options.model_dirs:
+            if wanted and not self._options.folders:
                 listed = [model for model in listed if model["nodes"]]
             for model in listed:
                 line = model_line(model) if model["nodes"] else _offer_line(model)
@@ -290,7 +317,7 @@ class _LocalFleet:
             raise HopelessChild("None of these models can be loaded; see above.")
         if offered == [DEMO]:
             self._say(
-                f"no model was found in {', '.join(self._options.model_dirs)}; one is a folder "
+                f"no model was found in {', '.join(self._options.folders)}; one is a folder "
                 f"with config.json and *.safetensors. {DEMO} is offered instead."
             )
         return str(offered[0])
