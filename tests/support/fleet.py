@@ -52,7 +52,7 @@ class TestFleet:
 
     async def add_node(
         self,
-        start_engine: StartEngine,
+        start_engine: StartEngine | None,
         *,
         name: str = "n1",
         models: tuple[str, ...] = (MODEL,),

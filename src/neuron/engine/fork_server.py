@@ -16,8 +16,6 @@ import sys
 import time
 from typing import NoReturn
 
-from torch import nn
-
 from neuron.engine.machine.process_title import set_title
 from neuron.engine.serve import run_rank
 from neuron.ipc.fork_requests import MAX_DESCRIPTORS, MESSAGE_BYTES, NO_PROCESS, READY
@@ -36,7 +34,6 @@ def serve_forks(control: socket.socket, service: int) -> int:
     *service* is the service's process id. Returns the exit status.
     """
     set_title("neuron-forks", ["neuron: fork server"])
-    _import_what_loads_use()
     gc.collect()
     gc.freeze()  # no collection touches, and so copies, what all engines share
     control.setblocking(True)
@@ -49,11 +46,6 @@ def serve_forks(control: socket.socket, service: int) -> int:
         for descriptor in descriptors:
             os.close(descriptor)
         control.send(pid or NO_PROCESS)
-
-
-def _import_what_loads_use() -> None:
-    """Placing a module that was made on the meta device imports some hundred modules of torch."""
-    nn.Linear(1, 1, device="meta").to_empty(device="cpu")
 
 
 def _fork_engine(control: socket.socket, service: int, rank: int, descriptors: list[int]) -> bytes:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from neuron.layers.group import AllReduce, Group, gather_columns
 from neuron.layers.linear import Kernel, LinearPlan, linear, pack
 from neuron.layers.share import Share
-from neuron.layers.weight_target import LoadUnit, WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget, place
 
 _SLICE_BYTES = 64 << 20
 """Size of a packed head's slices, so that a complete second copy is never in memory."""
@@ -101,7 +101,7 @@ class Head(nn.Module):
             whole = (self.share.whole, hidden)
             return {name: WeightTarget(self.weight, whole, 0, self.share.begin)}
 
-        yield LoadUnit(functools.partial(self.to_empty, device=device), slots)
+        yield LoadUnit(functools.partial(place, self, device), slots)
 
     def pad_to(self, rows: int) -> None:
         """From now on, pads smaller batches to *rows* rows."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from neuron.layers.group import AllReduce, Group
 from neuron.layers.share import Share
-from neuron.layers.weight_target import LoadUnit, WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget, place
 
 _BATCH_HINT = 8
 """Number of rows for which oneDNN chooses the layout; used for all batches."""
@@ -106,7 +106,7 @@ class Linear(nn.Module):
     def unit(self, prefix: str, plan: LinearPlan, device: torch.device) -> LoadUnit:
         """How it is loaded to *device*, where its parts' names begin with *prefix*."""
         return LoadUnit(
-            functools.partial(self.to_empty, device=device),
+            functools.partial(place, self, device),
             functools.partial(self.slots, prefix),
             functools.partial(self.finish, plan),
             self.weight.nbytes if plan.kernel is Kernel.PACKED else 0,

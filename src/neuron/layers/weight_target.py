@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self
 
 import torch
+from torch import nn
 
 
 class WeightTarget(NamedTuple):
@@ -28,6 +29,19 @@ class WeightTarget(NamedTuple):
     def is_cut_across(self) -> bool:
         """Whether the range is not one contiguous run of bytes in the file."""
         return self.dim > 0 and self.target.shape != self.shape
+
+
+def place(module: nn.Module, device: torch.device) -> None:
+    """Allocates the parameters and buffers of *module* on *device*, uninitialised.
+
+    ``nn.Module.to_empty`` does the same, but imports sympy for it: 30 MB and 0.2 s.
+    """
+    for child in module.modules():
+        for name, tensor in [*child.named_parameters(recurse=False)]:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            setattr(child, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in [*child.named_buffers(recurse=False)]:
+            setattr(child, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 def _nothing() -> None:

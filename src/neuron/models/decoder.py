@@ -21,7 +21,7 @@ from neuron.layers.linear import Linear, LinearPlan
 from neuron.layers.mlp import GatedMLP
 from neuron.layers.norm import HeadNorm, RMSNorm
 from neuron.layers.rotary import angles, frequencies
-from neuron.layers.weight_target import LoadUnit, WeightTarget
+from neuron.layers.weight_target import LoadUnit, WeightTarget, place
 from neuron.models.attention import SelfAttention, Turn
 from neuron.models.config import ModelConfig
 from neuron.models.parameters import EMBEDDING, HEAD
@@ -115,15 +115,15 @@ def _norm_unit(
     slots: Callable[[], dict[str, WeightTarget]],
     device: torch.device,
 ) -> LoadUnit:
-    def place() -> None:
+    def place_all() -> None:
         for norm in norms:
-            norm.to_empty(device=device)
+            place(norm, device)
 
     def finish() -> None:
         for norm in norms:
             norm.finish()
 
-    return LoadUnit(place, slots, finish)
+    return LoadUnit(place_all, slots, finish)
 
 
 @contextlib.contextmanager
@@ -243,8 +243,8 @@ class Decoder(nn.Module):
         if self.config.tied:
             yield from self._shared_matrix_units(plan)
         else:
-            place = functools.partial(self.embedding.to_empty, device=self.device)
-            yield LoadUnit(place, lambda: {EMBEDDING: self._rows(self.embedding.weight)})
+            begin = functools.partial(place, self.embedding, self.device)
+            yield LoadUnit(begin, lambda: {EMBEDDING: self._rows(self.embedding.weight)})
         for prefix, layer in self._prefixed_layers():
             yield from layer.units(prefix, plan, self.device)
         yield _norm_unit([self.norm], self._norm_slots, self.device)
@@ -254,9 +254,9 @@ class Decoder(nn.Module):
     def _shared_matrix_units(self, plan: LinearPlan) -> Iterator[LoadUnit]:
         """The embedding, whose rows are packed for the head as soon as they are read."""
 
-        def place() -> None:
+        def begin() -> None:
             if self.embedding.weight.is_meta:
-                self.embedding.to_empty(device=self.device)
+                place(self.embedding, self.device)
                 self.head.weight = self.embedding.weight
 
         for index, rows in enumerate(self.head.prepare(plan)):
@@ -267,7 +267,7 @@ class Decoder(nn.Module):
             def finish(index: int = index, rows: range = rows) -> None:
                 self.head.finish(index, self.embedding.weight[rows.start : rows.stop])
 
-            yield LoadUnit(place, slots, finish, self.head.converted_bytes(rows))
+            yield LoadUnit(begin, slots, finish, self.head.converted_bytes(rows))
 
     def _prefixed_layers(self) -> Iterator[tuple[str, DecoderLayer]]:
         for index, layer in enumerate(self.layers):

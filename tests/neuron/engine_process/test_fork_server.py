@@ -71,6 +71,7 @@ async def test_a_forked_engine_is_an_engine_like_any_other(
         assert comm(forked.pid) == comm(other.pid) == "neuron-engine"
         assert comm(usual.pid) != "neuron-engine"
         assert comm(server.pid) == "neuron-forks"
+        assert len(os.listdir(f"/proc/{server.pid}/task")) == 1, "threads do not survive a fork"
         assert parent(forked.pid) == os.getpid()
         assert os.getsid(forked.pid) == forked.pid
         assert await text(forked) == await text(other) == await text(usual)
