@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
     model: str
     swapped: bool
-    """Whether this client's request before it was for another model."""
+    """Whether this client's last answer was of another model."""
     first_seconds: float
     seconds: float
     failure: str = ""
@@ -148,16 +148,16 @@ async def ask(client: httpx2.AsyncClient, url: str, model: str, *, swapped: bool
     """One streamed completion; a refusal or a dropped connection is an answer as well."""
     began = time.perf_counter()
     try:
-        first = await first_text(client, url, model)
-        failure = "" if first else "the stream had no text"
+        first = await first_token(client, url, model)
+        failure = "" if first else "the stream had no token"
     except (httpx2.HTTPError, RuntimeError) as error:
         first, failure = 0.0, f"{type(error).__name__}: {error}"
         await asyncio.sleep(0.5)
     return Answer(model, swapped, first, time.perf_counter() - began, failure)
 
 
-async def first_text(client: httpx2.AsyncClient, url: str, model: str) -> float:
-    """Seconds to the first text of a streamed completion; returns at its end."""
+async def first_token(client: httpx2.AsyncClient, url: str, model: str) -> float:
+    """Seconds to the first token of a streamed completion; returns at its end."""
     body = {
         "model": model,
         "prompt": PROMPT,
@@ -174,8 +174,8 @@ async def first_text(client: httpx2.AsyncClient, url: str, model: str) -> float:
             raise RuntimeError(f"{response.status_code} {(await response.aread())[:300]!r}")
         async for line in response.aiter_lines():
             if line.startswith("data: {") and not first:
-                choices = json.loads(line[6:]).get("choices") or [{}]
-                if choices[0].get("text"):
+                # Random weights may choose tokens that are no text.
+                if json.loads(line[6:]).get("choices"):
                     first = time.perf_counter() - began
     return first
 
@@ -188,7 +188,8 @@ async def closed_loop(
     async with httpx2.AsyncClient() as client:
         for model in models:
             answers.append(await ask(client, url, model, swapped=model != last))
-            last = model
+            if not answers[-1].failure:  # else the model before may still be loaded
+                last = model
             await asyncio.sleep(pause())
 
 
@@ -274,10 +275,10 @@ def row(target: str, load: str, answers: list[Answer], seconds: float, loads: fl
     answers = [answer for answer in answers if not answer.failure]
     swaps = sorted(answer.first_seconds for answer in answers if answer.swapped) or [0.0]
     p95 = swaps[min(len(swaps) - 1, int(0.95 * len(swaps)))]
-    longest = max(answer.first_seconds for answer in answers)
+    longest = max((answer.first_seconds for answer in answers), default=0.0)
     return (
         f"| {load} | {target} | {statistics.median(swaps):.2f} | {p95:.2f} | {longest:.2f} "
-        f"| {60 * len(answers) / seconds:.0f} | {loads / len(answers):.2f} "
+        f"| {60 * len(answers) / seconds:.0f} | {loads / max(1, len(answers)):.2f} "
         f"| {len(failed)} |"
     )
 

@@ -69,6 +69,7 @@ async def counted(fleet: TestFleet) -> str:
     return text
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.parametrize("kind", ["standby", "load", "victim"])
 async def test_a_death_in_a_swap(nats: NatsServer, tmp_path: Path, kind: str, runs: int) -> None:

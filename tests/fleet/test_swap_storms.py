@@ -71,6 +71,7 @@ def client_of(fleet: TestFleet, number: int) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(base_url=fleet.url, headers=headers, timeout=120)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", SECONDS)
 async def test_two_clients_two_models_room_for_one(nats: NatsServer, seconds: int) -> None:
     script, tally = Script(answer, load_seconds=LOAD), Tally()
@@ -94,6 +95,7 @@ async def test_two_clients_two_models_room_for_one(nats: NatsServer, seconds: in
         assert most <= 2 * least
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", SECONDS)
 async def test_twenty_clients_eight_models_room_for_three(
     nats: NatsServer, tmp_path: Path, seconds: int
