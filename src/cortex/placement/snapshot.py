@@ -208,6 +208,8 @@ class SnapshotBuilder:
                         if is_new and key not in self._free_loads:
                             self._loads.append((now, node.name, record.load_seconds))
                         self._free_loads.discard(key)
+                elif record.state is ModelState.FAILED:
+                    self._free_loads.discard(key)
         self._known = alive
         for key in set(self._ready_since) - ready:
             del self._ready_since[key]

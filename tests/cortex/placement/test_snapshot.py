@@ -94,6 +94,18 @@ def test_a_load_that_nobody_misses_a_model_for_does_not_count() -> None:
     assert node.recent_load_seconds == 10.0, "once only"
 
 
+def test_a_load_that_failed_does_not_make_the_next_one_free() -> None:
+    eye = Eye()
+    eye.node("n", record("a", ModelState.ABSENT))
+    eye.look()
+    eye.snapshots.load_is_free("n", "a")
+    eye.node("n", record("a", ModelState.FAILED))
+    eye.look()
+    eye.node("n", record("a", load_seconds=7.0))
+    (node,) = eye.look().nodes
+    assert node.recent_load_seconds == 7.0
+
+
 def test_the_books_of_a_node() -> None:
     eye = Eye()
     busy = ModelLoad(running=2, queued=1, free_slots=1)
