@@ -25,7 +25,9 @@ from neuron.models.matching import match_tensors
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 READERS = 4
-"""Threads that read; from a cold disk they are about three times as fast as a single one."""
+"""Fewest threads that read; from a cold disk they are about three times as fast as a single one."""
+MOST_READERS = 16
+"""Most of them; as they also convert, there is one for each of torch's threads up to here."""
 PIECE_BYTES = 8 << 20
 """Bytes that one reader reads at once, and the size of its buffer for converted numbers."""
 STAGED_BYTES = 64 << 20
@@ -84,8 +86,9 @@ def load_units(
     Raises :class:`LoadError`: CORRUPT when a file ends early, NOT_FOUND when it cannot be read.
     """
     threads = torch.get_num_threads()
+    readers = max(READERS, min(threads, MOST_READERS))
     pool = ThreadPoolExecutor(
-        READERS, "read-weights", initializer=torch.set_num_threads, initargs=(1,)
+        readers, "read-weights", initializer=torch.set_num_threads, initargs=(1,)
     )
     loading = _Loading(pool, on_bytes)
     try:
