@@ -143,8 +143,8 @@ def no_room_was_made(model: str, seconds: float, why_not_yet: str) -> WireError:
     """The load has not begun; *why_not_yet* is what it waits for."""
     return WireError(
         ErrorCode.MODEL_UNAVAILABLE,
-        f"No room was found for {model} within {seconds:.0f} s: it is {why_not_yet}, which is in "
-        "use or could not be evicted. Try again, or add memory.",
+        f"No room was found for {model} within {seconds:.0f} s: it is {why_not_yet}. Try again, "
+        "or add memory.",
         retry_after_seconds=10,
     )
 
