@@ -143,6 +143,8 @@ def plan(
         here = [node for node in here if node.loading < LOADS_AT_ONCE]
         answer = _ask(want, here, strategy, is_urgent=model in urgent)
         if not answer.fits:
+            if model in urgent:
+                free -= _blocked_by_loads(want, here, strategy)
             continue
         fit = answer.fits[0]
         if fit.has_files:
@@ -162,6 +164,13 @@ def plan(
         if defrag_after and (recycle := _recycle(books[name], defrag_after))
     ]
     return PlacementPlan(tuple(loads), tuple(unloads), tuple(pulls), tuple(recycles))
+
+
+def _blocked_by_loads(want: Want, nodes: Sequence[NodeView], strategy: Strategy) -> set[str]:
+    """The nodes where an urgent want gets its victims as soon as the loads there are over: others
+    must not prolong them."""
+    loading = [node._replace(loading=0) for node in nodes if node.loading]
+    return {fit.node for fit in _ask(want, loading, strategy, is_urgent=True).fits}
 
 
 def _recycle(node: NodeView, defrag_after: int) -> RecycleAction | None:

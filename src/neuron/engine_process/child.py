@@ -66,6 +66,11 @@ class Child:
         return self._process.pid
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its end has not been noticed yet."""
+        return self._process.returncode is None
+
+    @property
     def stderr(self) -> list[str]:
         """The last lines that the process wrote to stderr."""
         return list(self._lines)

@@ -252,9 +252,13 @@ class PreparedProcess:
     @classmethod
     async def begin(cls, model_dir: str, *, launch: Launch) -> "PreparedProcess":
         """Makes the process for a model on one device."""
-        ranks = await RankProcesses.spawn(1, launch)
-        await ranks.prepare(model_dir)
-        return cls(ranks)
+        prepared = cls(await RankProcesses.spawn(1, launch))
+        try:
+            await prepared._ranks.prepare(model_dir)
+        except BaseException:
+            await prepared.drop()
+            raise
+        return prepared
 
     async def start(self, start: Start, *, on_progress: OnProgress) -> EngineProcess:
         """See :meth:`EngineProcess.start`."""
@@ -299,7 +303,7 @@ async def _loaded(
             match message:
                 case Loading():
                     progress[arrived.rank] = message
-                    on_progress(_together(progress))
+                    on_progress(msgspec.structs.replace(_together(progress), pids=ranks.pids))
                 case Ready():
                     return message
                 case LoadFailed():

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from neuron.engine_process.adopted import AdoptedProcess
 from neuron.engine_process.child import Child
-from neuron.engine_process.launch import PROGRAM, start_python
+from neuron.engine_process.launch import PROGRAM, CannotLaunch, start_python
 from neuron.ipc.fork_requests import MESSAGE_BYTES, NO_PROCESS, READY
 
 log = logging.getLogger("fork-server")
@@ -50,11 +50,19 @@ class ForkServer:
         self._environment = environment
         self._turn = asyncio.Lock()
         self._running: _Running | None = None
+        self._made: list[Child] = []
 
     @property
     def pid(self) -> int:
         """Its process id; 0 while it does not run."""
         return self._running.child.pid if self._running else 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Itself, and every process that it has made and that lives: also those that are not known
+        to belong to a model yet."""
+        self._made = [child for child in self._made if child.is_alive]
+        return (*([self.pid] if self.pid else ()), *(child.pid for child in self._made))
 
     async def run(self) -> NoReturn:
         """Keeps the server running until cancelled."""
@@ -64,7 +72,10 @@ class ForkServer:
         pause, loop = _FIRST_PAUSE_SECONDS, asyncio.get_running_loop()
         while True:
             began = loop.time()
-            how = await self._run_once()
+            try:
+                how = await self._run_once()
+            except OSError as error:  # no memory, no process, no descriptor: models go on
+                how = str(error)
             if loop.time() - began > _GOOD_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             log.warning("the fork server ended (%s); the next one starts in %.0f s", how, pause)
@@ -72,18 +83,27 @@ class ForkServer:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def launch(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
-        """Makes the process of one rank; forks it, or starts a new Python where that is not
-        possible. *channel* and *lines* are descriptors."""
+        """See :class:`~neuron.engine_process.launch.Launch`."""
+        child = await self._launch(rank, channel, lines)
+        self._made.append(child)
+        return child
+
+    async def _launch(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
+        """Makes the process of one rank; forks it, or starts a new Python where there is no server.
+        *channel* and *lines* are descriptors.
+
+        Raises :class:`CannotLaunch` when the server does not fork. It is ended then, but the
+        process may come into being nevertheless, so that the descriptors must not be used again.
+        """
         async with self._turn:
-            if self._running is not None and await self._is_ready(self._running):
-                forking = asyncio.create_task(self._fork(self._running, rank, channel, lines))
+            running = self._running
+            if running is not None and await self._is_ready(running):
+                forking = asyncio.create_task(self._fork(running, rank, channel, lines))
                 try:
-                    child = await asyncio.shield(forking)
+                    return await asyncio.shield(forking)
                 except asyncio.CancelledError:
                     await _undo(forking)
                     raise
-                if child is not None:
-                    return child
         return await start_python(rank, channel, lines, environment=self._environment)
 
     async def _run_once(self) -> str:
@@ -117,32 +137,47 @@ class ForkServer:
 
     async def _fork(
         self, running: _Running, rank: int, channel: int, lines: Sequence[int]
-    ) -> Child | None:
-        """Returns None, after ending the server if need be, when it does not fork."""
-        reading, writing = os.pipe()
-        answer = b""
+    ) -> Child:
+        """Raises :class:`CannotLaunch`, after ending the server, when it does not fork."""
+        reading = writing = -1
         try:
-            async with asyncio.timeout(FORK_SECONDS):
-                descriptors = [channel, writing, *lines]
-                socket.send_fds(running.control, [str(rank).encode()], descriptors)
-                loop = asyncio.get_running_loop()
-                answer = await loop.sock_recv(running.control, MESSAGE_BYTES)
-        except (OSError, TimeoutError) as error:
-            log.warning("the fork server does not fork: %s", error or "no answer")
-            running.child.kill()  # a late answer would be taken for the next one
+            reading, writing = os.pipe()
+            descriptors = [channel, writing, *lines]
+            socket.send_fds(running.control, [str(rank).encode()], descriptors)
+            pid = await _answer(running.control)
+            if pid:
+                adopted, reading = reading, -1
+                return Child(await AdoptedProcess.open(pid, adopted))
+            why = "it has not answered"
+        except OSError as error:
+            why = str(error)
         finally:
-            os.close(writing)
-            if answer in (b"", NO_PROCESS):
-                os.close(reading)
-        if answer in (b"", NO_PROCESS):
-            return None
-        return Child(await AdoptedProcess.open(int(answer), reading))
+            for descriptor in (reading, writing):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        running.child.kill()  # a late answer would be taken for the next one
+        self._running = None  # its end is noticed a moment later
+        raise CannotLaunch(f"the fork server does not fork: {why}")
 
 
-async def _undo(forking: asyncio.Task[Child | None]) -> None:
+async def _answer(control: socket.socket) -> int:
+    """The new process's id; 0 when there is none within :data:`FORK_SECONDS`."""
+    receiving = asyncio.create_task(
+        asyncio.get_running_loop().sock_recv(control, MESSAGE_BYTES), name="fork"
+    )
+    # An answer that arrived while this process itself was held up counts.
+    await asyncio.wait([receiving], timeout=FORK_SECONDS)
+    if not receiving.done():
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        return 0
+    return int(receiving.result() or NO_PROCESS)
+
+
+async def _undo(forking: asyncio.Task[Child]) -> None:
     """Ends a process that nobody wants any more; half made, it would be nobody's."""
-    child = await forking
-    if child is not None:
+    with contextlib.suppress(CannotLaunch):
+        child = await forking
         child.kill()
         await child.ended()
 

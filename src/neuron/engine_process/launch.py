@@ -13,8 +13,13 @@ from neuron.engine_process.child import Child
 PROGRAM = (sys.executable, "-P", "-m", "neuron.engine")
 
 
+class CannotLaunch(OSError):
+    """Raised when a process could not be made in the usual way; another try uses another way, and
+    must use other descriptors."""
+
+
 class Launch(Protocol):
-    """Makes the process of one rank."""
+    """Makes the process of one rank. Raises :class:`CannotLaunch`, or another OSError."""
 
     async def __call__(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
         """*channel* and *lines* are descriptors, which it does not keep."""

@@ -6,15 +6,19 @@ channel to the service, and rank 0 has a line to each of the others.
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from neuron.engine_process.child import Child
-from neuron.engine_process.launch import Launch
+from neuron.engine_process.launch import CannotLaunch, Launch
 from neuron.ipc.channel import ChannelClosed, FrameError, ServiceEnd
 from neuron.ipc.messages import FromEngine, Prepare, Start, ToEngine
 
+log = logging.getLogger("engine")
+
+_LAUNCH_TRIES = 3
 EXIT_SECONDS = 5.0
 """Seconds within which a process must end once its channel has ended."""
 
@@ -52,6 +56,15 @@ class RankProcesses:
     @classmethod
     async def spawn(cls, size: int, launch: Launch) -> "RankProcesses":
         """Starts *size* processes, each by *launch*, which then wait for :meth:`begin`."""
+        for _ in range(_LAUNCH_TRIES - 1):
+            try:
+                return await cls._spawn_once(size, launch)
+            except CannotLaunch as error:
+                log.warning("%s", error)
+        return await cls._spawn_once(size, launch)
+
+    @classmethod
+    async def _spawn_once(cls, size: int, launch: Launch) -> "RankProcesses":
         lines = [socket.socketpair() for _ in range(size - 1)]
         processes: list[RankProcess] = []
         try:

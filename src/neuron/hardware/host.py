@@ -155,7 +155,8 @@ def cpu_flags(cpuinfo: Path = PROC / "cpuinfo") -> list[str]:
 def cpu_model(cpuinfo: Path = PROC / "cpuinfo") -> str:
     """The name of the first CPU; empty where the system does not say."""
     fields = _fields(cpuinfo)
-    return " ".join(fields.get(key, "") for key in ("model name", "stepping", "microcode")).strip()
+    keys = ("model name", "stepping", "microcode", "CPU implementer", "CPU part", "CPU revision")
+    return " ".join(fields[key] for key in keys if key in fields)
 
 
 def computes_bfloat16() -> bool:

@@ -143,6 +143,8 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
     stage: LoadStage
     done_bytes: int
     total_bytes: int
+    pids: tuple[int, ...] = ()
+    """The processes that load, as the service notes; an engine does not fill it in."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -129,8 +129,8 @@ class Node:
         )
 
     def _helpers(self) -> tuple[int, ...]:
-        """The processes that engines are forked from."""
-        return (self._fork_server.pid,) if self._fork_server is not None else ()
+        """The process that engines are forked from, and all of those."""
+        return self._fork_server.pids if self._fork_server is not None else ()
 
     async def run(self) -> None:
         """Serves the fleet until cancelled. Raises ``SettingsError`` when another neuron has its

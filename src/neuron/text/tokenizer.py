@@ -68,6 +68,10 @@ class ParsedFiles:
         parsed = self._parsed.get(identity)
         if parsed is None:
             backend = tokenizers.Tokenizer.from_buffer(content)
+            # Some files configure the fixed lengths of training batches. Once, before it is shared:
+            # changing it waits for whoever encodes with it, with Python's lock held.
+            backend.no_truncation()
+            backend.no_padding()
             parsed = self._parsed[identity] = ParsedFile(backend, identity, len(content))
         return parsed
 
@@ -78,9 +82,6 @@ class Tokenizer:
     def __init__(self, parsed: ParsedFile, end_ids: frozenset[int]) -> None:
         """Use :meth:`load` instead."""
         backend = parsed.backend
-        # some files configure the fixed lengths of training batches
-        backend.no_truncation()
-        backend.no_padding()
         self._parsed = parsed
         self._backend = backend
         self._is_byte_level = "ByteLevel" in str(backend.decoder)

@@ -122,6 +122,16 @@ def test_what_has_room_is_loaded_at_once_side_by_side() -> None:
     assert loads(*wants, node=one_node(free=11)) == [("first",), ("new",)]
 
 
+def test_loads_that_need_nothing_do_not_hold_up_an_urgent_one() -> None:
+    loading = ResidentView("b", (0,), 2, is_ready=False)
+    node = one_node(loading, IDLE._replace(bytes_each=6), free=4)._replace(loading=1)
+    small = want("second", 0.0)._replace(need=Need("second", 4))
+    assert loads(small, node=node) == [("second",)]
+    urgent = want("first", 29.0)
+    assert loads(urgent, small, node=node) == [], "it would prolong what the first waits for"
+    assert loads(urgent, small, node=node._replace(loading=0)) == [("first", "old")]
+
+
 def test_another_load_goes_to_the_node_that_loads_less() -> None:
     nodes = [one_node(free=12)._replace(name=name, loading=name == "a") for name in ("a", "b")]
     made = plan([want("new", 0.0)], nodes, (), Strategy.LRU)

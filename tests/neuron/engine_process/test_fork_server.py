@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from neuron.config import engine_environment
 from neuron.engine_process import fork_server
+from neuron.engine_process.child import Child
 from neuron.engine_process.client import EngineProcess
 from neuron.engine_process.fork_server import ForkServer
 from neuron.engine_process.sequence_stream import EngineDied
@@ -73,11 +75,13 @@ async def test_a_forked_engine_is_an_engine_like_any_other(
         assert comm(server.pid) == "neuron-forks"
         assert len(os.listdir(f"/proc/{server.pid}/task")) == 1, "threads do not survive a fork"
         assert parent(forked.pid) == os.getpid()
+        assert set(server.pids) == {server.pid, forked.pid, other.pid}
         assert os.getsid(forked.pid) == forked.pid
         assert await text(forked) == await text(other) == await text(usual)
         assert second < 1.0, f"it waited for imports: {second:.2f} s, and the first {first:.2f} s"
     finally:
         await asyncio.gather(usual.stop(), forked.stop(), other.stop())
+    assert server.pids == (server.pid,)
     assert forked.died.result() == "it was stopped (exit status 0)"
 
 
@@ -152,6 +156,33 @@ async def test_a_cancelled_load_leaves_no_process(server: ForkServer, checkpoint
     engine = await EngineProcess.start(Start(str(checkpoint), threads=1), launch=server.launch)
     await engine.stop()
     await until(lambda: len(set(children.read_text().split()) - before) <= 1)
+
+
+async def test_one_that_cannot_be_started_costs_nobody_anything(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "_FIRST_PAUSE_SECONDS", 0.05)
+    spawn, refused = Child.spawn, []
+
+    async def refuse(command: list[str], **more: Any) -> Child:
+        if "--fork-server" in command and len(refused) < 2:
+            refused.append(command)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return await spawn(command, **more)
+
+    monkeypatch.setattr(Child, "spawn", refuse)
+    server = ForkServer(engine_environment())
+    running = asyncio.create_task(server.run())
+    try:
+        await until(lambda: len(refused) == 1)
+        engine = await EngineProcess.start(Start(str(checkpoint), threads=1), launch=server.launch)
+        await engine.stop()
+        await until(lambda: server.pid)
+        assert len(refused) == 2
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        ctypes.CDLL(None).prctl(fork_server._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 async def test_the_service_side_never_imports_torch() -> None:

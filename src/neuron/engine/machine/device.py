@@ -32,6 +32,8 @@ def open_device(name: str) -> torch.device:
             torch.zeros(1, device=device)  # fails now rather than at the first weight
         elif device.type != "cpu":
             raise RuntimeError("it does not exist")
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the device
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise LoadError(

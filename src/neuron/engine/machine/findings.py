@@ -7,13 +7,16 @@ keeps findings, and for how long, is the service's business (``neuron/files/kern
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
+from neuron.engine.machine import kernel_probe
 from neuron.engine.machine.device import numerics
 from neuron.engine.machine.kernel_probe import KernelPath
 from neuron.hardware.host import cpu_flags, cpu_model
 from neuron.ipc.messages import Findings
+from neuron.layers import attention, linear, tiles
 from neuron.layers.linear import Kernel, LinearPlan
 from neuron.models.config import ModelConfig
 
@@ -29,14 +32,20 @@ def findings_key(
     """Equal where the probes would answer the same. *shapes*: of the model's linear maps."""
     heads = (config.heads, config.kv_heads, config.head_dim, sorted(set(map(str, config.windows))))
     wish = ("auto" if exact is None else exact, sorted(set(shapes)), heads, config.layers)
-    parts = (numerics(device, dtype, ""), cpu_model(), sorted(cpu_flags()), wish)
+    parts = (numerics(device, dtype, ""), cpu_model(), sorted(cpu_flags()), wish, _code())
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _code() -> list[tuple[str, int, int]]:
+    """Tells the versions of the modules that are tried apart, also in a checkout."""
+    files = [Path(module.__file__ or "") for module in (attention, linear, tiles, kernel_probe)]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def as_findings(path: KernelPath, padded_rows: int) -> Findings:
     """Packs what was found up."""
-    linear = path.linear
-    return Findings(linear.kernel, linear.least_rows, path.exact, padded_rows, path.notes)
+    plan = path.linear
+    return Findings(plan.kernel, plan.least_rows, path.exact, padded_rows, path.notes)
 
 
 def as_path(found: Findings) -> KernelPath:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from neuron.files.sources import FileStamps, folder_stamps
 from neuron.service.jobs.prompt import Prompter
 from neuron.text.tokenizer import ParsedFiles
 
@@ -24,7 +25,7 @@ times as much. The latest one is always kept."""
 
 class _Key(NamedTuple):
     folder: Path
-    changed_at: float
+    files: FileStamps
     call_style: str
 
 
@@ -42,7 +43,7 @@ class Prompters:
         return await loop.run_in_executor(self._thread, self._get, folder, call_style)
 
     def _get(self, folder: Path, call_style: str) -> Prompter:
-        key = _Key(folder, _changed_at(folder), call_style)
+        key = _Key(folder, folder_stamps(folder), call_style)
         prompter = self._kept.pop(key, None)
         is_new = prompter is None
         if prompter is None:
@@ -68,9 +69,3 @@ def give_back_memory() -> None:
     except (AttributeError, OSError):  # not glibc
         return
     trim(0)
-
-
-def _changed_at(folder: Path) -> float:
-    """When the newest small file changed: a new one may be another tokenizer or template."""
-    files = [*folder.glob("*.json*"), *folder.glob("*.jinja")]
-    return max((path.stat().st_mtime for path in files), default=0.0)

@@ -26,14 +26,15 @@ class HeadStart:
 
     async def take(self) -> PreparedEngine | None:
         """Hands the process over, once; None when there is none."""
-        preparing, self._preparing = self._preparing, None
-        if preparing is None:
+        if self._preparing is None:
             return None
         try:
-            return await preparing
+            prepared = await asyncio.shield(self._preparing)
         except OSError as error:
             log.warning("no process can be started ahead: %s", error)
-            return None
+            prepared = None
+        self._preparing = None
+        return prepared
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,6 +45,11 @@ class HeadStart:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        prepared = await self.take()
-        if prepared is not None:
+        preparing, self._preparing = self._preparing, None
+        if preparing is None:
+            return
+        if not preparing.done():
+            preparing.cancel()
+        (prepared,) = await asyncio.gather(preparing, return_exceptions=True)
+        if not isinstance(prepared, BaseException):
             await prepared.drop()

@@ -279,6 +279,7 @@ class ResidentManager:
         try:
             on_progress(0, 0)
             await sources.resolve(offer.source, on_progress)
+            self._offers.forget_failures(model)
             await self._offers.appraise(model)
         except FleetError as failure:
             log.error("%s: %s", model, failure)

@@ -36,7 +36,8 @@ class MemoryMeter:
         warm: WarmTier,
         helpers: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
-        """*helpers*: the processes that engines share memory with."""
+        """*helpers*: processes that belong to the node's models, whether or not it is known to
+        which; those that engines share memory with are among them."""
         self.devices = devices
         """The node's devices, with what models may take of each."""
         self._hardware = hardware
@@ -53,7 +54,7 @@ class MemoryMeter:
             if model in pids and self._is_on_cpu(held)
         }
         sizes = {model: sum(map(written_bytes, engine)) for model, engine in on_cpu.items()}
-        own = self._own_bytes(ledger, [*self._helpers(), *chain.from_iterable(on_cpu.values())])
+        own = self._own_bytes(ledger, {*self._helpers(), *chain.from_iterable(on_cpu.values())})
         now = self._hardware.usage(self.devices)
         usage = []
         for device, there, own_bytes in zip(self.devices, now, own, strict=True):

@@ -193,6 +193,7 @@ class Offers:
                 new = new._replace(
                     load_seconds=known.load_seconds, expected_seconds=known.expected_seconds
                 )
+                self.forget_failures(model)  # with other settings it may work
             self._offers[model] = new
 
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:

@@ -29,6 +29,7 @@ from neuron.service.jobs.worker import ServedModel, Worker, WorkerContext
 from neuron.service.residents.forecast import LoadForecast
 from neuron.service.residents.head_start import HeadStart
 from neuron.service.residents.offers import Offer
+from neuron.service.residents.pauses import Pauses
 from neuron.service.residents.records import RecordWriter
 from neuron.service.residents.reservations import (
     NO_ROOM_SECONDS,
@@ -60,6 +61,13 @@ _DIED = (LoadCode.CRASHED, LoadCode.TIMEOUT)
 _TEMPORARY = (*_DIED, LoadCode.OUT_OF_MEMORY)
 
 
+def _is_the_models_fault(failure: FleetError | EngineLoadError) -> bool:
+    """Whether another try would fail as well, unless somebody changes something."""
+    if isinstance(failure, EngineLoadError):
+        return failure.code in (LoadCode.CORRUPT, LoadCode.UNSUPPORTED)
+    return failure.error.code is not ErrorCode.MODEL_UNAVAILABLE
+
+
 class ResidentContext(NamedTuple):
     """What all residents of a node share."""
 
@@ -75,26 +83,6 @@ class ResidentContext(NamedTuple):
     def identity(self) -> Identity:
         """Who the node is on the bus."""
         return self.workers.identity
-
-
-class _Pauses:
-    """Pauses between tries, each twice as long as the one before."""
-
-    def __init__(self, first_seconds: float, longest_seconds: float, failures: int) -> None:
-        """*failures*: how many loads have failed before; each doubles the first pause."""
-        self._first = first_seconds
-        self._longest = longest_seconds
-        self._seconds = min(first_seconds * 2.0 ** min(failures, 32), longest_seconds)
-
-    def reset(self) -> None:
-        """Begins with the shortest again, because it has worked for a while, or was changed."""
-        self._seconds = self._first
-
-    def next(self) -> float:
-        """Returns the pause before the next try."""
-        seconds = self._seconds
-        self._seconds = min(2 * seconds, self._longest)
-        return seconds
 
 
 class Resident:
@@ -118,8 +106,8 @@ class Resident:
         self._context = context
         self._reservations = reservations
         self._is_kept = is_kept
-        self._pauses = _Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, failures)
-        self._hopeless = _Pauses(_HOPELESS_PAUSE_SECONDS, _LONGEST_HOPELESS_PAUSE_SECONDS, failures)
+        self._pauses = Pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, failures)
+        self._hopeless = Pauses(_HOPELESS_PAUSE_SECONDS, _LONGEST_HOPELESS_PAUSE_SECONDS, failures)
         self._load_seconds = offer.load_seconds
         self._expected_seconds = offer.expected_seconds
         self._forecast = LoadForecast(0.0)
@@ -154,6 +142,7 @@ class Resident:
         in which nobody needs to try."""
         while True:
             files = await asyncio.to_thread(sources.file_stamps, self.offer.source)
+            self.broken = None
             try:
                 await self._serve()
             except NoRoom as full:
@@ -164,7 +153,7 @@ class Resident:
                 self._fail(str(full), pause)
             except (FleetError, EngineLoadError) as failure:
                 temporary = isinstance(failure, EngineLoadError) and failure.code in _TEMPORARY
-                self.broken = None if temporary else files
+                self.broken = files if _is_the_models_fault(failure) else None
                 pause = (self._pauses if temporary else self._hopeless).next()
                 self._fail(str(failure), pause)
             except Exception as bug:
@@ -251,7 +240,11 @@ class Resident:
     ) -> str:
         """Loads and serves until the engine has died; returns why it did."""
         self._forecast = LoadForecast(self._expected_seconds)
-        engine = await self._load(self._start_message(folder, reservation), head_start)
+        try:
+            engine = await self._load(self._start_message(folder, reservation), head_start)
+        except BaseException:
+            reservation.pids = ()
+            raise
         self._engine = engine
         reservation.pids = engine.pids
         self.was_loaded = True
@@ -259,8 +252,8 @@ class Resident:
         once = sum(engine.ready.stage_seconds.get(stage, 0.0) for stage in _DONE_ONCE)
         self._load_seconds, self._expected_seconds = round(took, 2), round(took - once, 2)
         self._reservations.loaded(self.id, self._load_seconds, self._expected_seconds)
-        await asyncio.to_thread(self._context.findings.learn, engine.ready.findings)
         try:
+            await asyncio.to_thread(self._context.findings.learn, engine.ready.findings)
             await self._serve_with(engine, prompter)
         finally:
             self._engine = None
@@ -289,7 +282,8 @@ class Resident:
         """Raises ``EngineLoadError`` when it cannot be loaded, or has died in every try."""
         for left in reversed(range(_LOAD_TRIES)):
             try:
-                prepared = await head_start.take()
+                # A prepared process is one; the model may need several by now.
+                prepared = None if start.devices else await head_start.take()
                 begin = prepared.start if prepared is not None else self._context.start_engine
                 return await begin(start, on_progress=self._on_load)
             except EngineLoadError as failure:
@@ -321,6 +315,8 @@ class Resident:
         )
 
     def _on_load(self, loading: Loading) -> None:
+        if self._reservation is not None:
+            self._reservation.pids = loading.pids  # what they take is this model's from now on
         done, total = loading.done_bytes, loading.total_bytes
         left = self._forecast.left(done, total)
         progress = Progress(str(loading.stage), done, total, seconds_left=left)

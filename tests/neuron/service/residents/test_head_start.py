@@ -31,10 +31,11 @@ async def test_what_nobody_takes_is_ended() -> None:
         return made
 
     async with HeadStart(prepare, "here"):  # type: ignore[arg-type]
-        pass
+        await asyncio.sleep(0.01)
     assert made.dropped == 1
     with pytest.raises(RuntimeError):
         async with HeadStart(prepare, "here"):  # type: ignore[arg-type]
+            await asyncio.sleep(0.01)
             raise RuntimeError
     assert made.dropped == 2
     async with HeadStart(prepare, "here") as head_start:  # type: ignore[arg-type]
@@ -73,3 +74,48 @@ async def test_it_ends_with_the_load_that_is_cancelled() -> None:
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
     assert made.dropped == 1
+
+
+async def test_what_is_still_being_prepared_is_not_waited_for() -> None:
+    cancelled = asyncio.Event()
+
+    async def prepare(folder: str) -> Prepared:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with HeadStart(prepare, "here"):  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+    assert cancelled.is_set()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_load_that_is_cancelled_while_it_takes_the_process_loses_nothing(
+    turns: int,
+) -> None:
+    going, prepared, taken = asyncio.Event(), Prepared(), False
+    is_made = False
+
+    async def prepare(folder: str) -> Prepared:
+        nonlocal is_made
+        await going.wait()
+        is_made = True
+        return prepared
+
+    async def load() -> None:
+        nonlocal taken
+        async with HeadStart(prepare, "here") as head_start:  # type: ignore[arg-type]
+            taken = await head_start.take() is not None
+            await asyncio.Event().wait()
+
+    loading = asyncio.create_task(load())
+    await asyncio.sleep(0.01)
+    going.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    loading.cancel()
+    (how,) = await asyncio.gather(loading, return_exceptions=True)
+    assert isinstance(how, asyncio.CancelledError)
+    assert prepared.dropped == (is_made and not taken), "whoever took it ends it"

@@ -35,7 +35,7 @@ def meter(monkeypatch: pytest.MonkeyPatch) -> MemoryMeter:
     module = "neuron.service.residents.memory_meter"
     monkeypatch.setattr(f"{module}.written_bytes", SIZES.__getitem__)
     monkeypatch.setattr(f"{module}.shared_out_bytes", lambda pid: SIZES[pid] - SHARED)
-    helpers = (HELPER,)
+    helpers = (HELPER, 17)  # an engine that is known counts once
     return MemoryMeter(
         HalfFree(visible_devices=None), (GPU, CPU), FourGibLocked(0), lambda: helpers
     )
