@@ -88,7 +88,8 @@ async def test_a_crowd_before_a_model_that_is_not_loaded(nats: NatsServer, tmp_p
     assert log.read_text().count("told to load") == 1
     texts = ["".join(line for _, line in one.pieces) for one in heard]
     assert all("error" not in text for text in texts)
-    assert any(": loading on n1" in text for text in texts), "how far it is"
+    told = (": to be loaded on n1", ": loading on n1")  # a quick load is over before the second
+    assert any(words in text for text in texts for words in told), "how far it is"
     assert max(one.worst_silence for one in heard) < SILENCE_SECONDS
     load, first = ready_at - began, min(one.first_token for one in heard) - began
     sys.stdout.write(f"\nload {load:.2f} s, first token {first:.2f} s, {first / load:.3f} of it\n")

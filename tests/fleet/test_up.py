@@ -241,9 +241,10 @@ def test_an_empty_folder_of_models_is_said(tmp_path: Path) -> None:
 
 def test_services_without_nats_are_one_line() -> None:
     arguments = ("serve", "--nats", "nats://127.0.0.1:9", "--listen", "127.0.0.1:0")
+    metrics = {"cortex": ("--metrics-listen", "127.0.0.1:0"), "neuron": ()}
     started = {
         program: subprocess.Popen(
-            [sys.executable, "-m", program, *arguments],
+            [sys.executable, "-m", program, *arguments, *metrics[program]],
             stderr=subprocess.PIPE,
             text=True,
             env=environment(),

@@ -162,7 +162,8 @@ async def test_one_that_cannot_be_started_costs_nobody_anything(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "_FIRST_PAUSE_SECONDS", 0.05)
-    spawn, refused = Child.spawn, []
+    spawn = Child.spawn
+    refused: list[list[str]] = []
 
     async def refuse(command: list[str], **more: Any) -> Child:
         if "--fork-server" in command and len(refused) < 2:
