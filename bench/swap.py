@@ -173,10 +173,10 @@ async def first_token(client: httpx2.AsyncClient, url: str, model: str) -> float
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code} {(await response.aread())[:300]!r}")
         async for line in response.aiter_lines():
-            if line.startswith("data: {") and not first:
-                # Random weights may choose tokens that are no text.
-                if json.loads(line[6:]).get("choices"):
-                    first = time.perf_counter() - began
+            is_event = line.startswith("data: {") and not first
+            # Random weights may choose tokens that are no text.
+            if is_event and json.loads(line[6:]).get("choices"):
+                first = time.perf_counter() - began
     return first
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,5 +98,5 @@ async def test_a_death_in_a_swap(nats: NatsServer, tmp_path: Path, kind: str, ru
             assert await beside == expected
             assert max(swaps) < SWAP_SECONDS, swaps
         await until(lambda: len(engines()) == 2, what="the two models that are loaded")
-    print(f"{kind}: swaps {', '.join(f'{swap:.2f}' for swap in swaps)} s")
+    sys.stdout.write(f"{kind}: swaps {', '.join(f'{swap:.2f}' for swap in swaps)} s" + "\n")
     await until(lambda: not engines())

@@ -4,6 +4,7 @@ cut, nobody waits beyond the bound, and shares are fair."""
 import asyncio
 import random
 import shutil
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -90,7 +91,10 @@ async def test_two_clients_two_models_room_for_one(nats: NatsServer, seconds: in
     assert not tally.refused
     assert tally.longest < BOUND + SLACK
     least, most = sorted(tally.by_client.values())
-    print(f"{least} and {most} answers, longest {tally.longest:.1f} s, loads {len(script.engines)}")
+    sys.stdout.write(
+        f"{least} and {most} answers, longest {tally.longest:.1f} s, loads {len(script.engines)}"
+        + "\n"
+    )
     if seconds >= 60:  # before, one turn more or less decides
         assert most <= 2 * least
 
@@ -131,12 +135,14 @@ async def test_twenty_clients_eight_models_room_for_three(
 
         await asyncio.gather(come_and_go(), *(loop(number) for number in range(20)))
     for (model, status, why), count in tally.refused.items():
-        print(f"{model}: {count} × {status} {why}")
+        sys.stdout.write(f"{model}: {count} × {status} {why}" + "\n")
     unjust = {what for what in tally.refused if what[0] not in ("broken-1", "broken-2", "guest")}
     assert not unjust
     assert tally.longest < BOUND + SLACK
     counts = sorted(tally.by_client.values())
-    print(f"{counts} answers, longest {tally.longest:.1f} s, loads {len(script.engines)}")
+    sys.stdout.write(
+        f"{counts} answers, longest {tally.longest:.1f} s, loads {len(script.engines)}" + "\n"
+    )
     if seconds >= 60:  # before, it is luck which models a client chooses
         assert len(counts) == 20
         assert counts[-1] <= 2 * counts[0]

@@ -381,8 +381,8 @@ async def test_a_load_that_dies_says_how(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemError('broken torch')")
     (tmp_path / "neuron").symlink_to(Path(__file__).parents[3] / "src" / "neuron")
     (tmp_path / "protocol").symlink_to(Path(__file__).parents[3] / "src" / "protocol")
+    launch = functools.partial(start_python, environment=broken)
     with pytest.raises(EngineLoadError, match="broken torch") as caught:
-        launch = functools.partial(start_python, environment=broken)
         await EngineProcess.start(Start(str(folder)), launch=launch)
     assert caught.value.code == "crashed"
 

@@ -33,10 +33,14 @@ async def test_what_nobody_takes_is_ended() -> None:
     async with HeadStart(prepare, "here"):  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
     assert made.dropped == 1
-    with pytest.raises(RuntimeError):
+
+    async def fail() -> None:
         async with HeadStart(prepare, "here"):  # type: ignore[arg-type]
             await asyncio.sleep(0.01)
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
     assert made.dropped == 2
     async with HeadStart(prepare, "here") as head_start:  # type: ignore[arg-type]
         taken: object = await head_start.take()
