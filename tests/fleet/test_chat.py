@@ -138,6 +138,7 @@ async def test_a_request_waits_for_a_model_that_is_loading(
         async with fleet.streaming() as answer:
             body = (await answer.aread()).decode()
         assert ": keep-alive" in body
+        assert ": loading on n1: reading 50%" in body, "how far it is"
         assert body.count("Hello") == 1
         assert body.endswith("data: [DONE]\n\n")
         assert (await fleet.client.get("/ready")).status_code == 200

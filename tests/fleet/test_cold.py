@@ -18,6 +18,7 @@ from tests.support.waiting import until
 CROWD = 64
 SLOTS = 16
 SILENCE_SECONDS = 5.0
+SAID_SECONDS = 2.0
 
 
 class Heard(NamedTuple):
@@ -88,9 +89,10 @@ async def test_a_crowd_before_a_model_that_is_not_loaded(nats: NatsServer, tmp_p
     assert log.read_text().count("told to load") == 1
     texts = ["".join(line for _, line in one.pieces) for one in heard]
     assert all("error" not in text for text in texts)
-    told = (": to be loaded on n1", ": loading on n1")  # a quick load is over before the second
-    assert any(words in text for text in texts for words in told), "how far it is"
     assert max(one.worst_silence for one in heard) < SILENCE_SECONDS
     load, first = ready_at - began, min(one.first_token for one in heard) - began
     sys.stdout.write(f"\nload {load:.2f} s, first token {first:.2f} s, {first / load:.3f} of it\n")
+    if load > SAID_SECONDS:  # a quicker one is over before there is anything to say
+        told = (": to be loaded on n1", ": loading on n1")
+        assert any(words in text for text in texts for words in told), "how far it is"
     assert first < 1.05 * load + 0.05
