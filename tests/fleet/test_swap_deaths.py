@@ -79,7 +79,7 @@ async def test_a_death_in_a_swap(nats: NatsServer, tmp_path: Path, kind: str, ru
     rng, swaps = random.Random(kind), []
     async with running_fleet(nats) as fleet:
         node = await fleet.add_node(
-            None, models=(), memory_mb=520, threads=1, model_dirs=(str(tmp_path),)
+            None, models=(), memory_mb=660, threads=1, model_dirs=(str(tmp_path),)
         )
         await until(lambda: {"stays", "b", "c"} <= set(states(fleet)))
         expected = await counted(fleet)
