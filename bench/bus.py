@@ -38,8 +38,8 @@ async def hand_over(nats: NatsServer) -> tuple[float, float]:
     gateway = await Bus.connect(nats.url, name="gateway")
     neuron = await Bus.connect(nats.url, name="neuron")
     lanes = JobLanes(gateway)
-    assert await lanes.provision()
-    assert await lanes.provision_model(MODEL)
+    await lanes.provision()
+    await lanes.provision_model(MODEL)
     started: asyncio.Queue[float] = asyncio.Queue()
 
     def pulled(delivery: Delivery) -> None:

@@ -17,6 +17,8 @@ from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import DemandWriter
 from cortex.placement.options import PlacementOptions
 from cortex.placement.service import PlacementService
+from cortex.storage.intent_keeper import IntentKeeper
+from cortex.storage.keeper import Storage
 from cortex.telemetry.history import History
 from cortex.telemetry.metrics import Metrics
 from protocol import codec, keys, subjects
@@ -30,6 +32,10 @@ from protocol.timing import NORMAL, Timing
 
 IDLE_SECONDS = 0.02
 """How often changes of the fleet are processed, in batches, while no request waits for one."""
+CONTRADICTION_SECONDS = 0.5
+"""How long a node's heartbeats and records may contradict each other before it is asked."""
+MAX_INSTANCES = 10_000
+"""How many other gateways are remembered: each restart is another one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
@@ -58,12 +64,16 @@ class Gateway:
         self.history = History()
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
+        self._gateways: dict[str, float] = {self.id: time.monotonic()}
+        self._instances = {self.instance}
+        self.storage = Storage(bus, models=self._placed_models, rank=self._rank)
         self.placement = PlacementService(
             identity,
             fleet=self.fleet,
             catalogue=self.catalogue,
             options=options,
             on_change=self._lease_changed,
+            is_gateway=self._is_gateway,
         )
         self.decisions = Decisions(
             self.fleet,
@@ -72,19 +82,29 @@ class Gateway:
             on_wanted=self._wanted,
         )
         self.dispatcher = Dispatcher(
-            identity, self.fleet, self.decisions, place_seconds=options.place_seconds
+            identity,
+            self.fleet,
+            self.decisions,
+            self.storage,
+            place_seconds=options.place_seconds,
         )
         self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.decisions)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read
         """Reads ``models.toml`` again; raises ``SettingsError``."""
-        self._catalogue_view = KvView(bus, keys.CATALOGUE, self.catalogue.key_changed)
+        self._profiles_keeper = IntentKeeper(
+            bus,
+            keys.CATALOGUE,
+            self.catalogue.key_changed,
+            is_kept=lambda _: True,
+            author=lambda value: codec.read_catalogue_record(value).instance,
+            is_gateway=self._is_gateway,
+        )
         self._catalogue_wanted = asyncio.Event()
         self._catalogue_wanted.set()
         self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
         self._pulse_wanted = asyncio.Event()
-        self._gateways: dict[str, float] = {self.id: time.monotonic()}
         self._export_metrics()
 
     def _lease_changed(self) -> None:
@@ -99,6 +119,8 @@ class Gateway:
         """Why no request could be served now; empty when one could."""
         if not self.bus.is_connected:
             return "no connection to NATS"
+        if why := self.storage.why_not:
+            return f"NATS cannot store requests: {why}"
         if not self._view.filled.is_set():
             return "still reading the fleet's state"
         records = (r for node in self.fleet.alive() for r in self.fleet.records_of(node))
@@ -111,9 +133,10 @@ class Gateway:
         await self.bus.subscribe(subjects.NODE_HEARTBEATS, self._node_heartbeat)
         await self.bus.subscribe(subjects.GATEWAY_HEARTBEATS, self._gateway_heartbeat)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._provision(), name="provision")
+            tasks.create_task(self.storage.run(), name="storage")
             tasks.create_task(self._view.run(), name="view")
-            tasks.create_task(self._catalogue_view.run(), name="catalogue")
+            tasks.create_task(self._profiles_keeper.run(), name="catalogue")
+            tasks.create_task(self._ask_the_contradictory(), name="contradictions")
             tasks.create_task(self._write_catalogue(), name="write catalogue")
             tasks.create_task(self._demand.run(), name="demand")
             tasks.create_task(self.placement.run(), name="placement")
@@ -121,25 +144,6 @@ class Gateway:
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
             tasks.create_task(self._watch_connection(), name="connection")
-
-    async def _provision(self) -> None:
-        """Creates what the fleet keeps in JetStream, again after every reconnect."""
-        wanted = asyncio.Event()
-        wanted.set()
-
-        async def reconnected() -> None:
-            wanted.set()
-
-        self.bus.on_reconnect(reconnected)
-        buckets = [KvBucket(self.bus, name) for name in keys.BUCKETS]
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            for bucket in buckets:
-                if not await bucket.provision():
-                    wanted.set()
-                    await asyncio.sleep(0.5)
-                    break
 
     def reload(self, profiles: tuple[Profile, ...] | None) -> None:
         """Takes the profiles of a ``models.toml`` that was read again."""
@@ -150,7 +154,7 @@ class Gateway:
         """Writes what the file says, where the catalogue differs; of several gateways with
         different files, the one that read its own last wins."""
         bucket = KvBucket(self.bus, keys.CATALOGUE)
-        await self._catalogue_view.filled.wait()
+        await self._profiles_keeper.view.filled.wait()
         while True:
             await self._catalogue_wanted.wait()
             self._catalogue_wanted.clear()
@@ -175,13 +179,34 @@ class Gateway:
             self.dispatcher.update_room(len(self._gateways))
             if self.fleet.version != provisioned:
                 provisioned = self.fleet.version
-                for model in self.fleet.models():
-                    if self.fleet.placed(model) and not await self.dispatcher.provision(model):
+                for model in self._placed_models():
+                    if not await self.dispatcher.provision(model):
                         provisioned = -1
             await self.fleet.wait_for_change(1.0)
             if not self.dispatcher.waiting:
                 # heartbeats of a large fleet arrive by the hundreds
                 await asyncio.sleep(IDLE_SECONDS)
+
+    async def _ask_the_contradictory(self) -> None:
+        """Asks nodes whose heartbeats do not agree with their records what is true, as their
+        records may be lost, and NATS may not be able to store others."""
+        while True:
+            await asyncio.sleep(CONTRADICTION_SECONDS)
+            for node in self.fleet.contradictory(CONTRADICTION_SECONDS):
+                answer = await self.bus.request(subjects.node_verb(node, "describe"), timeout=0.5)
+                with contextlib.suppress(codec.UnreadableMessage):
+                    if answer is not None:
+                        self.fleet.described(codec.read_describe(answer))
+
+    def _placed_models(self) -> list[str]:
+        return [model for model in self.fleet.models() if self.fleet.placed(model)]
+
+    def _rank(self) -> int:
+        return sorted(self._gateways).index(self.id)
+
+    def _is_gateway(self, instance: str) -> bool:
+        """Whether a process instance is a gateway's that was heard at some time."""
+        return instance in self._instances
 
     async def _pulse(self) -> None:
         while True:
@@ -203,6 +228,8 @@ class Gateway:
         with contextlib.suppress(codec.UnreadableMessage):
             heartbeat = codec.read_gateway_heartbeat(message.data)
             self._gateways[heartbeat.gateway] = time.monotonic()
+            if len(self._instances) < MAX_INSTANCES:
+                self._instances.add(heartbeat.instance)
             if heartbeat.gateway == self.id:
                 self.dispatcher.echo()
 

@@ -29,7 +29,7 @@ class Reader(Generic[T_co]):
         """Decodes *data*; raises :class:`UnreadableMessage`."""
         try:
             return self._decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
             raise UnreadableMessage(f"{error} in {data[:200]!r}") from None
 
 

@@ -59,6 +59,11 @@ def node_model(node: str, model: str) -> str:
     return f"{node}.model.{token(model)}"
 
 
+def all_of_node(node: str) -> str:
+    """Every key of a node, as a pattern."""
+    return f"{node}.>"
+
+
 def catalogue(model: str) -> str:
     """Key of a model's profile."""
     return token(model)

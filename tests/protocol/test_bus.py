@@ -23,6 +23,7 @@ from protocol.bus import (
     KvView,
     QueueFull,
 )
+from protocol.bus import lanes as lanes_module
 from protocol.bus.connection import BusOverflow
 from protocol.bus.jobs import STREAM
 from protocol.job import Priority
@@ -206,7 +207,7 @@ def _puller(
     )
 
 
-async def _publish(lanes: JobLanes, name: str, priority: Priority = Priority.NORMAL) -> bool:
+async def _publish(lanes: JobLanes, name: str, priority: Priority = Priority.NORMAL) -> int:
     return await lanes.publish(
         name.encode(), model="m/1.5", priority=priority, message_id=name, ttl_seconds=60
     )
@@ -217,8 +218,8 @@ async def test_jobs_are_pulled_only_with_room_and_redelivered_until_acknowledged
 ) -> None:
     async with connected(nats.url) as bus:
         lanes = JobLanes(bus)
-        assert await lanes.provision()
-        assert await lanes.provision_model("m/1.5")
+        await lanes.provision()
+        await lanes.provision_model("m/1.5")
         got: list[Delivery] = []
         slots = 2
         puller = _puller(bus, got, lambda: len(got) < slots)
@@ -361,7 +362,7 @@ async def test_a_neuron_that_starts_before_any_gateway_gets_jobs_later(nats: Nat
 async def test_a_full_lane_is_a_typed_refusal(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocol.bus.jobs._MAX_JOBS_PER_LANE", 2)
+    monkeypatch.setitem(lanes_module.CONFIG, "max_msgs_per_subject", 2)
     async with connected(nats.url) as bus:
         lanes = JobLanes(bus)
         await lanes.provision()

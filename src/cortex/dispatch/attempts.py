@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from cortex.dispatch import refusals, router
+from cortex.dispatch.hand_over import StoredJob
 from cortex.dispatch.receiver import Receiver, Stream
 from cortex.dispatch.wait_budget import WaitBudget
 from cortex.fleet.state import Fleet, Placed
@@ -52,7 +53,10 @@ fault."""
 BUGS = 3
 """Rounds in which neurons answered that they failed; trying more often would not help."""
 
-HandOver = Callable[[Job], Awaitable[None]]
+HANDED_OVER = 3
+"""How often a job that was lost from the stream is stored again."""
+
+HandOver = Callable[[Job], Awaitable[StoredJob]]
 Decide = Callable[[str], router.Decision]
 """Decides for a model, by its name."""
 
@@ -110,8 +114,8 @@ class Attempts:
             if self._stream.record.was_near:
                 return
             job = self._next_job(job.priority)
-        await self._hand_over_to_all(job)
-        await self._until_taken(WaitBudget(self._model, time.monotonic), is_patient=False)
+        stored = await self._hand_over_to_all(job)
+        await self._until_taken(stored, WaitBudget(self._model, time.monotonic), is_patient=False)
 
     def _is_worth_asking(self, near: str) -> bool:
         """Whether *near* is ready, and fast enough that its cache saves more time than its speed
@@ -186,12 +190,12 @@ class Attempts:
         if not self._fleet.ready(self._model):
             return False
         try:
-            await self._hand_over_to_all(self._next_job(Priority.HIGH))
+            stored = await self._hand_over_to_all(self._next_job(Priority.HIGH))
         except FleetError as error:
             if error.error.code is ErrorCode.BUS_UNAVAILABLE:
                 return False  # a stream bears that longer than a new request
             raise
-        return await self._until_taken(budget, is_patient=True)
+        return await self._until_taken(stored, budget, is_patient=True)
 
     def _candidates(self, left: str) -> list[Placed]:
         """Nodes with room: first those that compute the same to the bit, then the fastest."""
@@ -217,20 +221,35 @@ class Attempts:
         await wait_at_most(self._stream.turn, DIRECT_SECONDS + len(data) / _BYTES_PER_SECOND)
         return self._settle()
 
-    async def _hand_over_to_all(self, job: Job) -> None:
+    async def _hand_over_to_all(self, job: Job) -> StoredJob:
         """Stores the job for any neuron to take."""
         self._life.step(AttemptStep.HAND_OVER)
         try:
-            await self._hand_over(job)
+            return await self._hand_over(job)
         except FleetError:
             self._life.step(AttemptStep.REFUSE)
             raise
 
-    async def _until_taken(self, budget: WaitBudget, *, is_patient: bool) -> bool:
-        """Waits until a neuron has accepted or refused the job; True when it has taken it."""
+    async def _until_taken(
+        self, stored: StoredJob, budget: WaitBudget, *, is_patient: bool
+    ) -> bool:
+        """Waits until a neuron has accepted or refused the job; True when it has taken it. A job
+        that is lost from the stream meanwhile is stored again."""
+        times = 1
         while not self._stream.turn.is_set():
             await wait_at_most(self._stream.turn, _LOOK_AGAIN_SECONDS)
             self._check(budget, is_patient=is_patient)
+            if stored.is_lost and not self._stream.turn.is_set():
+                if times == HANDED_OVER:
+                    self._life.step(AttemptStep.REFUSE)
+                    raise FleetError.of(refusals.nobody_reads_it(self._model, times))
+                log.warning("request %s was lost from the stream; again", self._stream.job.id)
+                try:
+                    stored = await self._hand_over(self._stream.job)
+                    times += 1
+                except FleetError as error:
+                    if not is_patient or error.error.code is not ErrorCode.BUS_UNAVAILABLE:
+                        raise
         return self._settle()
 
     def _settle(self) -> bool:

@@ -27,6 +27,7 @@ from cortex.fleet.state import Fleet
 from cortex.identity import GatewayIdentity
 from cortex.placement.demand_writer import WaitingRequests
 from cortex.placement.options import PLACE_SECONDS
+from cortex.storage.keeper import Storage
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Job, Priority
@@ -47,6 +48,7 @@ class Dispatcher:
         identity: GatewayIdentity,
         fleet: Fleet,
         decisions: Decisions,
+        storage: Storage,
         *,
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
@@ -57,7 +59,9 @@ class Dispatcher:
         self._decisions = decisions
         self._place_seconds = place_seconds
         self._admission = Admission(fleet, decisions)
-        self._hand_over = HandOver(identity.bus)
+        self._hand_over = HandOver(
+            identity.bus, storage, has_room=lambda model: fleet.free_slots(model) > 0
+        )
         self._affinity = PrefixAffinity()
         self._sources = LeavingSources(fleet)
         self._receiver = Receiver(
@@ -106,15 +110,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Receives frames until it is cancelled."""
-
-        async def reconnected() -> None:
-            self._hand_over.forget()
-
-        forget_reconnect = self._identity.bus.on_reconnect(reconnected)
-        try:
-            await self._receiver.run()
-        finally:
-            forget_reconnect()
+        await self._receiver.run()
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -134,6 +130,7 @@ class Dispatcher:
         what is known at once: an unknown model, a full queue, no bus. Everything that goes wrong
         later arrives in the stream's inbox as ``Broken``."""
         self._check_bus()
+        self._hand_over.check()
         job = Job(
             id=job_id or new_job_id(),
             gateway=self._identity.gateway,

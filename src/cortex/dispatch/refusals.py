@@ -203,12 +203,32 @@ def bus_is_silent(seconds: float) -> WireError:
     )
 
 
-def job_was_not_stored(seconds: float) -> WireError:
-    """NATS is there, but does not keep the job."""
+def jobs_cannot_be_stored(why: str) -> WireError:
+    """NATS is there, and cannot store anything; *why* is its own reason."""
     return WireError(
         ErrorCode.BUS_UNAVAILABLE,
-        f"NATS did not store the job within {seconds:.0f} s. Try again shortly.",
+        f"NATS cannot store requests: {why}. The gateway tries again all the time; so should you, "
+        "shortly.",
         retry_after_seconds=2,
+    )
+
+
+def job_was_not_stored(seconds: float, why: str) -> WireError:
+    """NATS is there, but does not keep the job; *why* is what it said last."""
+    return WireError(
+        ErrorCode.BUS_UNAVAILABLE,
+        f"NATS did not store the request within {seconds:.0f} s: {why}. Try again shortly.",
+        retry_after_seconds=2,
+    )
+
+
+def nobody_reads_it(model: str, times: int) -> WireError:
+    """The job vanished from its stream again and again, as one that no neuron can read does."""
+    return WireError(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"The request was handed over {times} times for {model}, and no neuron accepted it: they "
+        "may be of a version that cannot read it. See their logs.",
+        retry_after_seconds=5,
     )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from protocol import codec, keys
 from protocol.fleet import (
+    Describe,
     ModelLoad,
     ModelRecord,
     ModelState,
@@ -51,6 +52,8 @@ class Node:
         self.heard_at = float("-inf")
         self.began_at = float("-inf")
         """When its present life began, as far as it was heard."""
+        self.contradicts_since = float("inf")
+        """Since when its heartbeats and its records have not agreed."""
 
 
 class Fleet:
@@ -113,7 +116,41 @@ class Fleet:
         node.heard_at = now
         for model in heartbeat.models:
             self._served[model] = (node.name, node.heard_at)
+        if self._agrees(node):
+            node.contradicts_since = float("inf")
+        else:
+            node.contradicts_since = min(now, node.contradicts_since)
         self._notify()
+
+    def described(self, said: Describe) -> None:
+        """Applies what a neuron says of itself, where its records are lost."""
+        node = self._nodes.get(said.info.node)
+        if node is None or node.heartbeat is None:
+            return
+        if said.info.instance != node.heartbeat.instance:
+            return
+        node.info, node.live = said.info, said.live
+        for record in said.models:
+            node.models[record.model] = record
+            self._having.setdefault(record.model, {})[node.name] = node
+        self.version += 1
+        self._notify()
+
+    def contradictory(self, seconds: float) -> list[str]:
+        """The living nodes whose heartbeats and records have not agreed for that long."""
+        now = self._clock()
+        return [n.name for n in self.alive() if now - n.contradicts_since >= seconds]
+
+    def _agrees(self, node: Node) -> bool:
+        """Whether a node's records are those of its present life, and show what it runs."""
+        beat = node.heartbeat
+        if beat is None or node.info is None or node.info.instance != beat.instance:
+            return False
+        states = {record.model: record.state for record in self.records_of(node)}
+        ready = {model for model, state in states.items() if state is ModelState.READY}
+        return ready <= beat.models.keys() and all(
+            states.get(model) in (ModelState.READY, ModelState.DRAINING) for model in beat.models
+        )
 
     def _is_admitted(self, name: str) -> bool:
         if not self._admitted or name in self._admitted:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from cortex.identity import GatewayIdentity
 from protocol import codec, keys
 from protocol.bus import KvBucket, KvView
+from protocol.bus.kv import Stored
 from protocol.leader import Epoch, LeaseRecord
 from protocol.runtime.waiting import wait_at_most
 
@@ -47,6 +48,8 @@ class Lease:
         self._epoch: Epoch | None = None
         self._until = float("-inf")
         self._sequence = 0
+        self._seen = 0
+        self._seen_at = float("inf")
         self._told: Epoch | None = None
         self._end: asyncio.TimerHandle | None = None
         self._reconnects = bus.reconnects
@@ -104,8 +107,7 @@ class Lease:
     async def _take(self) -> None:
         reconnects = self._bus.reconnects
         stored = await self._bucket.read(keys.PLACER)
-        # A record of this very gateway is left over from a request whose answer got lost.
-        if stored is None or stored.value not in (None, self._record):
+        if stored is None or not self._is_free(stored):
             return
         created = await self._bucket.created()
         if created is None:
@@ -116,6 +118,16 @@ class Lease:
             self._epoch = Epoch(created, sequence)
             self._tell()
 
+    def _is_free(self, stored: Stored) -> bool:
+        """Whether nobody holds the lease: its record was released or has expired, or is this very
+        gateway's, left over from a request whose answer got lost. What somebody else has deleted or
+        overwritten may still be held; its holder renews it within its TTL."""
+        if stored.sequence != self._seen:
+            self._seen, self._seen_at = stored.sequence, self._clock()
+        if stored.value == self._record or (stored.value is None and stored.is_meant):
+            return True
+        return self._clock() - self._seen_at > self._timing.lease_ttl_seconds
+
     async def _renew(self) -> None:
         """Renews the lease. One that has expired by this clock may still be this gateway's: then no
         other gateway held it in between, and the term continues."""
@@ -123,13 +135,24 @@ class Lease:
             return
         sequence = await self._put(after=self._sequence)
         if sequence == 0:
-            # Another gateway has it, or the answer to the last renewal got lost.
+            # Another gateway has it, or the answer to the last renewal got lost, or somebody has
+            # deleted or overwritten the record.
             stored = await self._bucket.read(keys.PLACER)
-            if stored is not None and stored.value == self._record:
+            if stored is not None and await self._is_still_own(stored):
                 sequence = await self._put(after=stored.sequence)
-        if sequence == 0:
+        if sequence == 0 and self._epoch:
             self._lose("another gateway holds the lease")
         self._tell()
+
+    async def _is_still_own(self, stored: Stored) -> bool:
+        """Whether a record that this gateway did not expect leaves it the lease."""
+        if stored.value == self._record:
+            return True
+        if stored.value is not None:
+            with contextlib.suppress(codec.UnreadableMessage):
+                codec.read_leader(stored.value)
+                return False
+        return self.epoch is not None and await self._is_in_epochs_bucket()
 
     async def _is_same_bucket(self) -> bool:
         """Whether the bucket is still the one of this term; False when it was created anew, or the
@@ -141,13 +164,20 @@ class Lease:
         reconnects = self._bus.reconnects
         if self.epoch and reconnects == self._reconnects:
             return True
+        if await self._is_in_epochs_bucket():
+            self._reconnects = reconnects
+            return True
+        return False
+
+    async def _is_in_epochs_bucket(self) -> bool:
+        """Loses the lease if the bucket is another one; False also when the server does not
+        answer."""
         created = await self._bucket.created()
         if created is None or self._epoch is None:
             return False
         if created != self._epoch.bucket:
             self._lose("NATS lost its bucket")
             return False
-        self._reconnects = reconnects
         return True
 
     async def _put(self, *, after: int) -> int | None:

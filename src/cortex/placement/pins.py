@@ -24,19 +24,23 @@ class OperatorIntent:
         self.version += 1
         kind, _, rest = key.partition(".")
         try:
+            # what cannot be read leaves what was there
             if kind == "pin":
+                nodes = frozenset(codec.read_pin(value).nodes) if value else frozenset()
                 self._pins.pop(untoken(rest), None)
-                if value:
-                    pin = codec.read_pin(value)
-                    self._pins[pin.model] = frozenset(pin.nodes)
+                if nodes:
+                    self._pins[untoken(rest)] = nodes
             elif kind == "drain":
-                self._drained.discard(rest)
                 if value:
-                    self._drained.add(codec.read_drain(value).node)
+                    codec.read_drain(value)
+                    self._drained.add(rest)
+                else:
+                    self._drained.discard(rest)
             elif kind == "node":
+                placement = codec.read_placement(value) if value else None
                 self._placements.pop(key, None)
-                if value:
-                    self._placements[key] = codec.read_placement(value)
+                if placement is not None:
+                    self._placements[key] = placement
         except (InvalidName, codec.UnreadableMessage) as error:
             log.warning("ignored the unreadable record %s in %s: %s", key, keys.PLACEMENT, error)
 

@@ -19,7 +19,8 @@ from cortex.placement.options import PlacementOptions
 from cortex.placement.pins import OperatorIntent
 from cortex.placement.placer import Placer, Published
 from cortex.placement.snapshot import SnapshotBuilder
-from protocol import keys
+from cortex.storage.intent_keeper import IntentKeeper
+from protocol import codec, keys
 from protocol.bus import KvBucket, KvView
 from protocol.bus.view import Listener
 
@@ -35,7 +36,9 @@ class PlacementService:
         catalogue: Catalogue,
         options: PlacementOptions,
         on_change: Callable[[], None],
+        is_gateway: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """*is_gateway* says whether a process instance is that of a gateway."""
         bus = identity.bus
         self._on_change = on_change
         self.strategy = options.strategy
@@ -52,10 +55,17 @@ class PlacementService:
             strategy=options.strategy,
         )
         self.lease = Lease(identity, on_change=self._lease_changed)
-        placement = KvView(bus, keys.PLACEMENT, self._then_place(self.intent.key_changed))
+        self._intent_keeper = IntentKeeper(
+            bus,
+            keys.PLACEMENT,
+            self._then_place(self.intent.key_changed),
+            is_kept=lambda key: not _is_placers(key),
+            author=_author,
+            is_gateway=is_gateway,
+        )
         eviction = KvView(bus, keys.EVICTION, _unread)
         wanted = KvView(bus, keys.WANTED, self._then_place(self.demands.key_changed))
-        self._views = (placement, eviction, wanted)
+        self._views = (eviction, wanted)
         self.placer = Placer(
             identity,
             epoch=lambda: self.lease.epoch,
@@ -65,7 +75,7 @@ class PlacementService:
             snapshots=self.snapshots,
             published=Published(
                 placements=KvMirror(
-                    KvBucket(bus, keys.PLACEMENT), placement, lambda key: key.startswith("node.")
+                    KvBucket(bus, keys.PLACEMENT), self._intent_keeper.view, _is_placers
                 ),
                 evictions=KvMirror(KvBucket(bus, keys.EVICTION), eviction, lambda _: True),
             ),
@@ -75,6 +85,7 @@ class PlacementService:
     async def run(self) -> None:
         """Runs views, lease and placer until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._intent_keeper.run(), name="operators' intent")
             for view in self._views:
                 tasks.create_task(view.run(), name="view of placement")
             tasks.create_task(self.lease.run(), name="lease")
@@ -90,6 +101,19 @@ class PlacementService:
             self.placer.wake()
 
         return changed
+
+
+def _is_placers(key: str) -> bool:
+    """Whether a key of ``cortex_placement`` is the placer's, and not an operator's."""
+    return key.startswith("node.")
+
+
+def _author(value: bytes) -> str:
+    """The process instance that wrote a pin or drained a node; raises ``UnreadableMessage``."""
+    try:
+        return codec.read_pin(value).instance
+    except codec.UnreadableMessage:
+        return codec.read_drain(value).instance
 
 
 def _unread(key: str, value: bytes | None) -> None:

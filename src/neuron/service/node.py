@@ -77,7 +77,7 @@ class Node:
         self._identity = Identity(bus, self.name, self.instance, timing)
         self._gateways = GatewayLiveness(timing=timing)
         self._jobs = Jobs(self._identity)
-        self._announcer = Announcer(bus)
+        self._announcer = Announcer(bus, self.name)
         self._hardware = Hardware(visible_devices=visible_devices())
         self._devices = with_budgets(
             self._hardware.discover(),

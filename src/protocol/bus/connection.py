@@ -216,8 +216,12 @@ class Bus:
             raise BusOverflow(len(data), self.max_payload_bytes)
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
-        except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionClosedError) as error:
-            log.warning("dropped a message on %s: %s", subject, error)
+        except (
+            nats.errors.OutboundBufferLimitError,
+            nats.errors.ConnectionClosedError,
+            nats.errors.BadSubjectError,  # a name came from a message, and is none
+        ) as error:
+            log.warning("dropped a message on %r: %s", subject, error)
 
     async def request(
         self,

@@ -1,4 +1,5 @@
-"""The hand-over stream ``JOBS``: gateways publish jobs, neurons with room pull them.
+"""The neurons' side of the hand-over stream ``JOBS``: they pull jobs while they have room. The
+gateways' side is ``lanes``.
 
 Pulling is better than pushing: a worker takes the next job exactly when it can run it, so that the
 fastest free one gets it on any mix of machines. Each neuron keeps one open pull of one job per
@@ -15,7 +16,6 @@ from typing import NamedTuple
 from protocol import subjects
 from protocol.bus.client import BusMessage
 from protocol.bus.connection import Bus, Subscription
-from protocol.bus.kv import ensure_stream
 from protocol.job import Priority
 from protocol.runtime.waiting import wait_at_most
 
@@ -24,121 +24,13 @@ log = logging.getLogger("bus")
 STREAM = "JOBS"
 MAX_DELIVERIES = 4
 """The fourth delivery is answered with POISON, not run."""
-_PULL_GROUP = "neurons"
+PULL_GROUP = "neurons"
 PULL_EXPIRES_SECONDS = 2.0
 _FIRST_PULLS = 4
 _FIRST_EXPIRES_SECONDS = 0.25
 """Expiry of the first pulls after a connect: a JetStream that is still starting may swallow one."""
 _IDLE_SECONDS = 0.01
-_CONFIRM_SECONDS = 0.5
-"""Limit of the wait for a confirmation, which takes a millisecond: what is lost in a restart is
-retried soon."""
 _MAX_PULL_PRIORITY = 9
-_MAX_JOBS_PER_LANE = 256
-_TOO_MANY_MESSAGES = (10077, 10122)
-
-
-class QueueFull(Exception):
-    """Raised when the hand-over queue of a model is full."""
-
-
-class JobLanes:
-    """The gateways' side: provisions the stream and its consumers, publishes jobs."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._has_stream = False
-        self._provisioned: set[str] = set()
-
-    async def provision(self) -> bool:
-        """Creates the stream, once. False when JetStream does not answer or refuses."""
-        if self._has_stream:
-            return True
-        self._has_stream = await ensure_stream(
-            self._bus,
-            {
-                "name": STREAM,
-                "subjects": [subjects.ALL_JOBS],
-                "retention": "workqueue",
-                "storage": "file",
-                "discard": "new",
-                "discard_new_per_subject": True,
-                "max_msgs_per_subject": _MAX_JOBS_PER_LANE,
-                "max_bytes": 256 << 20,
-                "allow_msg_ttl": True,
-                "duplicate_window": 30_000_000_000,
-            },
-        )
-        return self._has_stream
-
-    async def provision_model(self, model: str) -> bool:
-        """Creates the consumers of a model, once; idempotent on the server."""
-        if model in self._provisioned:
-            return True
-        for priority in Priority:
-            name = subjects.lane_consumer(model, priority)
-            config = {
-                "durable_name": name,
-                "name": name,
-                "filter_subject": subjects.job(model, priority),
-                "ack_policy": "explicit",
-                "ack_wait": 1_000_000_000,
-                "max_deliver": MAX_DELIVERIES,
-                "max_ack_pending": 1024,
-                "priority_policy": "prioritized",
-                "priority_groups": [_PULL_GROUP],
-            }
-            body = json.dumps({"stream_name": STREAM, "config": config}).encode()
-            answer = await self._bus.request(
-                f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}", body, timeout=1
-            )
-            error = json.loads(answer).get("error") if answer else {"description": "no answer"}
-            if error:
-                log.error("cannot create the consumer %s: %s", name, error.get("description"))
-                return False
-        self._provisioned.add(model)
-        return True
-
-    def forget(self) -> None:
-        """Forgets what was provisioned: after a reconnect the server may be another one."""
-        self._has_stream = False
-        self._provisioned.clear()
-
-    async def publish(
-        self,
-        data: bytes,
-        *,
-        model: str,
-        priority: Priority,
-        message_id: str,
-        ttl_seconds: int,
-    ) -> bool:
-        """Hands a job over; False when JetStream does not confirm it in time.
-
-        Raises :class:`QueueFull` at the stream's bound. Publishing the same *message_id* again
-        within 30 s is harmless, so a publish without confirmation may be repeated.
-        """
-        answer = await self._bus.request(
-            subjects.job(model, priority),
-            data,
-            headers={"Nats-Msg-Id": message_id, "Nats-TTL": str(max(1, ttl_seconds))},
-            timeout=_CONFIRM_SECONDS,
-        )
-        if answer is None:
-            return False
-        error = json.loads(answer).get("error")
-        if not error:
-            return True
-        if error.get("err_code") in _TOO_MANY_MESSAGES:
-            raise QueueFull(model)
-        log.error("cannot hand over a job for %s: %s", model, error.get("description"))
-        return False
-
-    async def acknowledge(self, ack: str) -> None:
-        """Removes a delivered job from the stream: a neuron has it, or refused it for good."""
-        if ack.startswith(f"$JS.ACK.{STREAM}."):
-            await self._bus.publish(ack, b"+ACK")
-
 
 GIVE_BACK = b"-NAK"
 """Payload for a delivery's ack subject that gives the job to another neuron at once."""
@@ -264,7 +156,7 @@ class _Lane:
         request = {
             "batch": 1,
             "expires": int(seconds * 1e9),
-            "group": _PULL_GROUP,
+            "group": PULL_GROUP,
             "priority": min(max(priority, 0), _MAX_PULL_PRIORITY),
         }
         await self._bus.publish(

@@ -8,19 +8,26 @@ TTL belongs to the value, so every renewal carries it again.
 import base64
 import json
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from protocol import subjects
 from protocol.bus.connection import Bus
+from protocol.bus.streams import PROBE, StorageError, Stream
 
 log = logging.getLogger("bus")
 
 _MARKER_SECONDS = 60
 """How long the server keeps the marker of an expired key, so that a view that was disconnected sees
 the expiry."""
-_PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": str(_MARKER_SECONDS)}
-_STREAM_EXISTS = 10058
-_STREAM_MISSING = 10059
+REMOVED = "Cortex-Removed"
+"""Header of a removal by a program of the fleet, which is meant; any other one is an accident, and
+whoever wrote the key writes it again."""
+_PURGE = {
+    "KV-Operation": "PURGE",
+    "Nats-Rollup": "sub",
+    "Nats-TTL": str(_MARKER_SECONDS),
+    REMOVED: "yes",
+}
 _WRONG_SEQUENCE = 10071
 _NO_MESSAGE = 10037
 
@@ -30,6 +37,9 @@ class Stored(NamedTuple):
 
     value: bytes | None
     sequence: int
+    is_meant: bool = True
+    """Whether a value that is gone was removed by a program of the fleet, has expired, or was never
+    there."""
 
 
 class KvBucket:
@@ -38,30 +48,16 @@ class KvBucket:
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
         self.name = name
+        self.stream = Stream(bus, _config(name), subjects.kv_write(name, PROBE))
 
     async def provision(self) -> bool:
-        """Creates the bucket or adjusts it to this version; False when JetStream does not answer.
-
-        Memory storage would forget the fleet at every server restart.
-        """
-        config = {
-            "name": f"KV_{self.name}",
-            "subjects": [subjects.kv_write(self.name, ">")],
-            "storage": "file",
-            "max_msgs_per_subject": 1,
-            "max_bytes": 64 << 20,
-            "discard": "new",
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-            "allow_direct": True,
-            "allow_msg_ttl": True,
-            "subject_delete_marker_ttl": _MARKER_SECONDS * 1_000_000_000,
-            "republish": {
-                "src": subjects.kv_write(self.name, ">"),
-                "dest": subjects.kv_update(self.name, ">"),
-            },
-        }
-        return await ensure_stream(self._bus, config)
+        """Creates the bucket or adjusts it to this version; False when JetStream cannot."""
+        try:
+            await self.stream.ensure()
+        except StorageError as error:
+            log.error("cannot make the bucket %s: %s", self.name, error)
+            return False
+        return True
 
     async def put(self, key: str, value: bytes, *, ttl_seconds: int = 0) -> bool:
         """Stores a value; False when the bucket is missing or JetStream does not answer."""
@@ -119,17 +115,20 @@ class KvBucket:
         message = found["message"]
         headers = base64.b64decode(message.get("hdrs", ""))
         gone = b"Nats-Marker-Reason" in headers or b"KV-Operation: " in headers
+        is_meant = b"Nats-Marker-Reason: MaxAge" in headers or REMOVED.encode() in headers
         data = base64.b64decode(message.get("data", ""))
-        return Stored(None if gone else data, int(message["seq"]))
+        return Stored(None if gone else data, int(message["seq"]), is_meant)
 
     async def created(self) -> str | None:
         """Returns the bucket's creation time in a form that sorts; None when JetStream does not
         answer."""
-        answer = await self._bus.request(f"$JS.API.STREAM.INFO.KV_{self.name}", timeout=1)
-        found = json.loads(answer) if answer else {"error": {}}
-        if "error" in found:
+        try:
+            info = await self.stream.info()
+        except StorageError:
             return None
-        seconds, _, fraction = str(found["created"]).rstrip("Z").partition(".")
+        if info is None:
+            return None
+        seconds, _, fraction = info.created.rstrip("Z").partition(".")
         return f"{seconds}.{fraction:0<9}Z"
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str] | None) -> bool:
@@ -144,23 +143,23 @@ class KvBucket:
         return not error
 
 
-async def ensure_stream(bus: Bus, config: dict[str, Any]) -> bool:
-    """Brings a stream to *config*, creating it if it is missing; many gateways may call it at the
-    same time. False when JetStream does not answer or refuses.
-
-    UPDATE comes first: CREATE of an existing stream counts its reserved space a second time and may
-    be refused for that.
-    """
-    name = config["name"]
-    body = json.dumps(config).encode()
-    for verb in ("UPDATE", "CREATE", "UPDATE"):
-        answer = await bus.request(f"$JS.API.STREAM.{verb}.{name}", body, timeout=1)
-        if answer is None:
-            return False
-        error = json.loads(answer).get("error")
-        if not error:
-            return True
-        if error.get("err_code") not in (_STREAM_MISSING, _STREAM_EXISTS):
-            break
-    log.error("NATS refused the stream %s: %s", name, error.get("description"))
-    return False
+def _config(name: str) -> dict[str, object]:
+    """Memory storage would forget the fleet at every server restart."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [subjects.kv_write(name, ">")],
+        "storage": "file",
+        "max_msgs_per_subject": 1,
+        "max_bytes": 64 << 20,
+        "duplicate_window": 120_000_000_000,
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "subject_delete_marker_ttl": _MARKER_SECONDS * 1_000_000_000,
+        "republish": {
+            "src": subjects.kv_write(name, ">"),
+            "dest": subjects.kv_update(name, ">"),
+        },
+    }

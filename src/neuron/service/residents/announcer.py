@@ -1,8 +1,9 @@
 """Keeps this node's KV records equal to what they should be.
 
 The service says what is true; the announcer writes it, writes it again after every reconnect, and
-goes on trying until somebody has made the bucket (a neuron may start before the first gateway).
-Must not know what the records mean.
+goes on trying until somebody has made the bucket (a neuron may start before the first gateway). It
+also watches its records: what somebody else deletes, purges, overwrites or adds there is put right,
+or the fleet would know nothing of a model that is here. Must not know what the records mean.
 """
 
 import asyncio
@@ -10,11 +11,14 @@ import logging
 from typing import NamedTuple
 
 from protocol import keys
-from protocol.bus import Bus, KvBucket
+from protocol.bus import Bus, KvBucket, KvView
+from protocol.bus.view import ViewEntry
 
 log = logging.getLogger("neuron")
 
 _RETRY_SECONDS = 0.25
+MEND_SECONDS = 0.25
+"""How long a record may differ before it is written again: our own writes come back late."""
 
 
 class _Value(NamedTuple):
@@ -25,12 +29,17 @@ class _Value(NamedTuple):
 class Announcer:
     """The only writer of this node's keys."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, node: str) -> None:
         self._bus = bus
         self._bucket = KvBucket(bus, keys.NODES)
         self._wanted: dict[str, _Value] = {}
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
+        self._doubtful: set[str] = set()
+        self._doubts = asyncio.Event()
+        self._view = KvView(
+            bus, keys.NODES, _unread, keys=keys.all_of_node(node), watcher=self._seen
+        )
 
     def set(self, key: str, value: bytes, *, ttl_seconds: int = 0) -> None:
         """Makes *value* the value of *key*; it expires after *ttl_seconds*, 0 = never."""
@@ -55,14 +64,20 @@ class Announcer:
 
         forget_reconnect = self._bus.on_reconnect(reconnected)
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                if not await self.flush():
-                    await asyncio.sleep(_RETRY_SECONDS)
-                    self._wake.set()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._view.run(), name="view of its own records")
+                tasks.create_task(self._mend(), name="mender of its own records")
+                tasks.create_task(self._write(), name="writer of its own records")
         finally:
             forget_reconnect()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self.flush():
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
 
     async def flush(self) -> bool:
         """Writes what has changed; False when something could not be written."""
@@ -80,3 +95,30 @@ class Announcer:
             if value.data is None and self._wanted.get(key) == value:
                 del self._wanted[key]
         return True
+
+    # -- what others do to the records ---------------------------------------------------------
+
+    def _seen(self, key: str, entry: ViewEntry) -> None:
+        if self._differs(key, entry.value):
+            self._doubtful.add(key)
+            self._doubts.set()
+
+    def _differs(self, key: str, value: bytes | None) -> bool:
+        wanted = self._wanted.get(key)
+        return value != (wanted.data if wanted else None)
+
+    async def _mend(self) -> None:
+        """Writes again what still differs after a moment."""
+        while True:
+            await self._doubts.wait()
+            await asyncio.sleep(MEND_SECONDS)
+            self._doubts.clear()
+            doubtful, self._doubtful = self._doubtful, set()
+            for key in doubtful:
+                if key not in self._dirty and self._differs(key, self._view.get(key)):
+                    log.warning("%s in %s was changed by somebody else; mended", key, keys.NODES)
+                    self._put(key, self._wanted.get(key) or _Value(None, 0))
+
+
+def _unread(key: str, value: bytes | None) -> None:
+    """The watcher hears of everything, and earlier."""

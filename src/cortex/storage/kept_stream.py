@@ -1,0 +1,95 @@
+"""Looks after one stream: whether it is there, is as it should be, and stores what it is given.
+
+A stream that confirms no writes although the server can write its configuration to the same disk
+has been given up by nats-server since a write failed; it is replaced. Of several gateways the first
+one does so; the others come a moment later and find a new stream.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from protocol.bus import StorageError, Stream, StreamInfo
+
+log = logging.getLogger("storage")
+
+UNANSWERED_SECONDS = 3.0
+"""How long JetStream may leave questions unanswered: a server that has just been started needs a
+moment."""
+RANK_SECONDS = 0.7
+"""What each gateway leaves to the one before it to replace a stream."""
+
+
+class KeptStream:
+    """One stream and what is known about it."""
+
+    def __init__(self, stream: Stream, probe_every: float, rank: Callable[[], int]) -> None:
+        """*probe_every*: seconds without a confirmed write after which one is tried; *rank*: this
+        gateway's among all, from 0."""
+        self._stream = stream
+        self._probe_every = probe_every
+        self._rank = rank
+        self._confirmed_at = float("-inf")
+        self._answered_at = time.monotonic()
+        self._is_doubtful = False
+        self.why_not = ""
+        """Why nothing can be stored in it now; empty when it can, as far as is known."""
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self._stream.name
+
+    def confirmed(self) -> None:
+        """Notes that the stream has stored something."""
+        self._confirmed_at = time.monotonic()
+
+    def doubt(self) -> None:
+        """Has the next look try a write."""
+        self._confirmed_at = float("-inf")
+
+    async def look(self, *, deleted: bool = False) -> StreamInfo | None:
+        """Looks once, and mends what it can; None when the stream could not be described."""
+        try:
+            info = await self._stream.ensure()
+            if deleted:
+                info = await self._stream.info(deleted=True) or info
+            self._answered_at = time.monotonic()
+            if self.why_not or time.monotonic() - self._confirmed_at >= self._probe_every:
+                await self._probe(info)
+            return info
+        except StorageError as error:
+            if error.code:
+                self._cannot(str(error))
+            elif time.monotonic() - self._answered_at > UNANSWERED_SECONDS:
+                self._cannot(str(error))
+            return None
+
+    async def _probe(self, info: StreamInfo) -> None:
+        if self.why_not:
+            await self._stream.touch(info)  # while the disk is full, it says so at once
+        try:
+            await self._stream.probe()
+        except StorageError as error:
+            if error.code:
+                raise
+            await self._stream.touch(info)
+            if self._is_doubtful:
+                await self._replace(info)
+            else:
+                self._is_doubtful = True
+                self._cannot("a write to its disk has failed before, and NATS stores no more")
+        else:
+            if self.why_not:
+                log.info("the stream %s stores again", self.name)
+            self._confirmed_at, self.why_not, self._is_doubtful = time.monotonic(), "", False
+
+    async def _replace(self, info: StreamInfo) -> None:
+        await asyncio.sleep(self._rank() * RANK_SECONDS)
+        await self._stream.replace(info)
+
+    def _cannot(self, why: str) -> None:
+        if self.why_not != why:
+            log.error("NATS cannot store in the stream %s: %s", self.name, why)
+        self.why_not = why

@@ -1,0 +1,173 @@
+"""A JetStream stream as the fleet wants it: created, compared, probed, and made anew.
+
+Nothing about a stream is taken for granted after the start. Operators delete, edit and seal
+streams; and once a write to a stream's files has failed, nats-server (2.15) confirms no further
+write to it, also when the disk has room again: it answers every question about the stream as if it
+were well, but a publish gets no answer at all. Only another stream in its place, or a restart of
+the server, helps.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from protocol.bus.connection import Bus
+
+log = logging.getLogger("bus")
+
+PROBE = "=probe"
+"""Subject token, and key, of a probe. No model has it, as it is not a canonical token."""
+_STREAM_EXISTS = 10058
+_STREAM_MISSING = 10059
+_UNSTATED: Mapping[str, object] = {
+    "max_msgs": -1,
+    "max_msg_size": -1,
+    "max_consumers": -1,
+    "max_age": 0,
+    "no_ack": False,
+    "sealed": False,
+}
+"""What every stream of the fleet leaves at its default; an operator may have changed it."""
+_KEPT = ("num_replicas", "placement", "metadata", "description")
+"""What an operator may choose."""
+_ASK_SECONDS = 1.0
+_PROBE_SECONDS = 1.0
+
+
+class StorageError(Exception):
+    """Raised when JetStream cannot do what it was asked; its text is NATS's own reason."""
+
+    def __init__(self, reason: str, code: int = 0) -> None:
+        super().__init__(reason)
+        self.code = code
+        """NATS's error code; 0 when nothing answered."""
+
+
+class StreamInfo(NamedTuple):
+    """A stream as the server describes it."""
+
+    created: str
+    """Tells a stream from another one of the same name."""
+    config: Mapping[str, Any]
+    messages: int
+    first_sequence: int
+    last_sequence: int
+    subjects: frozenset[str] | None = None
+    """The subjects of its messages, if they were asked for."""
+    deleted: frozenset[int] = frozenset()
+    """Sequences between the first and the last that are gone, if they were asked for."""
+
+
+class Stream:
+    """One stream. Every method asks the server; none remembers an answer."""
+
+    def __init__(self, bus: Bus, config: Mapping[str, Any], probe_subject: str) -> None:
+        """*probe_subject* is one of the stream's subjects that nobody reads."""
+        self._bus = bus
+        self._config = config
+        self._probe_subject = probe_subject
+        self.name = str(config["name"])
+
+    async def info(self, *, subjects: str = "", deleted: bool = False) -> StreamInfo | None:
+        """Describes the stream, with its *subjects* under a filter and its *deleted* sequences if
+        asked for; None when there is no such stream. Raises :class:`StorageError`."""
+        body = {"subjects_filter": subjects} if subjects else {}
+        if deleted:
+            body["deleted_details"] = True  # type: ignore[assignment]
+        try:
+            found = await self._ask("INFO", body)
+        except StorageError as error:
+            if error.code == _STREAM_MISSING:
+                return None
+            raise
+        try:
+            state = found["state"]
+            return StreamInfo(
+                str(found["created"]),
+                dict(found["config"]),
+                int(state["messages"]),
+                int(state["first_seq"]),
+                int(state["last_seq"]),
+                frozenset(state.get("subjects") or ()) if subjects else None,
+                frozenset(state.get("deleted") or ()),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"NATS describes the stream {self.name} oddly: {error!r}") from None
+
+    async def ensure(self) -> StreamInfo:
+        """Creates the stream or restores its configuration; many gateways may do so at the same
+        time. Raises :class:`StorageError`."""
+        for _ in range(3):
+            info = await self.info()
+            if info is None:
+                try:
+                    await self._ask("CREATE", self._config)
+                    log.info("created the stream %s", self.name)
+                except StorageError as error:
+                    if error.code != _STREAM_EXISTS:
+                        raise
+            elif info.config.get("sealed"):
+                await self.replace(info)
+            elif self._differs(info.config):
+                log.info("restoring the configuration of the stream %s", self.name)
+                await self.touch(info)
+            else:
+                return info
+        raise StorageError(f"the stream {self.name} is changed again and again")
+
+    async def touch(self, info: StreamInfo) -> None:
+        """Has the server write the stream's configuration to its disk: raises
+        :class:`StorageError` with the reason where a failed write of messages gives none."""
+        kept = {name: info.config[name] for name in _KEPT if info.config.get(name)}
+        await self._ask("UPDATE", {**kept, **self._config})
+
+    async def replace(self, info: StreamInfo) -> None:
+        """Puts a new, empty stream in the place of the one that *info* describes. Raises
+        :class:`StorageError`."""
+        now = await self.info()
+        if now is not None and now.created == info.created:
+            log.warning("replacing the stream %s, which stores nothing any more", self.name)
+            await self._ask("DELETE", {})
+        await self.ensure()
+
+    async def probe(self) -> None:
+        """Has a message stored that nobody reads. Raises :class:`StorageError` when the server
+        refuses it, or does not confirm it within a second."""
+        headers = {"Nats-TTL": "1", "KV-Operation": "DEL"}  # in a bucket, it is no value
+        answer = await self._bus.request(
+            self._probe_subject, b"", timeout=_PROBE_SECONDS, headers=headers
+        )
+        if answer is None:
+            raise StorageError(f"writes to the stream {self.name} are not confirmed")
+        checked(answer)
+
+    def _differs(self, found: Mapping[str, Any]) -> bool:
+        wanted = {**_UNSTATED, **self._config}
+        return any((found.get(name) or 0) != (value or 0) for name, value in wanted.items())
+
+    async def _ask(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        subject = f"$JS.API.STREAM.{verb}.{self.name}"
+        data = json.dumps(body).encode() if body else b""
+        answer = await self._bus.request(subject, data, timeout=_ASK_SECONDS)
+        if answer is None:
+            raise StorageError("JetStream does not answer")
+        return checked(answer)
+
+
+def checked(answer: bytes) -> dict[str, Any]:
+    """Reads an answer of JetStream; raises :class:`StorageError` for one that reports an error."""
+    try:
+        found = json.loads(answer)
+        error = found.get("error")
+    except (ValueError, AttributeError, RecursionError):
+        raise StorageError("NATS gave an answer that cannot be read", 1) from None
+    if error:
+        raise StorageError(_reason(error), int(error.get("err_code") or error.get("code") or 1))
+    return dict(found)
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """NATS's description, without the paths of its host: they are nobody else's business."""
+    text = str(error.get("description") or "no reason given")
+    return text.rpartition(": ")[2] if "/" in text else text

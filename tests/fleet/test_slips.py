@@ -1,0 +1,108 @@
+"""Whatever a hand at the ``nats`` command does to the fleet's streams, the fleet mends by itself.
+
+After each command, models that are loaded and models that are not are served within three seconds,
+and a stream that was running goes on to its last character.
+"""
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from protocol.catalogue import Profile
+from tests.fleet.test_placing import profiles
+from tests.support.fleet import TestFleet, running_fleet
+from tests.support.nats import NatsServer
+from tests.support.processes import Tape, http_client, play
+from tests.support.scripted import Script
+from tests.support.slips import KINDS, Nats, Slip
+from tests.support.waiting import until
+from tests.support.words import answer, words
+
+pytestmark = pytest.mark.xdist_group("wall_clock")
+
+MENDED_SECONDS = 3.0
+"""Within which everything is served again."""
+LONG = 4000
+
+
+@contextlib.asynccontextmanager
+async def small_fleet(nats: NatsServer) -> AsyncIterator[TestFleet]:
+    """Room for one model on each of two nodes: ``a`` is pinned on the first one; ``b``, and ``c``,
+    which an operator has added, take turns on the second."""
+    script = Script(answer, step_seconds=0.01)
+    async with running_fleet(nats, profiles("a", "b")) as fleet:
+        await fleet.add_node(script.start, name="n1", models=(), memory_mb=100)
+        await fleet.add_node(script.start, name="n2", models=(), memory_mb=100)
+        operations = fleet.gateway.placement.operations
+        added = Profile("c", source="cortex-demo", vram_mb=60)
+        await operations.add(added)
+        await until(lambda: {"a", "b", "c"} <= set(fleet.gateway.fleet.models()))
+        await operations.pin("a", ["n1"])
+        await fleet.ready("a")
+        assert (await fleet.chat(model="b", max_tokens=2)).status_code == 200
+        yield fleet
+
+
+async def is_served(fleet: TestFleet, model: str) -> str:
+    """How a new request fares: empty when well."""
+    began = time.monotonic()
+    said = await fleet.chat(model=model, max_tokens=2)
+    seconds = time.monotonic() - began
+    if said.status_code == 200 and seconds < MENDED_SECONDS:
+        return ""
+    return f"{model}: {said.status_code} after {seconds:.1f} s: {said.text[:200]}"
+
+
+async def mended(fleet: TestFleet, slip: Slip, other: str) -> list[str]:
+    """Does it, and asks for what is loaded and for what is not; what went wrong."""
+    async with http_client() as client:
+        tape = Tape()
+        sent = {"model": "a", "seed": 7, "max_tokens": LONG}
+        running = asyncio.create_task(play(client, fleet.url, tape, **sent))
+        await until(lambda: tape.text, what="the stream begins")
+        try:
+            await slip.do()
+            asked = await asyncio.gather(is_served(fleet, "a"), is_served(fleet, other))
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        wrong = [found for found in asked if found]
+        if not "".join(words(7, LONG)).startswith(tape.text):
+            wrong.append("the stream is not what it was")
+        if tape.error or tape.worst_gap > 1.0:
+            wrong.append(f"the stream paused for {tape.worst_gap:.1f} s: {tape.error}")
+    return [f"{slip.what}: {one}" for one in wrong]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_slip_of_the_hand_is_mended(nats: NatsServer, kind: str) -> None:
+    """One command of each kind, of many a random one."""
+    async with small_fleet(nats) as fleet:
+        found = [slip async for slip in Nats(fleet.gateway.bus).slips() if slip.kind == kind]
+        if not found:
+            pytest.skip("the bucket is empty: nobody wants anything")
+        slip = random.Random(kind).choice(found)
+        assert await mended(fleet, slip, "c") == []
+        assert await is_served(fleet, "b") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+async def test_every_slip_of_the_hand_is_mended(nats: NatsServer) -> None:
+    wrong: list[str] = []
+    count = 0
+    async with small_fleet(nats) as fleet:
+        slips = [slip async for slip in Nats(fleet.gateway.bus).slips()]
+        random.Random(1).shuffle(slips)
+        for count, slip in enumerate(slips, start=1):
+            await until(Nats(fleet.gateway.bus).is_whole)
+            found = await mended(fleet, slip, "bc"[count % 2])
+            sys.stdout.write(f"{slip.what}: {found}\n")
+            wrong += found
+    assert count > 100
+    assert wrong == []
