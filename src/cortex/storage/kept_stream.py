@@ -1,8 +1,9 @@
 """Looks after one stream: whether it is there, is as it should be, and stores what it is given.
 
-A stream that confirms no writes although the server can write its configuration to the same disk
-has been given up by nats-server since a write failed; it is replaced. Of several gateways the first
-one does so; the others come a moment later and find a new stream.
+A stream that confirms no writes although the server can store as much as is needed in another one
+has been given up by nats-server since a write failed; it is replaced. Not earlier: replacing it
+frees a little room on a full disk, and the next request would fill that. Of several gateways the
+first one does so; the others come a moment later and find a new stream.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ log = logging.getLogger("storage")
 UNANSWERED_SECONDS = 3.0
 """How long JetStream may leave questions unanswered: a server that has just been started needs a
 moment."""
+ROOM_BYTES = 512 << 10
+"""What there must be room for before a stream is replaced."""
 RANK_SECONDS = 0.7
 """What each gateway leaves to the one before it to replace a stream."""
 
@@ -60,34 +63,31 @@ class KeptStream:
                 await self._probe(info)
             return info
         except StorageError as error:
-            if error.code:
-                self._cannot(str(error))
-            elif time.monotonic() - self._answered_at > UNANSWERED_SECONDS:
+            is_silent = time.monotonic() - self._answered_at > UNANSWERED_SECONDS
+            if error.code or (is_silent and not self.why_not):
                 self._cannot(str(error))
             return None
 
     async def _probe(self, info: StreamInfo) -> None:
-        if self.why_not:
-            await self._stream.touch(info)  # while the disk is full, it says so at once
+        if self._is_doubtful:
+            await self._stream.touch(info)  # on a full disk, it says so
+            await self._stream.check_room(ROOM_BYTES)
         try:
             await self._stream.probe()
         except StorageError as error:
             if error.code:
                 raise
-            await self._stream.touch(info)
-            if self._is_doubtful:
-                await self._replace(info)
-            else:
+            if not self._is_doubtful:
                 self._is_doubtful = True
-                self._cannot("a write to its disk has failed before, and NATS stores no more")
-        else:
-            if self.why_not:
-                log.info("the stream %s stores again", self.name)
-            self._confirmed_at, self.why_not, self._is_doubtful = time.monotonic(), "", False
-
-    async def _replace(self, info: StreamInfo) -> None:
-        await asyncio.sleep(self._rank() * RANK_SECONDS)
-        await self._stream.replace(info)
+                await self._stream.touch(info)
+                self._cannot("a write to its disk failed, and it has confirmed none since")
+                return
+            await asyncio.sleep(self._rank() * RANK_SECONDS)
+            await self._stream.replace(info)
+            await self._stream.probe()
+        if self.why_not:
+            log.info("the stream %s stores again", self.name)
+        self._confirmed_at, self.why_not, self._is_doubtful = time.monotonic(), "", False
 
     def _cannot(self, why: str) -> None:
         if self.why_not != why:

@@ -7,8 +7,10 @@ were well, but a publish gets no answer at all. Only another stream in its place
 the server, helps.
 """
 
+import contextlib
 import json
 import logging
+import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +34,7 @@ _UNSTATED: Mapping[str, object] = {
 _KEPT = ("num_replicas", "placement", "metadata", "description")
 """What an operator may choose."""
 _ASK_SECONDS = 1.0
-_PROBE_SECONDS = 1.0
+_PROBE_SECONDS = 0.7
 
 
 class StorageError(Exception):
@@ -131,12 +133,27 @@ class Stream:
             await self._ask("DELETE", {})
         await self.ensure()
 
-    async def probe(self) -> None:
+    async def check_room(self, nbytes: int) -> None:
+        """Has the server store *nbytes* in a stream of their own, and drops them. Raises
+        :class:`StorageError` when it cannot."""
+        name = f"cortex-room-{secrets.token_hex(4)}"
+        config = {"name": name, "subjects": [f"cortex.room.{name}"], "storage": "file"}
+        room = Stream(self._bus, config, f"cortex.room.{name}")
+        try:
+            await room._ask("CREATE", config)
+            await room.probe(nbytes)
+        finally:
+            with contextlib.suppress(StorageError):
+                await room._ask("DELETE", {})
+
+    async def probe(self, nbytes: int = 0) -> None:
         """Has a message stored that nobody reads. Raises :class:`StorageError` when the server
-        refuses it, or does not confirm it within a second."""
-        headers = {"Nats-TTL": "1", "KV-Operation": "DEL"}  # in a bucket, it is no value
+        refuses it, or does not confirm it in time."""
+        headers = {"KV-Operation": "DEL"}  # in a bucket, it is no value
+        if self._config.get("allow_msg_ttl"):
+            headers["Nats-TTL"] = "1"
         answer = await self._bus.request(
-            self._probe_subject, b"", timeout=_PROBE_SECONDS, headers=headers
+            self._probe_subject, bytes(nbytes), timeout=_PROBE_SECONDS, headers=headers
         )
         if answer is None:
             raise StorageError(f"writes to the stream {self.name} are not confirmed")
