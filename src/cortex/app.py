@@ -111,7 +111,10 @@ class _Status:
         """Returns 200 when a request could be served now, otherwise 503 and the reason."""
         reason = self._gateway.why_not_ready
         if reason:
-            return _json({"status": "not ready", "reason": reason}, 503)
+            body: dict[str, object] = {"status": "not ready", "reason": reason}
+            if why := self._gateway.storage.why_not:
+                body["storage"] = why
+            return _json(body, 503)
         return _json({"status": "ready"})
 
     async def version(self, request: Request) -> Response:

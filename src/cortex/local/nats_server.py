@@ -6,6 +6,7 @@ Ctrl-C must not reach it before the other processes have drained.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 
 from cortex.config import nats_server_override
+from cortex.local.log_file import open_private
 from protocol.runtime.die_with_parent import bound_to_this_process
 from protocol.runtime.settings import SettingsError
 
@@ -32,6 +34,9 @@ ping_interval: "5s"
 ping_max: 2
 authorization {{ token: "{token}" }}
 jetstream {{ store_dir: {store}, max_mem: 64MB, max_file: 4GB }}
+log_file: {log}
+logfile_size_limit: 8MB
+logfile_max_num: 2
 """
 
 
@@ -62,9 +67,10 @@ class LocalNats:
                 port=self._port,
                 token=self._token(),
                 store=json.dumps(str(self._directory / "jetstream")),
+                log=json.dumps(str(log_path)),
             ),
         )
-        with log_path.open("wb") as log:
+        with open_private(log_path) as log:  # for what it says before it knows of its log
             self.process = await asyncio.create_subprocess_exec(
                 *bound_to_this_process(self._binary, "-c", str(config)),
                 stdin=subprocess.DEVNULL,
@@ -77,6 +83,8 @@ class LocalNats:
             if self.process.returncode is not None:
                 raise SettingsError(f"nats-server did not start: {_last_line(log_path)}")
             if asyncio.get_running_loop().time() > deadline:
+                self.process.kill()
+                await self.process.wait()
                 raise SettingsError(
                     f"nats-server did not answer within {START_SECONDS:.0f} s; see {log_path}."
                 )
@@ -95,9 +103,12 @@ class LocalNats:
                 await self.process.wait()
 
     def _token(self) -> str:
-        if not self.token_file.exists():
-            _write_private(self.token_file, secrets.token_urlsafe(32))
-        return self.token_file.read_text().strip()
+        with contextlib.suppress(FileNotFoundError):
+            if token := self.token_file.read_text().strip():
+                return token
+        token = secrets.token_urlsafe(32)
+        _write_private(self.token_file, token)
+        return token
 
     async def _answers(self) -> bool:
         """Whether the server answers: it speaks first, so a line that starts with INFO proves
@@ -140,7 +151,11 @@ def _free_port() -> int:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can ever read: the mode is set at creation."""
+    """Writes a file that only its owner can ever read: the mode is set at creation. Leaves one that
+    has the text already: the disk may be full."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text() == text and path.stat().st_mode & 0o077 == 0:
+            return
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

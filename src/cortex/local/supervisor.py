@@ -1,25 +1,27 @@
 """Child processes that are started, watched, logged and restarted.
 
-A child that ends without being asked to is restarted after a pause that doubles from 0.2 s to 10 s
-and resets once the child has run for a while. Exit code 78 (EX_CONFIG) means that another try
+A child that ends without being asked to is restarted after a pause that doubles from 0.2 s to a
+limit and resets once the child has run for a while. Exit code 78 (EX_CONFIG) means that another try
 cannot help: the supervisor passes on the child's last words instead.
 """
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from cortex.local.log_file import LogFile
 from protocol.runtime.die_with_parent import bound_to_this_process
+from protocol.runtime.settings import SettingsError
 
 EX_CONFIG = 78
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
+LONGEST_BROKER_PAUSE_SECONDS = 1.0
+"""Nothing works without the broker."""
 _HEALTHY_SECONDS = 30.0
-_MAX_LOG_BYTES = 16 << 20
 
 Say = Callable[[str], None]
 """Shows one line to the person at the terminal."""
@@ -41,13 +43,16 @@ class SupervisedProcess:
         *,
         pass_fds: Sequence[int] = (),
         environment: dict[str, str] | None = None,
+        longest_pause: float = LONGEST_PAUSE_SECONDS,
     ) -> None:
+        """*longest_pause*: seconds before it is started again, at most."""
         self.name = name
         self._command = command
         self._log_path = log_path
         self._say = say
         self._pass_fds = pass_fds
         self._environment = environment
+        self._longest_pause = longest_pause
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._last_line = ""
@@ -67,7 +72,7 @@ class SupervisedProcess:
                 pause = FIRST_PAUSE_SECONDS
             self._say(f"{self.name} {_how_it_ended(code)}; restarting in {pause:.1f} s")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, self._longest_pause)
 
     async def stop(self, grace_seconds: float) -> None:
         """Sends SIGTERM, then SIGKILL after the grace period."""
@@ -108,18 +113,17 @@ class SupervisedProcess:
 
     async def _copy_log(self, output: asyncio.StreamReader) -> None:
         """Copies all output to the log file; warnings and worse also go to the person."""
-        with contextlib.suppress(OSError):
-            if self._log_path.stat().st_size > _MAX_LOG_BYTES:
-                os.replace(self._log_path, self._log_path.with_suffix(".log.1"))
-        with self._log_path.open("ab") as log:
+        log = LogFile(self._log_path)
+        try:
             while line := await _read_line(output):
                 log.write(line)
-                log.flush()
                 text = line.decode(errors="replace").rstrip()
                 if text:
                     self._last_line = text
                 if _is_alarming(text):
                     self._say(f"{self.name}: {text}")
+        finally:
+            log.close()
 
 
 class Restarting:
@@ -131,16 +135,39 @@ class Restarting:
         self._name = name
         self._start = start
         self._say = say
+        self._process: asyncio.subprocess.Process | None = None
         self.stopping = False
 
     async def run(self, process: asyncio.subprocess.Process) -> None:
         """Watches *process*, and starts another one whenever it ends, until ``stopping``."""
         while True:
+            self._process = process
             code = await process.wait()
             if self.stopping:
                 return
             self._say(f"{self._name} {_how_it_ended(code)}; restarting")
-            process = await self._start()
+            process = await self._started()
+
+    def restart(self, why: str) -> None:
+        """Ends the process, so that another one is started."""
+        if self._process is not None and self._process.returncode is None and not self.stopping:
+            self._say(f"{self._name} is restarted: {why}")
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+                self._process.send_signal(signal.SIGCONT)
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        """Starts it, again and again: what is in the way, such as a full disk, may go away."""
+        said, pause = "", FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._start()
+            except (SettingsError, OSError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    self._say(f"{self._name} cannot be started: {said}; trying again")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_BROKER_PAUSE_SECONDS)
 
 
 async def _read_line(output: asyncio.StreamReader) -> bytes:

@@ -9,12 +9,10 @@ connections waiting.
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
 import sys
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,17 +22,17 @@ import msgspec
 
 from cortex import __version__
 from cortex.config import child_environment
-from cortex.gateway_client import GatewayClient, GatewayClientError, model_line
 from cortex.local.nats_server import LocalNats
+from cortex.local.reporter import DEMO, Reporter
+from cortex.local.storage_watch import StorageWatch
 from cortex.local.supervisor import HopelessChild, Restarting, Say, SupervisedProcess
 from protocol.runtime.listen import open_socket, url_of
 from protocol.runtime.settings import SettingsError
 
 GATEWAY_GRACE_SECONDS = 32.0
 NEURON_GRACE_SECONDS = 10.0
-DEMO = "cortex-demo"
-_POLL_SECONDS = 0.1
-_SETTLED_POLL_SECONDS = 1.0
+GATEWAY_PAUSE_SECONDS = 2.0
+"""Longest pause before a gateway is started again: its clients wait."""
 
 
 class UpOptions(msgspec.Struct, frozen=True):
@@ -109,7 +107,8 @@ def _locked(data: Path) -> Any:
     """Locks the data directory, which two fleets must not share."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock: IO[str] = (data / "lock").open("a+")
+        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        lock: IO[str] = os.fdopen(descriptor, "a+")
     except OSError as error:
         raise SettingsError(
             f"the data directory {data} cannot be written: {(error.strerror or '').lower()}. "
@@ -147,7 +146,6 @@ class _LocalFleet:
         self._neurons: list[SupervisedProcess] = []
         self._listeners: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._started = time.monotonic()
 
     @property
     def _url(self) -> str:
@@ -180,7 +178,7 @@ class _LocalFleet:
 
     async def start(self) -> None:
         """Starts all processes, which then run in the background."""
-        self._logs.mkdir(exist_ok=True)
+        self._logs.mkdir(exist_ok=True, mode=0o700)
         self._say(f"cortex {__version__}, data in {self._options.data}")
         process = await self._broker.start()
         self._say(f"nats-server at {self._broker.url}")
@@ -190,6 +188,7 @@ class _LocalFleet:
             "gateway",
             [*_python("cortex"), "serve", *nats, *self._listen_arguments()],
             (self._api.fileno(), self._metrics.fileno()),
+            longest_pause=GATEWAY_PAUSE_SECONDS,
         )
         self._spawn(self._gateway.run(), "gateway")
         for number in range(1, self._options.neurons + 1):
@@ -232,7 +231,9 @@ class _LocalFleet:
             ),
         ]
 
-    def _child(self, name: str, command: Sequence[str], fds: Sequence[int]) -> SupervisedProcess:
+    def _child(
+        self, name: str, command: Sequence[str], fds: Sequence[int], **options: Any
+    ) -> SupervisedProcess:
         return SupervisedProcess(
             name,
             command,
@@ -240,19 +241,37 @@ class _LocalFleet:
             self._say,
             pass_fds=fds,
             environment=child_environment(PYTHONUNBUFFERED="1"),
+            **options,
         )
 
     def _spawn(self, coroutine: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(coroutine, name=name))
+
+    @property
+    def _hints(self) -> str:
+        return f"""\
+Metrics:            {url_of(self._metrics)}/metrics
+Logs:               {self._logs}
+Your own models:    cortex up --model FOLDER_OR_HUGGING_FACE_ID, or --model-dir DIR for many
+Stop:               Ctrl-C
+"""
 
     def _children(self) -> list[SupervisedProcess]:
         return [*([self._gateway] if self._gateway else []), *self._neurons]
 
     async def watch(self, stop: asyncio.Event) -> int:
         """Reports on the models until *stop* is set."""
-        waiting = asyncio.create_task(self._report(), name="report")
+        reporter = Reporter(
+            self._url,
+            self._say,
+            loaded=self._options.loaded,
+            folders=self._options.folders,
+            hints=self._hints,
+        )
+        self._spawn(reporter.run(), "report")
+        storage = StorageWatch(self._url, self._options.data, self._broker_watch.restart)
+        self._spawn(storage.run(), "storage")
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        self._tasks += [waiting]
         pending: set[asyncio.Task[Any]] = {stopped, *self._tasks}
         try:
             while not stop.is_set():
@@ -269,81 +288,15 @@ class _LocalFleet:
         needs."""
         if self._gateway:
             await self._gateway.stop(GATEWAY_GRACE_SECONDS)
+        # Nobody would answer what still arrives, and our own questions would wait for that.
+        self._api.close()
+        self._metrics.close()
         await asyncio.gather(*(n.stop(NEURON_GRACE_SECONDS) for n in self._neurons))
         self._broker_watch.stopping = True
         await self._broker.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _report(self) -> None:
-        """Reports what each model is doing, and prints the greeting when the first one answers;
-        raises when none ever can."""
-        said: dict[str, str] = {}
-        has_greeted = False
-        pause = _POLL_SECONDS
-        wanted = len(self._options.loaded)
-        before: list[str] = []
-        while True:
-            listed = await asyncio.to_thread(_listed, self._url)
-            if wanted and not self._options.folders:
-                listed = [model for model in listed if model["nodes"]]
-            for model in listed:
-                line = model_line(model) if model["nodes"] else _offer_line(model)
-                if said.get(model["id"]) != line:
-                    said[model["id"]] = line
-                    self._say(line)
-            # Offers are complete once a look shows no more of them than the one before.
-            ids = [model["id"] for model in listed]
-            if not wanted and ids and ids == before and not has_greeted:
-                has_greeted = True
-                self._say(self._greeting(self._first_offer(listed)))
-            before = ids
-            ready = [model["id"] for model in listed if model["state"] == "ready"]
-            failed = [model["id"] for model in listed if model["state"] == "failed"]
-            if ready and not has_greeted:
-                has_greeted = True
-                self._say(self._greeting(ready[0]))
-            if len(ready) + len(failed) >= wanted:
-                if wanted and not has_greeted:
-                    raise HopelessChild("No model could be loaded; see above.")
-                pause = _SETTLED_POLL_SECONDS if has_greeted else _POLL_SECONDS
-            await asyncio.sleep(pause)
-
-    def _first_offer(self, listed: Sequence[dict[str, Any]]) -> str:
-        """Names the first model that can be loaded on demand; raises when there is none."""
-        offered = [model["id"] for model in listed if model["available_on"] and not model["error"]]
-        if not offered:
-            raise HopelessChild("None of these models can be loaded; see above.")
-        if offered == [DEMO]:
-            self._say(
-                f"no model was found in {', '.join(self._options.folders)}; one is a folder "
-                f"with config.json and *.safetensors. {DEMO} is offered instead."
-            )
-        return str(offered[0])
-
-    def _greeting(self, model: str) -> str:
-        question = "What is 17 + 25?" if "demo" in model else "Who are you?"
-        body = json.dumps(
-            {
-                "model": model,
-                "stream": True,
-                "messages": [{"role": "user", "content": question}],
-            }
-        )
-        return f"""
-Ready after {time.monotonic() - self._started:.1f} s. Ask it something:
-
-  curl -N {self._url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
-
-OpenAI clients:     OPENAI_BASE_URL={self._url}/v1 OPENAI_API_KEY=none
-Anthropic clients:  ANTHROPIC_BASE_URL={self._url} ANTHROPIC_AUTH_TOKEN=none
-Models:             {self._url}/v1/models
-Metrics:            {url_of(self._metrics)}/metrics
-Logs:               {self._logs}
-Your own models:    cortex up --model FOLDER_OR_HUGGING_FACE_ID, or --model-dir DIR for many
-Stop:               Ctrl-C
-"""
 
 
 def _python(module: str) -> list[str]:
@@ -367,18 +320,3 @@ def _open_or_any_free(host: str, port: int, what: str, say: Say | None) -> socke
         if say:
             say(f"port {port} is taken; {what} at {url_of(listener)}")
         return listener
-
-
-def _listed(url: str) -> list[dict[str, Any]]:
-    """Lists the models that nodes have or know, each under its own name; none while no gateway
-    answers."""
-    try:
-        models = GatewayClient(url).models()
-    except GatewayClientError:
-        return []
-    return [model for model in models if model["root"] == model["id"]]
-
-
-def _offer_line(model: dict[str, Any]) -> str:
-    """Says of a model that is not loaded whether it can be."""
-    return str(model["error"] or f"{model['id']}: loaded on demand")

@@ -22,6 +22,8 @@ log = logging.getLogger("bus")
 MINIMUM_SERVER = (2, 12)
 """Prioritized pulls came with 2.12; per-message TTLs with 2.11 (2.9 accepts and ignores them)."""
 MINIMUM_PAYLOAD_BYTES = 1 << 20
+"""The default of nats-server."""
+GOOD_PAYLOAD_BYTES = 8_000_000
 _HEADROOM_BYTES = 4096
 """Kept free for headers: a message whose payload and headers exceed max_payload closes a nats-py
 client for good."""
@@ -125,10 +127,18 @@ class Bus:
                 f"NATS at {self.url} is version {found}; {needed} or newer is needed, older ones "
                 "silently ignore expiry times. Upgrade nats-server."
             )
-        if self.max_payload_bytes < MINIMUM_PAYLOAD_BYTES:
+        payload = int(self._client.max_payload)
+        if payload < MINIMUM_PAYLOAD_BYTES:
             raise BusSetupError(
-                f"NATS at {self.url} has max_payload = {self.max_payload_bytes} bytes; at least "
-                f"{MINIMUM_PAYLOAD_BYTES} are needed. Set max_payload: 8MB (deploy/nats.conf)."
+                f"NATS at {self.url} has max_payload = {payload:,} bytes; at least "
+                f"{MINIMUM_PAYLOAD_BYTES:,} are needed. Set max_payload: 8MB (deploy/nats.conf)."
+            )
+        if payload < GOOD_PAYLOAD_BYTES:
+            log.warning(
+                "NATS at %s has max_payload = %s bytes: requests with more text than that, less "
+                "the room for their answers, are refused. Set max_payload: 8MB (deploy/nats.conf).",
+                self.url,
+                f"{payload:,}",
             )
         try:
             answer = await self._client.request("$JS.API.INFO", b"", timeout=2)
