@@ -26,6 +26,8 @@ def status(fleet: Json) -> list[str]:
     for model, count in fleet["waiting"].items():
         lines.append(f"waiting  {count} for {model}")
     lines += [f"drained  {node['node']}" for node in nodes if node["is_draining"]]
+    lines += [f"unused   {node}: {why}" for node, why in fleet.get("unusable", {}).items()]
+    lines += [f"trouble  {stream}: {why}" for stream, why in fleet.get("troubles", {}).items()]
     return lines
 
 

@@ -21,6 +21,7 @@ from protocol.fleet import (
     NodeInfo,
     NodeLive,
 )
+from protocol.job import PROTOCOL
 from protocol.names import InvalidName
 from protocol.runtime.waiting import wait_at_most
 from protocol.timing import NORMAL, Timing
@@ -52,6 +53,8 @@ class Node:
         self.heard_at = float("-inf")
         self.began_at = float("-inf")
         """When its present life began, as far as it was heard."""
+        self.why_unusable = ""
+        """Why this gateway cannot use it, whatever it offers; empty when it can."""
         self.contradicts_since = float("inf")
         """Since when its heartbeats and its records have not agreed."""
 
@@ -88,7 +91,7 @@ class Fleet:
                 return
             node = self._nodes.setdefault(name, Node(name))
             if kind == "info":
-                node.info = codec.read_node_info(value) if value else None
+                self._introduce(node, codec.read_node_info(value) if value else None)
             elif kind == "live":
                 node.live = codec.read_node_live(value) if value else None
             elif value:
@@ -129,12 +132,20 @@ class Fleet:
             return
         if said.info.instance != node.heartbeat.instance:
             return
-        node.info, node.live = said.info, said.live
+        self._introduce(node, said.info)
+        node.live = said.live
         for record in said.models:
             node.models[record.model] = record
             self._having.setdefault(record.model, {})[node.name] = node
         self.version += 1
         self._notify()
+
+    def _introduce(self, node: Node, info: NodeInfo | None) -> None:
+        node.info = info
+        why = _why_not_understood(info) if info is not None else ""
+        if why and why != node.why_unusable:
+            log.error("node %s is not used: %s", node.name, why)
+        node.why_unusable = why
 
     def contradictory(self, seconds: float) -> list[str]:
         """The living nodes whose heartbeats and records have not agreed for that long."""
@@ -175,8 +186,14 @@ class Fleet:
         return self._clock() - node.heard_at < self._timing.node_gone_seconds
 
     def alive(self) -> Iterator[Node]:
-        """The nodes that are alive."""
-        return (node for node in self._nodes.values() if self.is_alive(node))
+        """The nodes that are alive and can be used."""
+        return (n for n in self._nodes.values() if self.is_alive(n) and not n.why_unusable)
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Why living nodes cannot be used, by name."""
+        nodes = (node for node in self._nodes.values() if self.is_alive(node))
+        return {node.name: node.why_unusable for node in nodes if node.why_unusable}
 
     def models(self) -> list[str]:
         """Every model that a living node has or could load, sorted by name."""
@@ -275,4 +292,17 @@ class Fleet:
         record = node.models.get(model)
         if record is None or node.heartbeat is None or not self.is_alive(node):
             return None
+        if node.why_unusable:
+            return None
         return record if record.instance == node.heartbeat.instance else None
+
+
+def _why_not_understood(info: NodeInfo) -> str:
+    """Why a node and this gateway cannot talk; empty when they can."""
+    if info.protocol_min <= PROTOCOL <= info.protocol_max:
+        return ""
+    spoken = str(info.protocol_min)
+    if info.protocol_max != info.protocol_min:
+        spoken += f" to {info.protocol_max}"
+    older = "this gateway" if info.protocol_min > PROTOCOL else "the node"
+    return f"it speaks protocol {spoken}, and this gateway {PROTOCOL}. Upgrade {older}."

@@ -8,6 +8,7 @@ bounds the first connect, then reconnects without end, and its callbacks cannot 
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
@@ -30,6 +31,9 @@ client for good."""
 _PENDING_BYTES = 8 << 20
 _FLUSH_SECONDS = 2.0
 """How long a publish may wait while that much is pending; nats-py's default is for ever."""
+_SUBJECT = re.compile(r"[!-~]{1,1000}")
+"""All subjects of the fleet are printable; the server closes a connection that sends a line of more
+than 4,096 bytes."""
 _BROKEN = (nats.errors.UnexpectedEOF, nats.errors.StaleConnectionError, ConnectionError)
 
 
@@ -224,12 +228,14 @@ class Bus:
         """
         if len(data) > self.max_payload_bytes:
             raise BusOverflow(len(data), self.max_payload_bytes)
+        if not _can_be_sent(subject, reply):
+            return
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except (
             nats.errors.OutboundBufferLimitError,
             nats.errors.ConnectionClosedError,
-            nats.errors.BadSubjectError,  # a name came from a message, and is none
+            nats.errors.BadSubjectError,
         ) as error:
             log.warning("dropped a message on %r: %s", subject, error)
 
@@ -244,6 +250,8 @@ class Bus:
         """Returns the payload of the answer, or None when nobody answers in time."""
         if len(data) > self.max_payload_bytes:
             raise BusOverflow(len(data), self.max_payload_bytes)
+        if not _can_be_sent(subject):
+            return None
         task = asyncio.current_task()
         cancels = task.cancelling() if task else 0
         try:
@@ -360,6 +368,16 @@ class Subscription:
         except (TimeoutError, nats.errors.Error):
             self._inner._closed = False  # or nats-py would subscribe it again after a reconnect
             await self.stop()
+
+
+def _can_be_sent(*subjects: str) -> bool:
+    """Whether the server would take messages on *subjects*; logs it if not. A name in one may have
+    come from a message, and be anything: for a subject that it cannot parse, the server closes the
+    connection, and nats-py takes that as final."""
+    bad = [subject for subject in subjects if subject and not _SUBJECT.fullmatch(subject)]
+    if bad:
+        log.warning("dropped a message on %r: that is no subject", bad[0][:200])
+    return not bad
 
 
 def _ignore(message: BusMessage) -> None:

@@ -34,6 +34,10 @@ _MAX_PULL_PRIORITY = 9
 
 GIVE_BACK = b"-NAK"
 """Payload for a delivery's ack subject that gives the job to another neuron at once."""
+GIVE_BACK_LATER = b'-NAK {"delay": 200000000}'
+"""The same after a moment, as this neuron would be the first to get it again at once."""
+TERMINATE = b"+TERM"
+"""Payload for a delivery's ack subject that removes the job for good."""
 
 
 class Delivery(NamedTuple):

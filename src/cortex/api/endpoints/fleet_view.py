@@ -70,6 +70,10 @@ class FleetShown(msgspec.Struct, frozen=True):
     """Requests that wait for a model that is not ready, over all gateways."""
     pins: dict[str, list[str]]
     nodes: list[NodeShown]
+    unusable: dict[str, str]
+    """Why living nodes are not used, by name."""
+    troubles: dict[str, str]
+    """Why NATS cannot store anything, by stream."""
 
 
 class FleetView:
@@ -143,6 +147,8 @@ class FleetView:
             waiting={m: d.waiting for m, d in sorted(placement.demands.by_model().items())},
             pins={m: sorted(nodes) for m, nodes in sorted(placement.intent.pins.items())},
             nodes=[self._node(views[name]) for name in sorted(views)],
+            unusable=gateway.fleet.unusable,
+            troubles=gateway.storage.troubles,
         )
 
     def _node(self, view: NodeView) -> NodeShown:

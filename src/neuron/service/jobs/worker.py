@@ -20,10 +20,10 @@ from neuron.service.jobs.step_time import StepTime
 from neuron.service.jobs.suspects import Suspects
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage, Delivery, JobPuller
-from protocol.bus.jobs import GIVE_BACK, MAX_DELIVERIES
+from protocol.bus.jobs import GIVE_BACK, GIVE_BACK_LATER, MAX_DELIVERIES, TERMINATE
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelLoad
-from protocol.job import Job
+from protocol.job import PROTOCOL, Job
 
 log = logging.getLogger("neuron")
 
@@ -173,7 +173,11 @@ class Worker:
             job = codec.read_job(delivery.data)
         except codec.UnreadableMessage as error:
             log.error("dropped an unreadable job: %s", error)
-            self._send(self._identity.bus.publish(delivery.ack, b"+TERM"))
+            self._send(self._identity.bus.publish(delivery.ack, TERMINATE))
+            return
+        if job.protocol != PROTOCOL and delivery.deliveries < MAX_DELIVERIES:
+            # another node may be of the gateway's version
+            self._send(self._identity.bus.publish(delivery.ack, GIVE_BACK_LATER))
             return
         self._take(job, delivery.ack, delivery.deliveries)
 
@@ -188,7 +192,8 @@ class Worker:
         except codec.UnreadableMessage as error:
             log.error("dropped an unreadable job: %s", error)
             return
-        if self._free_slots and (job.attempt > 1 or self._puller.is_idle(job.priority)):
+        is_understood = job.protocol == PROTOCOL
+        if is_understood and self._free_slots and (job.attempt > 1 or self._puller.is_idle(job.priority)):
             self._take(job, ack="", deliveries=1)
         else:
             busy = frames.Busy(
@@ -197,6 +202,9 @@ class Worker:
             self._send(self._identity.send(job, busy))
 
     def _take(self, job: Job, ack: str, deliveries: int) -> None:
+        if deliveries >= MAX_DELIVERIES:
+            # Nobody has acknowledged it, and nobody will: its gateway is gone, or never was.
+            self._send(self._identity.bus.publish(ack, TERMINATE))
         known = self._jobs.get(job.id)
         if known is None or known.attempt < job.attempt:
             entry = self._jobs.add(job.id, job.attempt, self)
@@ -244,12 +252,7 @@ class Worker:
             return
         except Exception:
             log.exception("job %s failed", job.id)
-            error_out = WireError(
-                ErrorCode.INTERNAL,
-                f"Node {self._identity.node} failed to prepare the request; its log has the "
-                "details.",
-            )
-            await self._identity.refuse(job, error_out, ack=ack, retryable=True)
+            await self._identity.refuse(job, self._bug("prepare"), ack=ack, retryable=True)
             self._jobs.ended(entry, keep=False)
             return
         entry.running = RunningJob(
@@ -263,7 +266,19 @@ class Worker:
         await entry.running.accept(ack)
         await self._run(entry, entry.running)
 
+    def _bug(self, what: str) -> WireError:
+        return WireError(
+            ErrorCode.INTERNAL,
+            f"Node {self._identity.node} failed to {what} the request; its log has the details.",
+        )
+
     async def _prepare(self, job: Job, deliveries: int) -> Prompt:
+        if job.protocol != PROTOCOL:
+            raise FleetError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"The request is of protocol {job.protocol}, and node {self._identity.node} speaks "
+                f"{PROTOCOL}. Run one version of cortex and neuron everywhere.",
+            )
         if deliveries >= MAX_DELIVERIES:
             raise FleetError(
                 ErrorCode.POISON,
@@ -306,6 +321,9 @@ class Worker:
                 retry_after_seconds=2,
             )
             await running.fail(error, retryable=True)
+        except Exception:
+            log.exception("job %s failed", running.job.id)
+            await running.fail(self._bug("compute"), retryable=True)
         finally:
             self._suspects.leave(sequence_id)
             self._engine.abort(sequence_id)

@@ -35,6 +35,9 @@ CATALOGUE_SECONDS = 2.0
 PULL_AGAIN_SECONDS = 60.0
 """How long a model whose download failed is shown as failed before it can be pulled again."""
 BUSY_RETRY_SECONDS = 2
+EPOCH_SECONDS = 3.0
+"""How long an epoch counts after it was last confirmed; a placer confirms its own twice a second,
+and a lease has ended long before."""
 
 
 class _Residence(NamedTuple):
@@ -63,6 +66,7 @@ class ResidentManager:
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._refresh_wanted = asyncio.Event()
         self._newest: Epoch | None = None
+        self._newest_at = float("-inf")
         self._tasks = asyncio.TaskGroup()
         self._is_running = False
         self.is_draining = False
@@ -166,19 +170,23 @@ class ResidentManager:
         self._residences[order.model].resident.recycle(order.loads)
 
     def note_epoch(self, epoch: Epoch) -> None:
-        """Notes that a gateway places in *epoch*: orders of earlier placers are void."""
-        if self._newest is None or self._newest < epoch:
-            self._newest = epoch
+        """Notes that a gateway places in *epoch*: orders of earlier placers are void, for as long
+        as its heartbeats confirm it. An epoch that nobody has confirmed for
+        :data:`EPOCH_SECONDS` was no placer's, or is that of a bus that is gone."""
+        now = time.monotonic()
+        is_forgotten = now - self._newest_at > EPOCH_SECONDS
+        if self._newest is None or self._newest <= epoch or is_forgotten:
+            self._newest, self._newest_at = epoch, now
 
     def _check(self, epoch: Epoch | None, model: str, *, may_leave: bool = False) -> None:
         if epoch is not None:
+            self.note_epoch(epoch)
             if self._newest is not None and epoch < self._newest:
                 raise FleetError(
                     ErrorCode.MODEL_UNAVAILABLE,
                     f"The order is of epoch {epoch.revision}, and {self._node} has heard of epoch "
                     f"{self._newest.revision}: another gateway places now.",
                 )
-            self.note_epoch(epoch)
         if not may_leave and (self.is_draining or model in self._leaving):
             what = "the node drains" if self.is_draining else f"{model} is being unloaded"
             raise FleetError(
