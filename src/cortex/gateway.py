@@ -93,19 +93,22 @@ class Gateway:
         self._profiles = profiles
         self.read_again: Callable[[], None] = _nothing_to_read
         """Reads ``models.toml`` again; raises ``SettingsError``."""
-        self._profiles_keeper = IntentKeeper(
-            bus,
+        self._profiles_keeper = self._make_profiles_keeper()
+        self._catalogue_wanted = asyncio.Event()
+        self._catalogue_wanted.set()
+        self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
+        self._pulse_wanted = asyncio.Event()
+        self._export_metrics()
+
+    def _make_profiles_keeper(self) -> IntentKeeper:
+        return IntentKeeper(
+            self.bus,
             keys.CATALOGUE,
             self.catalogue.key_changed,
             is_kept=lambda _: True,
             author=lambda value: codec.read_catalogue_record(value).instance,
             is_gateway=self._is_gateway,
         )
-        self._catalogue_wanted = asyncio.Event()
-        self._catalogue_wanted.set()
-        self._demand = DemandWriter(identity, self.dispatcher.wanted, options.place_seconds)
-        self._pulse_wanted = asyncio.Event()
-        self._export_metrics()
 
     def _lease_changed(self) -> None:
         """Announces a new epoch to the neurons before any order of the old one can arrive."""

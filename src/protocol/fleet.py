@@ -147,6 +147,9 @@ class ModelRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The node's count of loads when this engine was started."""
     failed_before: bool = False
     """Whether its last load here showed that it does not work, and nothing has changed since."""
+    asked_for: bool = False
+    """Whether an operator wants it on this node: it is among the node's default models, or was
+    loaded by an order."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):

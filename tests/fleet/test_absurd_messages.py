@@ -47,6 +47,7 @@ class Target(NamedTuple):
 def targets(gateway: str, node: str, job_id: str) -> Iterator[Target]:
     """Every subject and key that a gateway or a neuron reads; also those of a node that is not
     there."""
+    kind: Any
     for name in (node, "evil"):
         yield Target(subjects.node_heartbeat(name), fleet_messages.NodeHeartbeat)
         for key, kind in (

@@ -180,3 +180,18 @@ async def test_a_client_that_does_not_read_is_given_up(
         assert sum(engine.steps_of.values()) < 2000
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
         writer.close()
+
+
+async def test_choices_of_one_answer_wait_for_each_other(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are slots, for longer than others may wait for a turn."""
+    monkeypatch.setattr("cortex.dispatch.wait_budget.QUEUE_SECONDS", 0.5)
+    script = Script(answer, slots=2, step_seconds=0.02)
+    async with scripted_fleet(nats, script) as fleet:
+        said = await fleet.chat(n=8, max_tokens=30, temperature=1.0)
+        assert said.status_code == 200, said.text
+        assert len(said.json()["choices"]) == 8
+        alone = [asyncio.create_task(fleet.chat(max_tokens=60)) for _ in range(8)]
+        statuses = {(await one).status_code for one in alone}
+        assert statuses == {200, 504}, "others do not wait for ever"

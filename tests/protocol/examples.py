@@ -74,6 +74,7 @@ _MODEL = fleet.ModelRecord(
     is_warm=True,
     failed_before=True,
     loads=50,
+    asked_for=True,
 )
 _EPOCH = leader.Epoch("2026-11-27T12:00:00.5Z", 17)
 

@@ -84,9 +84,7 @@ class Nats:
             stream = f"KV_{bucket}"
             yield self._slip(f"{bucket}: delete the bucket", self.api, f"STREAM.DELETE.{stream}")
             yield self._slip(f"{bucket}: purge the bucket", self.api, f"STREAM.PURGE.{stream}")
-            yield self._slip(
-                f"{bucket}: let everything expire", self.edit, stream, **SHORT
-            )
+            yield self._slip(f"{bucket}: let everything expire", self.edit, stream, **SHORT)
             for key in await self.keys_of(bucket):
                 yield self._slip(f"{bucket}: purge a key", self.put, bucket, key, b"", "PURGE")
                 yield self._slip(f"{bucket}: delete a key", self.put, bucket, key, b"", "DEL")

@@ -33,9 +33,12 @@ class SmallDisk:
 def small_disk(path: Path) -> Iterator[SmallDisk]:
     """A small disk for the length of the block; skips the test where nothing may be mounted."""
     path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(path)], check=False
-    ).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(path)], check=False
+        ).returncode
+    ):
         pytest.skip("mounting a file system needs the rights of root")
     try:
         yield SmallDisk(path)

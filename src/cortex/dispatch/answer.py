@@ -91,6 +91,8 @@ async def answered(
             )
             for position, choice in enumerate(choices)
         ]
+        for stream in streams:
+            stream.siblings = tuple(streams)
         yield AnswerStream(streams, arrived)
 
 

@@ -260,7 +260,8 @@ class Attempts:
         return is_taken
 
     def _check(self, budget: WaitBudget, *, is_patient: bool) -> None:
-        budget.check(self._decide(self._model), is_patient=is_patient)
+        is_own_fault = self._stream.waits_for_siblings
+        budget.check(self._decide(self._model), is_patient=is_patient, is_own_fault=is_own_fault)
 
     # -- attempts ------------------------------------------------------------------------------
 

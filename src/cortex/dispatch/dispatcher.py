@@ -239,7 +239,7 @@ class Dispatcher:
             stream.waits_for += f"; {left:.0f} s more at the latest"
         if stream.record.waits_for(what, left) and isinstance(decision, router.Load):
             log.info("request %s waits: %s", stream.job.id, stream.waits_for)
-        budget.check(decision, is_patient=False)
+        budget.check(decision, is_patient=False, is_own_fault=stream.waits_for_siblings)
 
 
 def said(decision: router.Decision) -> str:

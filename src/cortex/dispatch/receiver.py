@@ -58,8 +58,16 @@ class Stream:
         self.move: Move | None = None
         """Why the present attempt has ended."""
         self.record = Record(job)
+        self.siblings: tuple[Stream, ...] = ()
+        """The streams of all choices of its answer."""
         self.waits_for = ""
         """What happens to its model while it waits, for people."""
+
+    @property
+    def waits_for_siblings(self) -> bool:
+        """Whether other choices of its own answer are being computed: a client that asks for more
+        of them than there are slots waits for itself."""
+        return any(s is not self and s.state.node and not s.state.is_over for s in self.siblings)
 
     def deliver(self, event: Event) -> None:
         """Hands an event to the reader."""

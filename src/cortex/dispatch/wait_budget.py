@@ -43,11 +43,17 @@ class WaitBudget:
         kind = type(decision)
         return max(0.0, limits[kind] - self._spent[kind])
 
-    def check(self, decision: router.Decision, *, is_patient: bool) -> None:
+    def check(
+        self, decision: router.Decision, *, is_patient: bool, is_own_fault: bool = False
+    ) -> None:
         """Charges the time since the last call to *decision*'s account; raises ``FleetError`` when
         that account is exhausted. A refusal that cannot change ends the wait at once, unless the
-        request *is patient*: a stream that has begun waits for whatever may come."""
+        request *is patient*: a stream that has begun waits for whatever may come. A wait for a turn
+        that *is the client's own fault* is not charged."""
         now = self._clock()
+        if is_own_fault and isinstance(decision, router.Run):
+            self._last = now
+            return
         spent = self._spent[type(decision)] = self._spent[type(decision)] + now - self._last
         self._last = now
         match decision:

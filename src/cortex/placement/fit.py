@@ -16,7 +16,7 @@ from typing import NamedTuple
 from protocol.runtime.sizes import size_text
 
 EXTRA_IDLE_SECONDS = 300.0
-"""A replica beyond the minimum is unloaded after being idle for this long."""
+"""A replica beyond the minimum that the placer has loaded goes after being idle for this long."""
 
 
 class Need(NamedTuple):
@@ -62,6 +62,8 @@ class ResidentView(NamedTuple):
     """Ready replicas of its model in the whole fleet."""
     min_replicas: int = 0
     """Replicas of its model that must stay loaded."""
+    asked_for: bool = False
+    """Whether an operator wants it on its node."""
 
     @property
     def is_busy(self) -> bool:
@@ -77,7 +79,7 @@ class ResidentView(NamedTuple):
     def idle_limit_seconds(self) -> float:
         """The idle time after which it may be unloaded; 0 means never."""
         limits = [self.idle_allowed_seconds] if self.idle_allowed_seconds else []
-        if self.replicas > max(1, self.min_replicas):
+        if self.replicas > max(1, self.min_replicas) and not self.asked_for:
             limits.append(EXTRA_IDLE_SECONDS)
         return min(limits, default=0.0)
 

@@ -191,6 +191,7 @@ class SnapshotBuilder:
             loads_since=loads - record.loads,
             replicas=self._ready[model],
             min_replicas=profile.min_replicas,
+            asked_for=record.asked_for,
         )
 
     def _remember(self) -> None:

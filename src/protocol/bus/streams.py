@@ -147,8 +147,8 @@ class Stream:
                 await room._ask("DELETE", {})
 
     async def probe(self, nbytes: int = 0) -> None:
-        """Has a message stored that nobody reads. Raises :class:`StorageError` when the server
-        refuses it, or does not confirm it in time."""
+        """Has a message stored that nobody reads, and removes it where that is possible. Raises
+        :class:`StorageError` when the server refuses it, or does not confirm it in time."""
         headers = {"KV-Operation": "DEL"}  # in a bucket, it is no value
         if self._config.get("allow_msg_ttl"):
             headers["Nats-TTL"] = "1"
@@ -157,7 +157,9 @@ class Stream:
         )
         if answer is None:
             raise StorageError(f"writes to the stream {self.name} are not confirmed")
-        checked(answer)
+        sequence = checked(answer).get("seq")
+        if not self._config.get("deny_delete"):
+            await self._ask("MSG.DELETE", {"seq": sequence, "no_erase": True})
 
     def _differs(self, found: Mapping[str, Any]) -> bool:
         wanted = {**_UNSTATED, **self._config}

@@ -272,6 +272,18 @@ def test_a_replica_beyond_the_first_goes_after_a_while() -> None:
     assert limits == {60.0}
 
 
+def test_what_an_operator_has_asked_for_stays() -> None:
+    """On two nodes, so that the death of one costs no load on the other."""
+    eye = Eye()
+    for name in ("n", "m"):
+        asked_for = msgspec.structs.replace(record("a"), asked_for=True)
+        eye.node(name, asked_for)
+    eye.node("o", record("a"))
+    snapshot = eye.look()
+    limits = {node.name: node.residents[0].idle_limit_seconds for node in snapshot.nodes}
+    assert limits == {"n": 0.0, "m": 0.0, "o": EXTRA_IDLE_SECONDS}
+
+
 def test_an_old_engine_is_known_by_the_loads_since() -> None:
     eye = Eye()
     eye.node("n", record("a", loads=3), loads=60)

@@ -37,5 +37,6 @@ class Dialect(NamedTuple):
     decode: Callable[[bytes], Call]
     """Decodes a body; raises ``FleetError(INVALID_REQUEST)`` with the path of the field at
     fault."""
-    writer: Callable[[Head, Place], Writer]
+    writer: Callable[[Head, Place, int], Writer]
+    """Takes what a returning client has seen, and the number of its last event."""
     folder: Callable[[Head], Aggregator]

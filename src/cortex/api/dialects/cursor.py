@@ -3,14 +3,16 @@
 An event's id is ``<job>:<token index>``: with it, everything from that many tokens has been sent.
 Where one token produces several events, all but the last are ``<job>:<index>.<n>``: the n-th event
 after that index. Several events before the first token are ``<job>:-1.<n>``. An answer of several
-choices has a position in each of them: ``<job>:<index>,<index>,…``. So a client that comes back
-with the last id it saw misses nothing and sees nothing twice.
+choices has a position in each of them: ``<job>:<index>,<index>,…``. Where a dialect numbers its
+events, ``~<number>`` follows. So a client that comes back with the last id it saw misses nothing and
+sees nothing twice.
 """
 
 import re
 from typing import NamedTuple
 
 _PLACE = re.compile(r"(\d{1,11})(?:\.(\d{1,11}))?|(-1)\.(\d{1,11})", re.ASCII)
+_NUMBER = re.compile(r"\d{1,11}", re.ASCII)
 
 
 class Cursor(NamedTuple):
@@ -32,15 +34,32 @@ Place = tuple[Cursor, ...]
 """A position in each choice of an answer."""
 
 
-def event_id(job_id: str, place: Place) -> bytes:
+UNNUMBERED = -1
+"""The number of events in dialects that number none."""
+
+
+class Seen(NamedTuple):
+    """What a client has seen of a stream."""
+
+    job_id: str
+    place: Place
+    number: int = UNNUMBERED
+    """The number of the last event it saw."""
+
+
+def event_id(job_id: str, place: Place, number: int = UNNUMBERED) -> bytes:
     """Renders a position as an SSE line."""
     spelt = ",".join("-1" if cursor == START else str(cursor) for cursor in place)
-    return f"id: {job_id}:{spelt}\n".encode()
+    numbered = f"~{number}" if number >= 0 else ""
+    return f"id: {job_id}:{spelt}{numbered}\n".encode()
 
 
-def parse_event_id(text: str) -> tuple[str, Place]:
-    """Reads the job and the position from a ``Last-Event-ID``; raises ValueError."""
+def parse_event_id(text: str) -> Seen:
+    """Reads what a client has seen from its ``Last-Event-ID``; raises ValueError."""
     job_id, colon, spelt = text.strip().rpartition(":")
+    spelt, tilde, number = spelt.partition("~")
+    if tilde and not _NUMBER.fullmatch(number):
+        colon = ""
     cursors = [_parse(piece) for piece in spelt.split(",")]
     place = tuple(cursor for cursor in cursors if cursor is not None)
     if not colon or not job_id or len(place) < len(cursors) or set(place) == {START}:
@@ -48,7 +67,7 @@ def parse_event_id(text: str) -> tuple[str, Place]:
             f"{text[:80]!r} is not an event id of this gateway; those have the form "
             "<stream>:<number>"
         )
-    return job_id, place
+    return Seen(job_id, place, int(number) if number else UNNUMBERED)
 
 
 def _parse(text: str) -> Cursor | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from cortex.api.dialects.cursor import START, Cursor, Place, event_id
+from cortex.api.dialects.cursor import START, UNNUMBERED, Cursor, Place, event_id
 from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
@@ -43,9 +43,12 @@ class Head(NamedTuple):
 class Writer(ABC):
     """Writes one streaming answer. Events go through it in the order of the answer."""
 
-    def __init__(self, head: Head, seen: Place = ()) -> None:
-        """Starts after *seen*, the client's position; empty means at the beginning."""
+    def __init__(self, head: Head, seen: Place = (), number: int = UNNUMBERED) -> None:
+        """Starts after *seen*, the client's position, where *number* was the last event's; empty
+        means at the beginning."""
         self.head = head
+        self._number = number
+        self._counts_seen = bool(seen) and number == UNNUMBERED  # an earlier version's id
         self._at = list(seen) or [START] * head.choices
         self._tokens = [0] * head.choices
         self._prompt_tokens = [0] * head.choices
@@ -78,10 +81,12 @@ class Writer(ABC):
         """Renders the events after the end of all choices."""
         return ()
 
-    def numbered(self, body: bytes) -> bytes:
-        """Numbers an event, in dialects that number them."""
+    def numbered(self, body: bytes, number: int) -> bytes:
+        """Writes its number into an event."""
         return body
 
+    numbers = False
+    """Whether the dialect numbers its events."""
     trailer = b""
     """Ends the stream; it is not an event and has no id."""
 
@@ -139,7 +144,7 @@ class Writer(ABC):
                 if place > self._at[choice]:
                     waiting = joined or part, place
                 else:
-                    self.numbered(b"")
+                    self._number += self._counts_seen
         out += self._spoken(choice, waiting)
         return b"".join(out)
 
@@ -164,10 +169,14 @@ class Writer(ABC):
 
     def _event(self, choice: int, place: Cursor, body: bytes) -> bytes:
         """Renders an event with its id; nothing when the client has already seen it."""
-        body = self.numbered(body)
         if place <= self._at[choice]:
+            self._number += self._counts_seen
             return b""
         self._at[choice] = place
+        if self.numbers:
+            self._number += 1
+            body = self.numbered(body, self._number)
+            return event_id(self.head.id, tuple(self._at), self._number) + body
         if len(self._at) == 1 and not place.events:  # nearly all events
             return b"%b%d\n%b" % (self._id_line, place.tokens, body)
         return event_id(self.head.id, tuple(self._at)) + body

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from cortex.api.access import caller_of
 from cortex.api.dialects.base import Call, Dialect
-from cortex.api.dialects.cursor import Place, parse_event_id
+from cortex.api.dialects.cursor import UNNUMBERED, Seen, parse_event_id
 from cortex.api.dialects.sse_writer import Head
 from cortex.api.endpoints.relay import Relay
 from cortex.api.http import ClientGone, read_body, send_error, watching_disconnect
@@ -82,7 +82,7 @@ class Generation:
         head = head_of(answer.id, client)
         async with watching_disconnect(receive, answer.close):
             if is_stream:
-                return await relay.stream(self._dialect.writer(head, ()))
+                return await relay.stream(self._dialect.writer(head, (), UNNUMBERED))
             return await relay.fold(self._dialect.folder(head))
 
 
@@ -113,7 +113,7 @@ class Streams:
         metrics.request(outcome, records)
 
     async def _relay(
-        self, answer: AnswerStream, seen: Place, receive: Receive, send: Send
+        self, answer: AnswerStream, seen: Seen, receive: Receive, send: Send
     ) -> Outcome:
         job = answer.streams[0].job
         client = job.client
@@ -125,11 +125,14 @@ class Streams:
                 f"The stream uses the dialect {client.dialect!r}, which this version of the "
                 "gateway does not know. Ask the gateway that began it.",
             )
-        if seen and len(seen) != client.choices:
-            raise _wrong(f"has {len(seen)} positions, but the answer has {client.choices} choices.")
+        if seen.place and len(seen.place) != client.choices:
+            raise _wrong(
+                f"has {len(seen.place)} positions, but the answer has {client.choices} choices."
+            )
         head = head_of(answer.id, client)._replace(model=client.model or job.request.model)
         async with watching_disconnect(receive, answer.close):
-            return await Relay(answer, dialect.style, send).stream(dialect.writer(head, seen))
+            writer = dialect.writer(head, seen.place, seen.number)
+            return await Relay(answer, dialect.style, send).stream(writer)
 
 
 def head_of(job_id: str, client: Client) -> Head:
@@ -144,18 +147,18 @@ def head_of(job_id: str, client: Client) -> Head:
     )
 
 
-def _seen(scope: Scope, job_id: str) -> Place:
+def _seen(scope: Scope, job_id: str) -> Seen:
     value = dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1")
     if not value:
-        return ()
+        return Seen(job_id, ())
     try:
-        named, seen = parse_event_id(value)
+        seen = parse_event_id(value)
     except ValueError as error:
         raise FleetError(
             ErrorCode.INVALID_REQUEST, f"Last-Event-ID: {error}.", param="Last-Event-ID"
         ) from None
-    if named != job_id:
-        raise _wrong(f"belongs to the stream {named!r}, but {job_id!r} was requested.")
+    if seen.job_id != job_id:
+        raise _wrong(f"belongs to the stream {seen.job_id!r}, but {job_id!r} was requested.")
     return seen
 
 

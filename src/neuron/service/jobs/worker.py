@@ -193,7 +193,11 @@ class Worker:
             log.error("dropped an unreadable job: %s", error)
             return
         is_understood = job.protocol == PROTOCOL
-        if is_understood and self._free_slots and (job.attempt > 1 or self._puller.is_idle(job.priority)):
+        if (
+            is_understood
+            and self._free_slots
+            and (job.attempt > 1 or self._puller.is_idle(job.priority))
+        ):
             self._take(job, ack="", deliveries=1)
         else:
             busy = frames.Busy(

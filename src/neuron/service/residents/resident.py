@@ -382,6 +382,7 @@ class Resident:
             load_seconds=self._load_seconds,
             why=self._order.why,
             loads=self._loads,
+            asked_for=self._order.epoch is None,
         )
 
     def _show(self, record: ModelRecord) -> None:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from cortex.api.dialects.chat.render import ChunkWriter
-from cortex.api.dialects.cursor import START, Cursor, Place, event_id, parse_event_id
+from cortex.api.dialects.cursor import START, UNNUMBERED, Cursor, Place, event_id, parse_event_id
 from cortex.api.dialects.sse_writer import Head
 from cortex.streams.events import Ended, Parts
 from protocol.frames import Reasoning, Text, ToolCallPart
@@ -33,15 +33,30 @@ END = Ended(FinishReason.STOP, Usage(3, 6), Timings())
         (Cursor(5, 2), START, Cursor(0)),
     ],
 )
-def test_ids_read_back(place: Place) -> None:
-    line = event_id("ab", place).decode()
+@pytest.mark.parametrize("number", [UNNUMBERED, 0, 12])
+def test_ids_read_back(place: Place, number: int) -> None:
+    line = event_id("ab", place, number).decode()
     assert line.endswith("\n")
-    assert parse_event_id(line.removeprefix("id: ")) == ("ab", place)
+    assert parse_event_id(line.removeprefix("id: ")) == ("ab", place, number)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "ab", "ab:", ":5", "ab:x", "ab:-1", "ab:1.y", "ab:9" + "9" * 20, "ab:1,", "ab:-2.1"],
+    [
+        "",
+        "ab",
+        "ab:",
+        ":5",
+        "ab:x",
+        "ab:-1",
+        "ab:1.y",
+        "ab:9" + "9" * 20,
+        "ab:1,",
+        "ab:-2.1",
+        "ab:1~",
+        "ab:1~x",
+        "ab:~1",
+    ],
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an event id"):
@@ -74,7 +89,7 @@ def test_after_any_event_the_rest_comes(usage: bool) -> None:
             if not whole[count].startswith(b"id: "):
                 continue  # [DONE]
             line = whole[count].split(b"\n")[0].decode().removeprefix("id: ")
-            job, seen = parse_event_id(line)
+            job, seen, _ = parse_event_id(line)
             assert job == "job"
             rest = write(chunk_writer(usage, seen), chance)
             assert _join(_texts(whole[: count + 1]) + _texts(rest)) == _join(expected)

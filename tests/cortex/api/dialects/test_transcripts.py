@@ -5,13 +5,14 @@ stop text, a failure, and of a stream that it takes up again.
 files is a change of what clients get.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cortex.api.dialects.base import Dialect
-from cortex.api.dialects.cursor import Cursor, Place, parse_event_id
+from cortex.api.dialects.cursor import UNNUMBERED, Cursor, Place, parse_event_id
 from cortex.api.dialects.registry import DIALECTS
 from cortex.api.dialects.sse_writer import Head, Writer
 from cortex.streams.events import Ended, Parts, Started
@@ -62,9 +63,10 @@ def streamed(
     end: Ended | WireError,
     seen: Place = (),
     at_once: int = 1,
+    number: int = UNNUMBERED,
 ) -> str:
     """All that is written, when so many tokens come at once."""
-    writer: Writer = dialect.writer(head(dialect), seen)
+    writer: Writer = dialect.writer(head(dialect), seen, number)
     out = [writer.opening(), writer.started(0, STARTED)]
     for start in range(0, len(tokens), at_once):
         some = tokens[start : start + at_once]
@@ -118,16 +120,21 @@ def test_a_stream_taken_up_after_any_event_is_the_rest_of_it(name: str) -> None:
     ids = [event.id for event in grammar.events(body) if event.id]
     assert len(ids) >= len(SHORT)
     for seen in ids:
-        _, place = parse_event_id(seen)
+        _, place, number = parse_event_id(seen)
         _, _, after = body.partition(f"id: {seen}\n")
         rest = after.partition("\n\n")[2]
         for at_once in (1, 2, len(LONG)):
-            again = _without_pings(streamed(dialect, LONG, CALLED, place, at_once))
+            again = _without_pings(streamed(dialect, LONG, CALLED, place, at_once, number))
             if at_once == 1:
                 assert again == rest, seen
-            said = [event.id for event in grammar.events(again) if event.id]
-            assert set(said) <= set(ids[ids.index(seen) + 1 :]), "nothing twice"
-            assert said[-1:] == (ids[-1:] if seen != ids[-1] else []), "nothing left out"
+            said = [parse_event_id(event.id) for event in grammar.events(again) if event.id]
+            places = [parse_event_id(one).place for one in ids]
+            left = places[ids.index(seen) + 1 :]
+            assert {one.place for one in said} <= set(left), "nothing twice"
+            assert [one.place for one in said][-1:] == left[-1:], "nothing left out"
+            if number != UNNUMBERED:
+                after_it = itertools.count(number + 1)
+                assert [one.number for one in said] == [next(after_it) for _ in said], "no holes"
 
 
 def _without_pings(body: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cortex.api.dialects.chat.decode import Echo
-from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.cursor import UNNUMBERED, Place
 from cortex.api.dialects.openai_answers import (
     DONE,
     FINGERPRINT,
@@ -32,8 +32,8 @@ class ChunkWriter(Writer):
 
     trailer = DONE
 
-    def __init__(self, head: Head, seen: Place = ()) -> None:
-        super().__init__(head, seen)
+    def __init__(self, head: Head, seen: Place = (), number: int = UNNUMBERED) -> None:
+        super().__init__(head, seen, number)
         self._echo = head.told(Echo)
         constant = {
             "id": f"chatcmpl-{head.id}",

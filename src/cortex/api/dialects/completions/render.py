@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cortex.api.dialects.completions.decode import Echo
-from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.cursor import UNNUMBERED, Place
 from cortex.api.dialects.openai_answers import (
     DONE,
     FINGERPRINT,
@@ -29,8 +29,8 @@ class CompletionWriter(Writer):
 
     trailer = DONE
 
-    def __init__(self, head: Head, seen: Place = ()) -> None:
-        super().__init__(head, seen)
+    def __init__(self, head: Head, seen: Place = (), number: int = UNNUMBERED) -> None:
+        super().__init__(head, seen, number)
         self._echo = head.told(Echo)
         self._lengths = [0] * head.choices
 

@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.cursor import UNNUMBERED, Place
 from cortex.api.dialects.messages.decode import Echo
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.error_responses import Style, envelope
@@ -40,8 +40,8 @@ PING = event("ping")
 class EventWriter(Writer):
     """Writes the events of one message."""
 
-    def __init__(self, head: Head, seen: Place = ()) -> None:
-        super().__init__(head, seen)
+    def __init__(self, head: Head, seen: Place = (), number: int = UNNUMBERED) -> None:
+        super().__init__(head, seen, number)
         self._echo = head.told(Echo)
         self._kind: _Kind | None = None
         self._index = -1

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from cortex.api.dialects.cursor import Place
+from cortex.api.dialects.cursor import UNNUMBERED, Place
 from cortex.api.dialects.openai_answers import DONE, logprob_entries
 from cortex.api.dialects.responses.decode import Echo, sealed
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
@@ -93,17 +93,16 @@ class ResponseWriter(Writer):
 
     trailer = DONE
 
-    def __init__(self, head: Head, seen: Place = ()) -> None:
-        super().__init__(head, seen)
+    def __init__(self, head: Head, seen: Place = (), number: int = UNNUMBERED) -> None:
+        super().__init__(head, seen, number)
         self._echo = head.told(Echo)
         self._items: list[_Item] = []
         self._is_open = False
-        self._number = 0
 
-    def numbered(self, body: bytes) -> bytes:
-        """Numbers an event. Events that the client has seen count, too, so that the numbers keep
-        rising."""
-        number, self._number = self._number, self._number + 1
+    numbers = True
+
+    def numbered(self, body: bytes, number: int) -> bytes:
+        """Writes its number into an event."""
         return body.replace(_UNNUMBERED, b'"sequence_number":%d' % number, 1)
 
     def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
@@ -187,7 +186,8 @@ class ResponseWriter(Writer):
         """Renders a failed response, which ends the stream for every client."""
         shown = self._shown("incomplete")
         response = _response(self.head, self._echo, "failed", shown, error=error)
-        return self.numbered(_event("response.failed", response=response)) + DONE
+        failed = _event("response.failed", response=response)
+        return self.numbered(failed, self._number + 1) + DONE
 
     @staticmethod
     def _of_item(event: str, item: _Item, /, **fields: object) -> bytes:
