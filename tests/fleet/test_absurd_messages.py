@@ -11,7 +11,6 @@ import pytest
 from neuron.service.node import Node
 from protocol import (
     catalogue,
-    fleet as fleet_messages,
     frames,
     job,
     keys,
@@ -20,6 +19,9 @@ from protocol import (
     placement,
     render,
     subjects,
+)
+from protocol import (
+    fleet as fleet_messages,
 )
 from protocol.bus.jobs import STREAM
 from protocol.job import Priority

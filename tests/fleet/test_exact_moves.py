@@ -34,7 +34,7 @@ from tests.support.watched import WatchedEngines
 DEMO = Path(next(iter(demo_model.__path__)))
 TOKENS = 400
 SAMPLED = {"temperature": 1.0, "max_tokens": TOKENS, "ignore_eos": True, "min_tokens": TOKENS}
-DEADLINES = Deadlines(step_seconds=2.0, factor=0.0)
+DEADLINES = Deadlines()
 KILLS = RUNS if RUNS > 1 else 2
 TwoNodes = tuple[TestFleet, list[WatchedEngines]]
 on_shared_nodes = pytest.mark.asyncio(loop_scope="module")
@@ -199,10 +199,10 @@ async def test_a_frozen_engine_is_left_and_replaced(of_random_weights: TwoNodes)
         moved = await say(fleet, seed, pause, killer, **SAMPLED)
         assert killer.killed == 1
         assert moved == expected
-        pauses.append(pause.seconds - DEADLINES.step_seconds)
+        pauses.append(pause.seconds)
         await ready_again(fleet)
         assert {one.engine.pid for one in both if one.engine} != engines, "another process"
-    report("an engine process is frozen, after the step deadline", pauses, 1.0)
+    report("an engine process is frozen", pauses, 3.5)
 
 
 @on_shared_nodes

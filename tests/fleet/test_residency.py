@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cortex.placement.eviction import Strategy
 from cortex.fleet.state import Fleet
+from cortex.placement.eviction import Strategy
 from cortex.placement.options import PlacementOptions
 from neuron import demo_model
 from neuron.engine_process.client import EngineLoadError

@@ -71,6 +71,15 @@ class Child:
         return self._process.returncode is None
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether a signal (SIGSTOP) has stopped it; False where the system does not tell."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"T"
+        except (OSError, IndexError):
+            return False
+
+    @property
     def stderr(self) -> list[str]:
         """The last lines that the process wrote to stderr."""
         return list(self._lines)

@@ -36,6 +36,8 @@ from neuron.ipc.messages import (
 from neuron.models.errors import LoadCode
 
 OnProgress = Callable[[Loading], None]
+LOOK_SECONDS = 0.5
+"""Time between two looks at whether the engine is stuck."""
 STOP_GRACE_SECONDS = 5.0
 
 
@@ -226,17 +228,19 @@ class EngineProcess:
     async def _watch_steps(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            interval = min(1.0, self._watch.deadline / 4)
+            interval = min(LOOK_SECONDS, self._watch.deadline / 4)
             before = loop.time()
             await asyncio.sleep(interval)
             # When this process itself was delayed, the engine's steps wait unread: count at most
             # twice the interval.
             passed = min(loop.time() - max(before, self._last_step_at), 2 * interval)
-            if self._watch.tick(passed, has_work=bool(self._streams)):
+            why = self._watch.tick(
+                passed, has_work=bool(self._streams), is_stopped=self._ranks.is_stopped
+            )
+            if why:
                 self._reason = (
-                    f"no step finished for {self._watch.silent_seconds:.1f} s although "
-                    f"{len(self._streams)} sequences were open (deadline "
-                    f"{self._watch.deadline:.1f} s), so it was killed as stuck"
+                    f"{why} although {len(self._streams)} sequences were open, so it was killed as "
+                    "stuck"
                 )
                 self._ranks.kill()
                 return

@@ -88,6 +88,11 @@ class RankProcesses:
         """Process ids in the order of the ranks."""
         return tuple(process.child.pid for process in self._processes)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped one of them."""
+        return any(process.child.is_stopped for process in self._processes)
+
     async def prepare(self, model_dir: str) -> None:
         """Has rank 0 do what it can before :meth:`begin`."""
         with contextlib.suppress(ChannelClosed):

@@ -18,6 +18,8 @@ class Deadlines:
     """Least time allowed for each later step; see *factor*."""
     factor: float = 10.0
     """A step may take this many times as long as the slowest recent one."""
+    stopped_seconds: float = 2.0
+    """How long a process may be stopped by a signal while it has work."""
 
 
 class StepWatch:
@@ -27,6 +29,7 @@ class StepWatch:
         self._deadlines = deadlines
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.silent_seconds = 0.0
+        self._stopped_seconds = 0.0
 
     @property
     def deadline(self) -> float:
@@ -40,7 +43,13 @@ class StepWatch:
         self._recent.append(seconds)
         self.silent_seconds = 0.0
 
-    def tick(self, seconds: float, *, has_work: bool) -> bool:
-        """Counts *seconds* without a finished step; returns whether the engine is stuck."""
+    def tick(self, seconds: float, *, has_work: bool, is_stopped: bool = False) -> str:
+        """Counts *seconds* without a finished step; returns why the engine is stuck, empty while it
+        is not. One that *is stopped* by a signal computes nothing, whatever its steps take."""
         self.silent_seconds = self.silent_seconds + seconds if has_work else 0.0
-        return self.silent_seconds > self.deadline
+        self._stopped_seconds = self._stopped_seconds + seconds if has_work and is_stopped else 0.0
+        if self.silent_seconds > self.deadline:
+            return f"no step finished for {self.silent_seconds:.1f} s (deadline {self.deadline:.1f} s)"
+        if self._stopped_seconds > self._deadlines.stopped_seconds:
+            return f"a signal had stopped it for {self._stopped_seconds:.1f} s"
+        return ""

@@ -243,6 +243,16 @@ async def test_idle_is_not_stuck_but_silence_with_work_is(spawn: Spawn) -> None:
         await collect(stream)
 
 
+async def test_a_process_that_a_signal_has_stopped_is_ended_soon(spawn: Spawn) -> None:
+    engine = await spawn()
+    stream = await engine.add(request(1, 30, 3000))
+    await first_event(stream)
+    os.kill(engine.pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineDied, match=r"a signal had stopped it .* 1 sequences .*stuck"):
+            await collect(stream)
+
+
 async def test_stop_ends_the_process_and_open_streams(spawn: Spawn) -> None:
     engine = await spawn()
     stream = await engine.add(request(1, 10, 3000))

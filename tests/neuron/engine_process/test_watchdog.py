@@ -36,3 +36,13 @@ def test_only_silence_with_work_counts() -> None:
     assert not watch.tick(20, has_work=True)
     watch.step(0.1)
     assert not watch.tick(20, has_work=True)
+
+
+def test_a_process_that_a_signal_has_stopped_has_no_deadline() -> None:
+    watch = StepWatch(DEADLINES)
+    watch.step(60.0)
+    assert not watch.tick(1.5, has_work=True, is_stopped=True)
+    assert not watch.tick(0.1, has_work=True), "it goes on"
+    assert not watch.tick(1.5, has_work=True, is_stopped=True)
+    assert "signal had stopped it" in watch.tick(1.0, has_work=True, is_stopped=True)
+    assert not StepWatch(DEADLINES).tick(100.0, has_work=False, is_stopped=True)

@@ -4,8 +4,8 @@ An event's id is ``<job>:<token index>``: with it, everything from that many tok
 Where one token produces several events, all but the last are ``<job>:<index>.<n>``: the n-th event
 after that index. Several events before the first token are ``<job>:-1.<n>``. An answer of several
 choices has a position in each of them: ``<job>:<index>,<index>,…``. Where a dialect numbers its
-events, ``~<number>`` follows. So a client that comes back with the last id it saw misses nothing and
-sees nothing twice.
+events, ``~<number>`` follows. So a client that comes back with the last id it saw misses nothing
+and sees nothing twice.
 """
 
 import re
