@@ -1,11 +1,13 @@
 """Encodes and decodes messages as JSON: readable on the wire with ``nats sub``, and as cheap as
 msgpack thanks to msgspec."""
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from protocol import catalogue, fleet, frames, job, leader, orders, placement, render
+from protocol.names import check_host_id, check_job_id, check_model_id
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -22,29 +24,62 @@ class UnreadableMessage(ValueError):
 class Reader(Generic[T_co]):
     """Decodes one kind of message; made once and reused."""
 
-    def __init__(self, kind: object) -> None:
+    def __init__(self, kind: object, check: Callable[[Any], object] = lambda _: None) -> None:
+        """*check* raises ``InvalidName`` for a message with a name that is none: names become
+        subjects, and lines in logs."""
         self._decoder: msgspec.json.Decoder[T_co] = msgspec.json.Decoder(kind)
+        self._check = check
 
     def __call__(self, data: bytes) -> T_co:
         """Decodes *data*; raises :class:`UnreadableMessage`."""
         try:
-            return self._decoder.decode(data)
+            message = self._decoder.decode(data)
+            self._check(message)
+            return message
         except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
             raise UnreadableMessage(f"{error} in {data[:200]!r}") from None
 
 
-read_job = Reader[job.Job](job.Job)
+def _check_job(message: job.Job) -> None:
+    check_job_id(message.id)
+    check_host_id(message.gateway)
+    check_model_id(message.request.model)
+
+
+def _check_frame(message: frames.AnyFrame) -> None:
+    if isinstance(message, frames.Accepted | frames.Failed | frames.Busy):
+        check_host_id(message.node)
+
+
+def _check_node(message: fleet.NodeHeartbeat | fleet.NodeInfo | fleet.NodeLive) -> None:
+    check_host_id(message.node)
+
+
+def _check_model(message: fleet.ModelRecord) -> None:
+    check_host_id(message.node)
+    check_model_id(message.model)
+
+
+def _check_gateway(message: fleet.GatewayHeartbeat | job.Claim) -> None:
+    check_host_id(message.gateway)
+
+
+def _check_located(message: job.Located) -> None:
+    check_host_id(message.node)
+
+
+read_job = Reader[job.Job](job.Job, _check_job)
 read_steer = Reader[job.Steer](job.Steer)
 read_find = Reader[job.Locate](job.Locate)
-read_located = Reader[job.Located](job.Located)
-read_take = Reader[job.Claim](job.Claim)
+read_located = Reader[job.Located](job.Located, _check_located)
+read_take = Reader[job.Claim](job.Claim, _check_gateway)
 read_taken = Reader[job.Claimed](job.Claimed)
-read_frame = Reader[frames.AnyFrame](frames.AnyFrame)
-read_node_info = Reader[fleet.NodeInfo](fleet.NodeInfo)
-read_node_live = Reader[fleet.NodeLive](fleet.NodeLive)
-read_model_record = Reader[fleet.ModelRecord](fleet.ModelRecord)
-read_node_heartbeat = Reader[fleet.NodeHeartbeat](fleet.NodeHeartbeat)
-read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat)
+read_frame = Reader[frames.AnyFrame](frames.AnyFrame, _check_frame)
+read_node_info = Reader[fleet.NodeInfo](fleet.NodeInfo, _check_node)
+read_node_live = Reader[fleet.NodeLive](fleet.NodeLive, _check_node)
+read_model_record = Reader[fleet.ModelRecord](fleet.ModelRecord, _check_model)
+read_node_heartbeat = Reader[fleet.NodeHeartbeat](fleet.NodeHeartbeat, _check_node)
+read_gateway_heartbeat = Reader[fleet.GatewayHeartbeat](fleet.GatewayHeartbeat, _check_gateway)
 read_describe = Reader[fleet.Describe](fleet.Describe)
 read_load_order = Reader[orders.LoadOrder](orders.LoadOrder)
 read_unload_order = Reader[orders.UnloadOrder](orders.UnloadOrder)

@@ -15,6 +15,7 @@ MAX_MODEL_ID_BYTES = 200
 """Longer model ids are refused: consumer names are limited to 255 bytes, and ordinary ids grow by
 their escapes."""
 
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_ID = re.compile(r"[a-z0-9-]{1,48}")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
@@ -67,10 +68,17 @@ def check_host_id(name: str) -> str:
     """Returns *name* if it can be a node or gateway id; otherwise raises :class:`InvalidName`."""
     if not _HOST_ID.fullmatch(name):
         raise InvalidName(
-            f"{name!r} cannot name a node or gateway: use 1 to 48 of the characters a-z, 0-9 and "
+            f"{name[:80]!r} cannot name a node or gateway: use 1 to 48 of the characters a-z, 0-9 and "
             "'-'"
         )
     return name
+
+
+def check_job_id(job_id: str) -> str:
+    """Returns *job_id* if it can be one; otherwise raises :class:`InvalidName`."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise InvalidName(f"{job_id[:80]!r} cannot be the id of a job")
+    return job_id
 
 
 def host_id_from(text: str) -> str:

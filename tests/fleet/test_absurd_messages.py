@@ -116,6 +116,15 @@ async def survives(fleet: TestFleet, node: Node, sending: Callable[[str], Any]) 
     assert fleet.gateway.fleet.node(node.name) is not None
 
 
+async def restarts(nats: NatsServer, script: Script) -> None:
+    """What is left in the buckets does not keep others from starting."""
+    async with running_fleet(nats) as fleet:
+        await fleet.add_node(script.start, name="n2", models=("other=cortex-demo",))
+        await fleet.ready("other")
+        assert (await fleet.client.get("/ready")).status_code == 200
+        assert (await fleet.chat(model="other", max_tokens=2)).status_code == 200
+
+
 async def _is_served(fleet: TestFleet, model: str) -> bool:
     return (await fleet.chat(model=model, max_tokens=2)).status_code == 200
 
@@ -141,6 +150,7 @@ async def test_absurd_messages_end_nothing(nats: NatsServer, seed: int) -> None:
             assert readable > COUNT / 3, "most of them are of the right types"
 
         await survives(fleet, node, sending)
+        await restarts(nats, script)
         await until(lambda: _lanes_are_empty(fleet), seconds=20, what="nothing stays in a lane")
 
 

@@ -43,6 +43,36 @@ async def test_a_malformed_url_is_one_clear_line() -> None:
         await Bus.connect("not a url", name="t", deadline_seconds=1.0)
 
 
+@pytest.mark.parametrize("payload", ["1MB", "2MB", "8MB", "64MB"])
+async def test_a_server_as_it_comes_is_accepted(
+    tmp_path: Path, payload: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One megabyte is nats-server's own default, and little for prompts."""
+    with running_nats(tmp_path, extra=f"max_payload: {payload}\n") as server:
+        async with connected(server.url) as bus:
+            assert bus.is_connected
+    told = [record.getMessage() for record in caplog.records if "max_payload" in record.message]
+    assert bool(told) is (payload in ("1MB", "2MB")), told
+
+
+async def test_a_server_for_small_messages_is_refused(tmp_path: Path) -> None:
+    with running_nats(tmp_path, extra="max_payload: 512KB\n") as server:
+        with pytest.raises(BusSetupError, match=r"max_payload = 524,288 bytes.*at least 1,048,576"):
+            await Bus.connect(server.url, name="t")
+
+
+@pytest.mark.parametrize("name", ["a b", "x\r\nPUB evil 1\r\n", "y" * 5000, "\x00", "a..b", ""])
+async def test_what_is_no_subject_costs_a_message_and_not_the_connection(
+    nats: NatsServer, name: str
+) -> None:
+    async with connected(nats.url) as bus:
+        await bus.publish(f"cortex.reply.{name}.job", b"x")
+        assert await bus.request(f"cortex.reply.{name}.job", b"x", timeout=0.1) is None
+        await bus.publish("cortex.reply.gw.job", b"x", reply=name)
+        assert await bus.flush()
+        assert (bus.is_connected, bus.reconnects) == (True, 0)
+
+
 async def test_a_refused_login_is_one_clear_line(tmp_path: Path) -> None:
     with running_nats(tmp_path, extra='authorization { token: "secret" }\n') as server:
         with pytest.raises(BusSetupError, match="refuses the login"):

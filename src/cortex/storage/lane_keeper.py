@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from protocol import subjects
-from protocol.bus import JobLanes
+from protocol.bus import JobLanes, StorageError
 from protocol.job import Priority
 from protocol.names import InvalidName, untoken
 
@@ -38,7 +38,7 @@ class LaneKeeper:
         for model in models:
             if not there.issuperset(_lanes_of(model)):
                 self._lanes.forget_model(model)
-                await self._lanes.provision_model(model)
+                await self._provision(model)
         now = time.monotonic()
         for model in stuck:
             if now - self._replaced.get(model, float("-inf")) > REPLACE_EVERY_SECONDS:
@@ -46,6 +46,13 @@ class LaneKeeper:
                 log.warning("jobs of %s are not delivered; making its consumers anew", model)
                 await self._lanes.replace_model(model)
         await self._remove_unneeded(there, models, now)
+
+    async def _provision(self, model: str) -> None:
+        """One model that cannot have lanes does not keep the others from having theirs."""
+        try:
+            await self._lanes.provision_model(model)
+        except StorageError as error:
+            log.warning("cannot make the lanes of %s: %s", model, error)
 
     async def _remove_unneeded(self, there: set[str], models: set[str], now: float) -> None:
         unneeded = {name for name in there if (model := _model_of(name)) and model not in models}

@@ -130,7 +130,11 @@ class Stream:
         now = await self.info()
         if now is not None and now.created == info.created:
             log.warning("replacing the stream %s, which stores nothing any more", self.name)
-            await self._ask("DELETE", {})
+            try:
+                await self._ask("DELETE", {})
+            except StorageError as error:
+                if error.code != _STREAM_MISSING:  # another gateway was faster
+                    raise
         await self.ensure()
 
     async def check_room(self, nbytes: int) -> None:
