@@ -144,7 +144,12 @@ def plan_load(
     """
     stored = most_common_dtype(entries)
     place = RankPlace(start.device, start.devices, rank, len(start.devices) or 1)
-    computed = dtypes.chosen(start.dtype, config.dtype or stored, cpu=place.kind == "cpu")
+    computed = dtypes.chosen(
+        start.dtype,
+        config.dtype or stored,
+        cpu=place.kind == "cpu",
+        exceeds_float16=config.traits.exceeds_float16,
+    )
     check_ranks(config, place.ranks)
     wanted = parameters(config, rank, place.ranks)
     shapes = {name: parameter.shape for name, parameter in wanted.items()}

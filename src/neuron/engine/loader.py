@@ -43,6 +43,10 @@ PROGRESS_SECONDS = 0.25
 """Seconds between two reports of a part that is being read."""
 WARM_UP_TOKENS = 32
 """Tokens of the prompt that warms up, unless the context is shorter."""
+WARM_UP_TEXT = (
+    'User: What is 17 + 25, and who was Ada Lovelace? Answer in JSON, like {"sum": 42}.\n\n'
+    "Assistant: The sum is 42."
+)
 
 OnProgress = Callable[[Loading], None]
 
@@ -63,11 +67,12 @@ def load_engine(
         forward, ready = execute(plan, lead(leader, device), device, on_progress, stages)
         pool = BlockPool(ready.kv_cache_tokens // BLOCK_TOKENS)
         runner = Runner(forward, leader)
-        _warm_up(runner, pool, ready.context_limit)
-        stages.over("first steps")
         # Not in a thread beside the rest: the library holds Python's lock while it parses.
         tokenizer = tokenizer or load_tokenizer(Path(start.model_dir))
-    stages.over("tokenizer")
+        stages.over("tokenizer")
+        tokens = _warm_up_tokens(tokenizer, ready.vocab_size)
+        _warm_up(runner, pool, tokens[: ready.context_limit - 1], ready.dtype)
+    stages.over("first steps")
     engine = Engine(
         runner,
         tokenizer,
@@ -311,23 +316,39 @@ def without_merges(content: bytes) -> bytes:
     return msgspec.json.encode(parts)
 
 
-def _warm_up(runner: Runner, pool: BlockPool, context_limit: int) -> None:
-    """Runs each kind of step once, so that the first request does not pay for it.
+def _warm_up_tokens(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+    """A short text, as the model reads it: what overflows in a narrow dtype does so with the first
+    words of a text, and not with any tokens."""
+    ids: list[int] = tokenizer.encode(WARM_UP_TEXT).ids
+    known = [token for token in ids if token < vocab_size]
+    return (known or [0])[:WARM_UP_TOKENS]
 
-    Raises :class:`LoadError` CORRUPT when the weights compute NaN or infinity.
+
+def _warm_up(runner: Runner, pool: BlockPool, tokens: list[int], dtype: str) -> None:
+    """Runs each kind of step once on *tokens*, so that the first request does not pay for it.
+
+    Raises :class:`LoadError`: UNSUPPORTED when the model computes NaN or infinity in a narrow
+    *dtype*, CORRUPT when it does so in float32.
     """
-    count = min(WARM_UP_TOKENS, context_limit - 1)
-    sample = SamplingParams(max_tokens=2, temperature=1.0, top_p=0.9)
-    sequence = Sequence(0, sample, [0] * count, count, count + 2)
+    count = len(tokens)
+    sample = SamplingParams(max_tokens=2, temperature=1.0, top_p=0.9, prompt_logprobs=0)
+    sequence = Sequence(0, sample, list(tokens), count, count + 2)
     while len(sequence.blocks) < blocks_for(count + 1):
         sequence.blocks.append(pool.allocate(sequence.blocks))
     try:
         sequence.tokens += [c.token for c in runner.run(StepPlan([Chunk(sequence, 0, count)]))]
         runner.run(StepPlan([Chunk(sequence, count, 1)]))
     except PoisonedLogits as error:
+        if dtype == "float32":
+            raise LoadError(
+                LoadCode.CORRUPT, f"The model does not work: {error}. Fetch it again."
+            ) from error
         raise LoadError(
-            LoadCode.CORRUPT,
-            f"The model does not work: {error}. Fetch it again, or choose dtype float32.",
+            LoadCode.UNSUPPORTED,
+            f"The model does not work in {dtype}: on a short text it computes NaN or infinity, "
+            "because its numbers exceed that dtype's range, or its files are damaged. Set dtype = "
+            '"float32" (or "bfloat16") in its profile, or fetch it again.',
         ) from error
     finally:
+        runner.forget(sequence.id)
         pool.free(sequence.blocks)

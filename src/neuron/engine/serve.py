@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from neuron.engine.engine import Engine
 from neuron.engine.forward import Forward
 from neuron.engine.loader import load_engine, load_follower, load_tokenizer
+from neuron.engine.machine.barrier_waits import BarrierWaits
 from neuron.engine.machine.out_of_memory import shortage
 from neuron.engine.ranks.broadcast import FollowerEnd, RankBroadcast
 from neuron.engine.runner import EngineFault
@@ -66,6 +67,7 @@ def serve(channel: EngineEnd, leader: RankBroadcast, held: list[object]) -> int:
     another rank is gone.
     """
     start, tokenizer, rest = _start(channel)
+    _mind_others(start)
     loaded = _load(channel, start, lambda: load_engine(start, channel.send, leader, tokenizer))
     if loaded is None:
         return LOAD_FAILED
@@ -81,6 +83,7 @@ def serve_rank(channel: EngineEnd, line: FollowerEnd, rank: int, held: list[obje
     *held* keeps its part for longer than this call. Raises ChannelClosed when rank 0 is gone.
     """
     start, _, _ = _start(channel)
+    _mind_others(start)
     forward = _load(channel, start, lambda: load_follower(start, channel.send, line, rank))
     if forward is None:
         return LOAD_FAILED
@@ -99,6 +102,12 @@ def _start(channel: EngineEnd) -> tuple[Start, Tokenizer | None, list[ToEngine]]
         first, *rest = rest or channel.receive(wait=True)
     assert isinstance(first, Start), first
     return first, prepared.get(first.model_dir), rest
+
+
+def _mind_others(start: Start) -> None:
+    """Keeps compute threads from spinning against whatever else the host does."""
+    if torch.device(start.device).type == "cpu":
+        BarrierWaits().start()
 
 
 def _load(channel: EngineEnd, start: Start, load: Callable[[], T]) -> T | None:

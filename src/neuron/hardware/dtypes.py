@@ -20,11 +20,12 @@ _PACKED_BF16 = (frozenset(("avx512bw", "avx512vl", "avx512dq")), frozenset(("avx
 _PACKED_F16 = (frozenset(("avx512_fp16",)), frozenset(("avx_ne_convert",)))
 
 
-def chosen(asked: str, stored: str, *, cpu: bool) -> str:
+def chosen(asked: str, stored: str, *, cpu: bool, exceeds_float16: bool = False) -> str:
     """The dtype to compute in. *asked* is ``Start.dtype``; *stored* is the checkpoint's own.
 
     ``auto`` keeps the checkpoint's dtype, except on a *cpu* that can only emulate it: that computes
-    in float32. Raises :class:`LoadError` UNSUPPORTED for an unknown dtype.
+    in float32; and except float16 where the model's activations *exceed* it. Raises
+    :class:`LoadError` UNSUPPORTED for an unknown dtype, and for float16 in that case.
     """
     name = stored if asked == "auto" else asked
     name = STORED.get(name, name)
@@ -33,6 +34,15 @@ def chosen(asked: str, stored: str, *, cpu: bool) -> str:
             LoadCode.UNSUPPORTED,
             f"dtype {name!r} is not supported. Use auto, float32, bfloat16 or float16.",
         )
+    if name == "float16" and exceeds_float16:
+        if asked != "auto":
+            raise LoadError(
+                LoadCode.UNSUPPORTED,
+                "This model cannot be computed in float16: its activations exceed that dtype's "
+                "largest number, 65,504, so that it would answer nothing. Use bfloat16, float32 or "
+                "auto.",
+            )
+        name = "float32" if cpu else "bfloat16"
     if asked == "auto" and cpu:
         return name if name == "bfloat16" and computes_bfloat16() else "float32"
     return name

@@ -79,6 +79,29 @@ class Host:
                 yield base.joinpath(*parts[:depth]), files
 
 
+def cpu_quota(proc: Path = PROC, cgroup: Path = CGROUP) -> float | None:
+    """The cores' worth of time that the cgroups around this process allow it, as ``docker --cpus``
+    sets it; None where there is no limit."""
+    quotas = []
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = cgroup / "cpu" if controllers else cgroup
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            folder = base.joinpath(*parts[:depth])
+            if controllers:
+                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                quota, period = (_number(folder / name) for name in files)
+            else:
+                quota, period = map(_decimal, (_read(folder / "cpu.max") + "  ").split(" ")[:2])
+            if quota and period:
+                quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
 def _room(folder: Path, files: _CgroupFiles, limit: int) -> int:
     """Bytes that a cgroup may still take."""
     stat = dict(line.partition(" ")[::2] for line in _read(folder / "memory.stat").splitlines())

@@ -220,6 +220,7 @@ class Gemma3(Keys):
             scaled_embedding=True,
             attention_scale=self.query_pre_attn_scalar**-0.5,
             logit_cap=self.final_logit_softcapping,
+            exceeds_float16=True,
         )
 
     def windows(self) -> Windows:

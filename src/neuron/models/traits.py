@@ -48,3 +48,5 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """Factor of the attention scores; None = ``head_dim ** -0.5``."""
     logit_cap: float | None = None
     """Logits are soft-capped at ± this value; None = not capped."""
+    exceeds_float16: bool = False
+    """Whether its activations exceed the range of float16, so that it computes infinities there."""

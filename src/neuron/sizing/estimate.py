@@ -105,7 +105,12 @@ def estimate(
     entries = list(entries)
     cpu = settings.kind is DeviceKind.CPU
     stored = most_common_dtype(entries)
-    dtype = dtypes.chosen(settings.dtype, config.dtype or stored, cpu=cpu)
+    dtype = dtypes.chosen(
+        settings.dtype,
+        config.dtype or stored,
+        cpu=cpu,
+        exceeds_float16=config.traits.exceeds_float16,
+    )
     packed = cpu and dtypes.packs(dtype)
     weights = _weights(config, entries, settings.ranks, dtype, stored if packed else None)
     others = [

@@ -6,11 +6,13 @@ else.
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from neuron.hardware.host import cpu_quota
 from neuron.models.errors import LoadCode, LoadError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -49,8 +51,15 @@ def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 1) -> int:
-    """The number of compute threads: the physical cores that this process may use.
+def default_threads(
+    weight_bytes: int,
+    cpuinfo: Path = CPUINFO,
+    *,
+    ranks: int = 1,
+    quota: Callable[[], float | None] = cpu_quota,
+) -> int:
+    """The number of compute threads: the physical cores that this process may use, by its affinity
+    and its containers' *quota*.
 
     Several *ranks* divide them. Hyperthreads do not count, as they slow matrix products down. A
     model below :data:`TINY_BYTES` gets one thread: waking a second one takes longer than its share
@@ -69,7 +78,10 @@ def default_threads(weight_bytes: int, cpuinfo: Path = CPUINFO, *, ranks: int = 
         fields = {key.strip(): value.strip() for key, _, value in pairs}
         if "core id" in fields and int(fields.get("processor", "-1")) in allowed:
             cores.add((fields.get("physical id", "0"), fields["core id"]))
-    return max(1, (len(cores) or len(allowed)) // ranks)
+    count = len(cores) or len(allowed)
+    if (limit := quota()) is not None:
+        count = min(count, int(limit))  # more of them would stand still for a part of each period
+    return max(1, count // ranks)
 
 
 def numerics(device: torch.device, dtype: torch.dtype, path: str) -> str:

@@ -43,6 +43,14 @@ def test_an_unknown_dtype_is_refused() -> None:
         dtypes.chosen("int4", "float32", cpu=True)
 
 
+@pytest.mark.parametrize(("on", "expected"), [(CPU, "float32"), (CUDA, "bfloat16")])
+def test_float16_is_not_chosen_where_it_overflows(on: str, expected: str) -> None:
+    found = dtypes.chosen("auto", "float16", cpu=on == CPU, exceeds_float16=True)
+    assert found == expected
+    with pytest.raises(LoadError, match=r"cannot be computed in float16.*65,504.*Use bfloat16"):
+        dtypes.chosen("float16", "bfloat16", cpu=on == CPU, exceeds_float16=True)
+
+
 def cpuinfo(tmp_path: Path) -> Path:
     """Two cores with two hyperthreads each."""
     blocks = [
@@ -55,11 +63,19 @@ def cpuinfo(tmp_path: Path) -> Path:
 
 def test_threads_are_physical_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert default_threads(1 << 30, cpuinfo(tmp_path)) == 2
+    assert default_threads(1 << 30, cpuinfo(tmp_path), quota=lambda: None) == 2
     assert default_threads(1 << 20, cpuinfo(tmp_path)) == 1
-    assert default_threads(1 << 30, tmp_path / "absent") == 4
+    assert default_threads(1 << 30, tmp_path / "absent", quota=lambda: None) == 4
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    assert default_threads(1 << 30, cpuinfo(tmp_path)) == 1
+    assert default_threads(1 << 30, cpuinfo(tmp_path), quota=lambda: None) == 1
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
+def test_threads_are_as_many_as_a_container_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert default_threads(1 << 30, tmp_path / "absent", quota=lambda: quota) == threads
 
 
 def test_flags(tmp_path: Path) -> None:
