@@ -9,9 +9,13 @@ import msgspec
 from cortex.placement.eviction import Strategy
 from cortex.placement.options import PLACE_SECONDS
 from protocol.names import InvalidName, check_host_id
+from protocol.runtime.http.crowd import HttpLimits
 from protocol.runtime.settings import SettingsError, load_or_default
 
 DEFAULT_PATH = Path("/etc/cortex/cortex.toml")
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+")
+"""A name, or an address of either kind."""
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,6 +26,14 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen: str = "127.0.0.1:31314"
     cors_origins: tuple[str, ...] = ()
     """Origins (``https://chat.example``) whose web pages may use the API; ``*`` means all."""
+    hosts: tuple[str, ...] = ()
+    """Names, beside ``localhost``, under which operators reach the gateway on its own machine."""
+    max_connections: int = HttpLimits().connections
+    """How many connections clients may have together."""
+    max_connections_per_address: int = HttpLimits().per_address
+    """How many of them one address may have; 0 means no such bound. Never applies to loopback."""
+    http2: bool = False
+    """Whether HTTP/2 is spoken without TLS (h2c) as well."""
     drain_seconds: float = 30.0
     """How long running answers may take to finish after SIGTERM."""
     load_wait_seconds: float = PLACE_SECONDS
@@ -77,23 +89,37 @@ def load(path: Path | None) -> GatewayConfig:
             f"{where}: eviction.defrag_after_cycles = {found.eviction.defrag_after_cycles}: must "
             "not be negative (0 = never)."
         )
-    for key in ("drain_seconds", "load_wait_seconds"):
-        if getattr(found.gateway, key) < 0:
-            raise SettingsError(
-                f"{where}: gateway.{key} = {getattr(found.gateway, key)}: must not be negative."
-            )
-    for origin in found.gateway.cors_origins:
-        if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
-            raise SettingsError(
-                f"{where}: gateway.cors_origins: {origin!r} is not a web origin. Origins look like "
-                '"https://chat.example:8080", without a path.'
-            )
+    _check_gateway(found.gateway, where)
     for neuron in found.neurons:
         try:
             check_host_id(neuron.name)
         except InvalidName as error:
             raise SettingsError(f"{where}: neurons: {error}.") from None
     return found
+
+
+def _check_gateway(gateway: GatewaySection, where: Path) -> None:
+    for key in ("drain_seconds", "load_wait_seconds", "max_connections_per_address"):
+        if getattr(gateway, key) < 0:
+            raise SettingsError(
+                f"{where}: gateway.{key} = {getattr(gateway, key)}: must not be negative."
+            )
+    if gateway.max_connections < 1:
+        raise SettingsError(
+            f"{where}: gateway.max_connections = {gateway.max_connections}: must be at least 1."
+        )
+    for origin in gateway.cors_origins:
+        if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise SettingsError(
+                f"{where}: gateway.cors_origins: {origin!r} is not a web origin. Origins look like "
+                '"https://chat.example:8080", without a path.'
+            )
+    for host in gateway.hosts:
+        if not _HOST.fullmatch(host):
+            raise SettingsError(
+                f"{where}: gateway.hosts: {host!r} is not the name of a host. Write it as in "
+                '"gpu-box.lan", without a scheme, port, path or pattern.'
+            )
 
 
 def default_data_dir() -> Path:

@@ -7,12 +7,14 @@ import resource
 import signal
 from pathlib import Path
 
+from cortex.api.access import Access
 from cortex.app import make_app, make_metrics_app
-from cortex.config import GatewayConfig
+from cortex.config import GatewayConfig, GatewaySection
 from cortex.fleet import models_file
 from cortex.gateway import Gateway, running_gateway
 from cortex.placement.options import PlacementOptions
 from protocol.bus import Bus
+from protocol.runtime.http.crowd import HttpLimits
 from protocol.runtime.http_server import http_server
 from protocol.runtime.listen import is_loopback, open_socket, url_of
 from protocol.runtime.settings import SettingsError, read_token
@@ -20,6 +22,8 @@ from protocol.runtime.stop_signals import stop_on_signals
 
 log = logging.getLogger("serve")
 
+METRICS_CONNECTIONS = 64
+"""Of those who scrape the metrics."""
 LEAVE_BEFORE_SECONDS = 0.25
 """How long before the end of draining a stream that is cut off stops counting as abandoned by its
 client."""
@@ -49,22 +53,43 @@ async def serve(config: GatewayConfig, *, on_ready: asyncio.Event | None = None)
             gateway.read_again = lambda: _read_models(gateway, models_path)
             loop.add_signal_handler(signal.SIGHUP, _read_if_usable, gateway)
             metrics_url = f"{url_of(metrics_listener)}/metrics"
-            app = make_app(gateway, metrics_url, config.gateway.cors_origins)
+            settings = config.gateway
+            access = Access(settings.hosts, settings.cors_origins, is_loopback(listener))
+            app = make_app(gateway, metrics_url, access=access)
+            metrics_app = make_metrics_app(
+                gateway, access._replace(is_local=is_loopback(metrics_listener))
+            )
             if not is_loopback(listener):
                 log.warning("the API does not check keys: everyone who can reach it can use it")
             log.info("API at %s/v1, metrics at %s", url_of(listener), metrics_url)
             async with (
-                http_server(make_metrics_app(gateway), metrics_listener, drain_seconds=0),
-                http_server(app, listener, drain_seconds=config.gateway.drain_seconds),
+                http_server(
+                    metrics_app,
+                    metrics_listener,
+                    drain_seconds=0,
+                    limits=HttpLimits(connections=METRICS_CONNECTIONS),
+                ),
+                http_server(
+                    app, listener, drain_seconds=settings.drain_seconds, limits=limits_of(settings)
+                ),
             ):
                 if on_ready:
                     on_ready.set()
                 await stop.wait()
                 log.info("stopping; answers still running: %d", gateway.dispatcher.in_flight)
-                seconds = max(0.0, config.gateway.drain_seconds - LEAVE_BEFORE_SECONDS)
+                seconds = max(0.0, settings.drain_seconds - LEAVE_BEFORE_SECONDS)
                 loop.call_later(seconds, gateway.dispatcher.leave)
     finally:
         await bus.close()
+
+
+def limits_of(settings: GatewaySection) -> HttpLimits:
+    """Extracts the bounds of the API's server from the configuration."""
+    return HttpLimits(
+        connections=settings.max_connections,
+        per_address=settings.max_connections_per_address,
+        http2=settings.http2,
+    )
 
 
 def options_of(config: GatewayConfig) -> PlacementOptions:

@@ -21,6 +21,8 @@ class ErrorCode(StrEnum):
     """The prompt does not fit in the model's context."""
     REQUEST_TOO_LARGE = "request_too_large"
     """The body or the job is larger than the gateway or the bus accepts."""
+    BODY_TIMEOUT = "body_timeout"
+    """The request's body did not arrive in time."""
     MODEL_NOT_FOUND = "model_not_found"
     """No node of the fleet knows this model."""
     MODEL_UNAVAILABLE = "model_unavailable"

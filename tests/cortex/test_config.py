@@ -6,7 +6,8 @@ import pytest
 
 from cortex.config import load
 from cortex.placement.eviction import Strategy
-from cortex.serve import options_of
+from cortex.serve import limits_of, options_of
+from protocol.runtime.http.crowd import HttpLimits
 from protocol.runtime.settings import SettingsError
 
 SEED = """
@@ -52,6 +53,21 @@ def test_without_a_list_all_are_welcome(tmp_path: Path) -> None:
     assert options_of(load(written(tmp_path, ""))).admitted == frozenset()
 
 
+def test_the_edge_is_configured(tmp_path: Path) -> None:
+    text = """
+    [gateway]
+    hosts = ["gpu-box", "Gpu-Box.lan", "10.0.0.7", "2001:db8::1"]
+    cors_origins = ["https://chat.example", "http://localhost:3000", "app://chat", "*"]
+    max_connections = 100
+    max_connections_per_address = 0
+    http2 = true
+    """
+    gateway = load(written(tmp_path, text)).gateway
+    assert gateway.hosts == ("gpu-box", "Gpu-Box.lan", "10.0.0.7", "2001:db8::1")
+    assert limits_of(gateway) == HttpLimits(connections=100, per_address=0, http2=True)
+    assert limits_of(load(written(tmp_path, "")).gateway) == HttpLimits()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -61,6 +77,14 @@ def test_without_a_list_all_are_welcome(tmp_path: Path) -> None:
             "'chat.example' is not a web origin",
         ),
         ("[gateway]\ncors_origins = ['http://a/b']\n", "without a path"),
+        ("[gateway]\nhosts = ['http://gpu-box.lan']\n", "'http://gpu-box.lan' is not the name"),
+        ("[gateway]\nhosts = ['gpu-box.lan:80']\n", "without a scheme, port, path or pattern"),
+        ("[gateway]\nhosts = ['*.lan']\n", "'*.lan' is not the name of a host"),
+        ("[gateway]\nhosts = ['']\n", "'' is not the name of a host"),
+        ("[gateway]\nhosts = 'gpu-box'\n", "gateway.hosts"),
+        ("[gateway]\nmax_connections = 0\n", "max_connections = 0: must be at least 1"),
+        ("[gateway]\nmax_connections_per_address = -1\n", "must not be negative"),
+        ("[gateway]\nhttp_2 = true\n", "Did you mean 'http2'?"),
         (
             "[eviction]\ndefrag_after_cycles = -1\n",
             "defrag_after_cycles = -1: must not be negative",

@@ -39,7 +39,7 @@ async def fleet_of(
     """A node with room for many long answers."""
     async with ProcessFleet(nats, logs) as fleet:
         for _ in range(gateways):
-            await fleet.add_gateway(drain_seconds=drain_seconds)
+            await fleet.add_gateway(drain_seconds=drain_seconds, http2=True)
         await fleet.add_neuron("n1", slots=64, step_ms=10, note=logs / "note")
         await fleet.ready(1)
         yield fleet

@@ -109,18 +109,19 @@ class ProcessFleet:
                     process.thaw()
                 await process.kill()
 
-    async def add_gateway(self, *, models: str = "", drain_seconds: float | None = None) -> str:
-        """Its URL; does not wait. *models*: its models.toml."""
+    async def add_gateway(self, *, models: str = "", **settings: Any) -> str:
+        """Its URL; does not wait. *models*: its models.toml; *settings*: of ``[gateway]``."""
         port, name = free_port(), f"gateway{len(self.gateways) + 1}"
         command = [sys.executable, "-m", "cortex", "serve", "--nats", self.nats.url]
         metrics = free_port()
         self.metrics_urls.append(f"http://127.0.0.1:{metrics}/metrics")
         command += ["--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics}"]
         command += ["--models", models] if models else []
-        if drain_seconds is not None:
-            settings = self._logs / f"{name}.toml"
-            settings.write_text(f"[gateway]\ndrain_seconds = {drain_seconds}\n")
-            command += ["--config", str(settings)]
+        if settings:
+            config = self._logs / f"{name}.toml"
+            lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+            config.write_text("[gateway]\n" + "".join(lines))
+            command += ["--config", str(config)]
         process = Process(name, command, self._logs / f"{name}.log")
         await process.start()
         self.gateways.append(process)

@@ -48,6 +48,7 @@ _TABLE = {
     ErrorCode.INVALID_REQUEST: Http(400, _INVALID, "invalid_value"),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: Http(400, _INVALID, "context_length_exceeded"),
     ErrorCode.REQUEST_TOO_LARGE: Http(413, _INVALID, "request_too_large", "request_too_large"),
+    ErrorCode.BODY_TIMEOUT: Http(408, _INVALID, "request_timeout", "timeout_error"),
     ErrorCode.MODEL_NOT_FOUND: Http(404, _INVALID, "model_not_found", "not_found_error"),
     ErrorCode.MODEL_UNAVAILABLE: Http(
         503, "server_error", "service_unavailable", "overloaded_error", 529

@@ -11,13 +11,24 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
+from cortex.api.body_budget import SMALL_BYTES, BodyBudget, UnfinishedBody
 from cortex.api.error_responses import Style, envelope, retry_headers, status_of
 from protocol.errors import ErrorCode, FleetError, WireError
+from protocol.runtime.heap import HeapKeeper
+from protocol.runtime.listen import address_group
 from protocol.runtime.sizes import size_text
 
 MAX_BODY_BYTES = 32 << 20
+MAX_ORDER_BYTES = 1 << 20
+"""Of the body of an operator's request."""
 SILENT_SECONDS = 30.0
 """How long a client may pause in the middle of its body."""
+BODY_SECONDS = 30.0
+"""How long any body may take to arrive."""
+MIN_BYTES_PER_SECOND = 64_000
+"""How fast a body must arrive that takes longer than that."""
+RETRY_SECONDS = 2
+"""When to send a body again that gave way to others."""
 UNREAD_SECONDS = 30.0
 """How long a client may leave its stream unread."""
 _JSON = (b"content-type", b"application/json")
@@ -32,24 +43,41 @@ class ClientGone(Exception):
     """Raised when a client disconnects before it has sent its whole body, or stops reading."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
-    """Reads the request's body; raises ``FleetError(REQUEST_TOO_LARGE)`` as soon as the body is
-    known to exceed *limit* bytes."""
-    size = announced_bytes(scope)
-    chunks: list[bytes] = []
-    received = 0
-    is_whole = False
-    while True:
-        if max(size, received) > limit:
-            raise _too_large(max(size, received), limit)
-        if is_whole:
-            return b"".join(chunks)
-        message = await _receive(receive)
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunks.append(message.get("body", b""))
-        received += len(chunks[-1])
-        is_whole = not message.get("more_body", False)
+class BodyReader:
+    """Reads the bodies of one gateway's requests, of which the unfinished ones share a budget."""
+
+    def __init__(self, budget: BodyBudget | None = None) -> None:
+        self._budget = budget or BodyBudget()
+        self._heap = HeapKeeper()
+
+    async def read(self, scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+        """Reads a request's body.
+
+        Raises :class:`ClientGone`, and ``FleetError``: ``REQUEST_TOO_LARGE`` as soon as the body is
+        known to exceed *limit* bytes, ``OVERLOADED`` when it gave way to others, and
+        ``INVALID_REQUEST`` or ``BODY_TIMEOUT`` when it does not come.
+        """
+        announced = announced_bytes(scope)
+        if announced > limit:
+            raise _too_large(announced, limit)
+        body = self._budget.begin(address_group((scope.get("client") or ("", 0))[0]))
+        began = asyncio.get_running_loop().time()
+        try:
+            while True:
+                message = await _receive(receive, body, began)
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                self._budget.add(body, message.get("body", b""))
+                if body.gave_way:
+                    raise _gave_way(self._budget)
+                if len(body.data) > limit:
+                    raise _too_large(len(body.data), limit)
+                if not message.get("more_body", False):
+                    return bytes(body.data)
+        finally:
+            if body.gave_way or len(body.data) > SMALL_BYTES:
+                self._heap.note_burst()
+            self._budget.discard(body)
 
 
 def announced_bytes(scope: Scope) -> int:
@@ -58,18 +86,49 @@ def announced_bytes(scope: Scope) -> int:
     return int(announced) if announced.isdigit() else 0
 
 
-async def _receive(receive: Receive) -> Message:
-    """Receives the next part of a body; a client that sends nothing does not keep its
-    connection."""
+async def _receive(receive: Receive, body: UnfinishedBody, began: float) -> Message:
+    """Receives the next part of a body; a client that sends nothing, or too little for too long,
+    does not keep its connection. Returns an empty part when the body has given way."""
+    loop = asyncio.get_running_loop()
+    allowed = BODY_SECONDS + len(body.data) / MIN_BYTES_PER_SECOND
+    left = began + allowed - loop.time()
+    if left <= 0:
+        raise _too_slow(len(body.data), loop.time() - began)
     try:
-        async with asyncio.timeout(SILENT_SECONDS):
+        async with asyncio.timeout(min(SILENT_SECONDS, left)) as waiting:
+            body.on_giving_way = lambda: waiting.reschedule(0)
             return await receive()
     except TimeoutError:
+        if body.gave_way:
+            return {"type": "http.request", "more_body": True}
+        if left < SILENT_SECONDS:
+            raise _too_slow(len(body.data), loop.time() - began) from None
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
             f"The body is incomplete: nothing has arrived for {SILENT_SECONDS:.0f} s. Send the "
             "request again.",
         ) from None
+    finally:
+        body.on_giving_way = lambda: None
+
+
+def _too_slow(received: int, seconds: float) -> FleetError:
+    return FleetError(
+        ErrorCode.BODY_TIMEOUT,
+        f"The body came too slowly: {received:,} bytes in {seconds:.0f} s. After the first "
+        f"{BODY_SECONDS:.0f} s it must come with at least {MIN_BYTES_PER_SECOND:,} bytes per "
+        "second on average. Send the request again over a faster connection, or a shorter one.",
+    )
+
+
+def _gave_way(budget: BodyBudget) -> FleetError:
+    return FleetError(
+        ErrorCode.OVERLOADED,
+        f"The gateway is receiving more than it keeps at a time: {budget.limit_text} of bodies "
+        "that are not complete. This one began later than the others of its address, and gave "
+        "way. Send it again in a moment.",
+        retry_after_seconds=RETRY_SECONDS,
+    )
 
 
 def _too_large(size: int, limit: int) -> FleetError:

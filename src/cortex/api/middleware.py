@@ -11,6 +11,9 @@ from cortex.api.http import announced_bytes
 
 MAX_FORGOTTEN_BYTES = 256 << 20
 """How much of a body is still read after its response was sent."""
+FORGETTING_PAUSE_SECONDS = 0.0005
+"""Between two parts of a body, for every body that is being forgotten, so that a crowd of them
+leaves time for everybody else."""
 FORGETTING_SECONDS = 30.0
 FORGETTING_SILENT_SECONDS = 2.0
 _SHARED = ("/v1/", "/anthropic/v1/")
@@ -27,12 +30,13 @@ class ForgetsRest:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._forgetting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        is_read = False
+        is_read = is_too_slow = False
 
         async def reading() -> Message:
             nonlocal is_read
@@ -43,17 +47,25 @@ class ForgetsRest:
         async def forget() -> None:
             left = MAX_FORGOTTEN_BYTES
             is_absurd = announced_bytes(scope) > left
-            while not (is_read or is_absurd or left < 0):
+            while not (is_read or is_too_slow or is_absurd or left < 0):
                 async with asyncio.timeout(FORGETTING_SILENT_SECONDS):
                     left -= len((await reading()).get("body", b""))
+                if self._forgetting > 1:
+                    await asyncio.sleep(self._forgetting * FORGETTING_PAUSE_SECONDS)
 
         async def sending(message: Message) -> None:
+            nonlocal is_too_slow
+            is_too_slow = is_too_slow or message.get("status") == 408
             is_last = message["type"] == "http.response.body" and not message.get("more_body")
             if is_last and not is_read:
                 await send({**message, "more_body": True})
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FORGETTING_SECONDS):
-                        await forget()
+                self._forgetting += 1
+                try:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FORGETTING_SECONDS):
+                            await forget()
+                finally:
+                    self._forgetting -= 1
                 message = {"type": "http.response.body"}
             await send(message)
 
@@ -75,7 +87,7 @@ class NoTrailingSlash:
 
 class SharedWithPages:
     """ASGI middleware that lets web pages of the named origins use the API, but never the
-    operators' endpoints. Browsers keep all other pages out."""
+    operators' endpoints."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         """Takes *origins* as browsers write them, or ``*`` for all."""

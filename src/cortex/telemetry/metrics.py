@@ -42,6 +42,7 @@ class Outcome(StrEnum):
                 ErrorCode.INVALID_REQUEST
                 | ErrorCode.CONTEXT_LENGTH_EXCEEDED
                 | ErrorCode.REQUEST_TOO_LARGE
+                | ErrorCode.BODY_TIMEOUT
                 | ErrorCode.MODEL_NOT_FOUND
                 | ErrorCode.STREAM_GONE
             ):

@@ -22,6 +22,8 @@ def open_socket(address: str) -> socket.socket:
     host = host.strip("[]") or "127.0.0.1"
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
+        if host == "::":  # all addresses of both kinds, whatever the system's default is
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind((host, int(port)))
@@ -43,12 +45,47 @@ def _why_not_bound(address: str, error: Exception) -> str:
 
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine can reach it."""
-    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+    return is_loopback_address(listener.getsockname()[0])
+
+
+def is_loopback_address(text: str) -> bool:
+    """Whether *text* is an address by which a machine reaches itself; False for what is not an
+    address."""
+    address = plain_address(text)
+    return address is not None and address.is_loopback
+
+
+def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Reads an address as a socket names it: without its scope (``fe80::1%eth0``), and as IPv4
+    where it is IPv4 that came through an IPv6 socket (``::ffff:127.0.0.1``). None for what is not
+    an address."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def address_group(peer: str) -> str:
+    """Returns what counts as one client: an IPv4 address, or the /64 of an IPv6 one, which a
+    single host usually has for itself. Empty for loopback."""
+    address = plain_address(peer)
+    if address is None:
+        return peer
+    if address.is_loopback:
+        return ""
+    if address.version == 6:
+        return f"{int(address) >> 64:x}::/64"
+    return str(address)
 
 
 def url_of(listener: socket.socket) -> str:
     """Returns the URL at which this machine reaches a listening socket."""
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
+    address = plain_address(host)
+    if address is not None:
+        # A socket on :: takes IPv4 as well, and there may be no ::1.
+        host = "127.0.0.1" if address.is_unspecified else str(address)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,7 +1,4 @@
-"""Operators' verbs over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``.
-
-They accept JSON only, because a foreign web page cannot send that without permission.
-"""
+"""Operators' verbs over HTTP: ``POST /models/…`` and ``POST /nodes/{node}/…``."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
@@ -10,8 +7,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cortex.api.access import refused_unless_from_here
 from cortex.api.error_responses import envelope, status_of
+from cortex.api.http import MAX_ORDER_BYTES, BodyReader, ClientGone
 from cortex.fleet import models_file
 from cortex.gateway import Gateway
 from cortex.placement.operations import Planned
@@ -64,8 +61,9 @@ class Admin:
     """The operators' endpoints; each responds as soon as its order is accepted or its change is
     stored."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, bodies: BodyReader) -> None:
         self._gateway = gateway
+        self._bodies = bodies
         self._control = gateway.placement.operations
 
     async def load(self, request: Request) -> Response:
@@ -81,7 +79,7 @@ class Admin:
                 nodes, victims = [done.fit.node], [v.model for v in done.fit.victims]
             return {"status": "loading", "model": done.model, "nodes": nodes, "victims": victims}
 
-        return await _answered(request, _Model, work)
+        return await self._answered(request, _Model, work)
 
     async def unload(self, request: Request) -> Response:
         """Unloads a model from its nodes."""
@@ -92,7 +90,7 @@ class Admin:
             )
             return {"status": "unloading", "model": model, "nodes": nodes}
 
-        return await _answered(request, _Unload, work)
+        return await self._answered(request, _Unload, work)
 
     async def pull(self, request: Request) -> Response:
         """Fetches a model's files to nodes."""
@@ -101,7 +99,7 @@ class Admin:
             model, nodes = await self._control.pull(asked.model, asked.node, asked.source)
             return {"status": "fetching", "model": model, "nodes": nodes}
 
-        return await _answered(request, _Model, work)
+        return await self._answered(request, _Model, work)
 
     async def pin(self, request: Request) -> Response:
         """Pins a model: it is always loaded."""
@@ -110,7 +108,7 @@ class Admin:
             model, nodes = await self._control.pin(asked.model, asked.nodes)
             return {"status": "pinned", "model": model, "nodes": nodes}
 
-        return await _answered(request, _Pin, work)
+        return await self._answered(request, _Pin, work)
 
     async def unpin(self, request: Request) -> Response:
         """Removes a model's operator pins."""
@@ -119,7 +117,7 @@ class Admin:
             model, nodes = await self._control.unpin(asked.model, asked.node)
             return {"status": "unpinned", "model": model, "nodes": nodes}
 
-        return await _answered(request, _Model, work)
+        return await self._answered(request, _Model, work)
 
     async def add(self, request: Request) -> Response:
         """Adds a profile to the catalogue: the keys of ``[[models]]`` as JSON."""
@@ -129,7 +127,7 @@ class Admin:
             await self._control.add(profile)
             return {"status": "added", "model": profile.id}
 
-        return await _answered(request, msgspec.Raw, work)
+        return await self._answered(request, msgspec.Raw, work)
 
     async def remove(self, request: Request) -> Response:
         """Removes a profile that ``add`` put there."""
@@ -138,7 +136,7 @@ class Admin:
             await self._control.remove(asked.model)
             return {"status": "removed", "model": asked.model}
 
-        return await _answered(request, _Name, work)
+        return await self._answered(request, _Name, work)
 
     async def reload(self, request: Request) -> Response:
         """Makes the gateway read models.toml again."""
@@ -147,7 +145,7 @@ class Admin:
             self._gateway.read_again()
             return {"status": "read"}
 
-        return await _answered(request, _Nothing, work)
+        return await self._answered(request, _Nothing, work)
 
     async def drain(self, request: Request) -> Response:
         """Drains a node: its models are unloaded."""
@@ -157,7 +155,7 @@ class Admin:
             await self._control.drain(node)
             return {"status": "draining", "node": node}
 
-        return await _answered(request, _Nothing, work)
+        return await self._answered(request, _Nothing, work)
 
     async def undrain(self, request: Request) -> Response:
         """Lets a drained node take models again."""
@@ -167,7 +165,23 @@ class Admin:
             await self._control.undrain(node)
             return {"status": "in use", "node": node}
 
-        return await _answered(request, _Nothing, work)
+        return await self._answered(request, _Nothing, work)
+
+    async def _answered(
+        self, request: Request, kind: type[T], work: Callable[[T], Awaitable[Answer]]
+    ) -> Response:
+        try:
+            body = await self._bodies.read(request.scope, request.receive, MAX_ORDER_BYTES)
+            done = await work(_decoded(body, kind))
+        except ClientGone:
+            return Response(status_code=400)  # nobody reads it
+        except SettingsError as wrong:
+            error = WireError(ErrorCode.INVALID_REQUEST, str(wrong))
+            return Response(envelope(error), 400, media_type="application/json")
+        except FleetError as failure:
+            status = status_of(failure.error)
+            return Response(envelope(failure.error), status, media_type="application/json")
+        return Response(msgspec.json.encode(done), 202, media_type="application/json")
 
 
 def _explained(planned: Planned) -> Answer:
@@ -188,25 +202,6 @@ def _explained(planned: Planned) -> Answer:
         ],
         "misfits": [{"node": m.node, "why": m.why} for m in planned.answer.misfits],
     }
-
-
-async def _answered(
-    request: Request, kind: type[T], work: Callable[[T], Awaitable[Answer]]
-) -> Response:
-    if refusal := refused_unless_from_here(request):
-        return refusal
-    try:
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            message = "Content-Type: it must be application/json."
-            raise FleetError(ErrorCode.INVALID_REQUEST, message)
-        done = await work(_decoded(await request.body(), kind))
-    except SettingsError as wrong:
-        error = WireError(ErrorCode.INVALID_REQUEST, str(wrong))
-        return Response(envelope(error), 400, media_type="application/json")
-    except FleetError as failure:
-        status = status_of(failure.error)
-        return Response(envelope(failure.error), status, media_type="application/json")
-    return Response(msgspec.json.encode(done), 202, media_type="application/json")
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:

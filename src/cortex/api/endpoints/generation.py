@@ -16,7 +16,7 @@ from cortex.api.dialects.base import Call, Dialect
 from cortex.api.dialects.cursor import UNNUMBERED, Seen, parse_event_id
 from cortex.api.dialects.sse_writer import Head
 from cortex.api.endpoints.relay import Relay
-from cortex.api.http import ClientGone, read_body, send_error, watching_disconnect
+from cortex.api.http import BodyReader, ClientGone, send_error, watching_disconnect
 from cortex.dispatch.answer import AnswerStream, Choice, answered, taken_up
 from cortex.gateway import Gateway
 from cortex.telemetry.metrics import Outcome
@@ -28,8 +28,9 @@ from protocol.job import Client
 class Generation:
     """One dialect's ``POST`` endpoint, as an ASGI application."""
 
-    def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
+    def __init__(self, gateway: Gateway, bodies: BodyReader, dialect: Dialect) -> None:
         self._gateway = gateway
+        self._bodies = bodies
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +38,7 @@ class Generation:
         metrics = self._gateway.metrics
         records: list[Record] = []
         try:
-            call = self._dialect.decode(await read_body(scope, receive))
+            call = self._dialect.decode(await self._bodies.read(scope, receive))
             caller = caller_of(scope)
             client = self._client(call, caller.owner)
             async with answered(

@@ -13,7 +13,7 @@ from cortex.api.dialects.messages.decode import decode_count
 from cortex.api.dialects.request_fields import TokenId, checked_model, invalid, read
 from cortex.api.dialects.responses.decode import decode_responses
 from cortex.api.error_responses import Style
-from cortex.api.http import ClientGone, read_body, send_error, send_json
+from cortex.api.http import BodyReader, ClientGone, send_error, send_json
 from cortex.dispatch.render_client import RenderClient
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
@@ -45,8 +45,9 @@ Work = Callable[[bytes], Awaitable[object]]
 class Tokenization:
     """The endpoints about prompts."""
 
-    def __init__(self, prompts: RenderClient) -> None:
+    def __init__(self, prompts: RenderClient, bodies: BodyReader) -> None:
         self._prompts = prompts
+        self._bodies = bodies
 
     def tokenize(self) -> ASGIApp:
         """``POST /tokenize``: the tokens of a text or a conversation."""
@@ -63,7 +64,7 @@ class Tokenization:
                 "token_strs": rendered.pieces if asked.return_token_strs else None,
             }
 
-        return _Endpoint(work, Style.OPENAI)
+        return _Endpoint(self._bodies, work, Style.OPENAI)
 
     def detokenize(self) -> ASGIApp:
         """``POST /detokenize``: the text of given tokens."""
@@ -73,7 +74,7 @@ class Tokenization:
             request = GenerateRequest(checked_model(asked.model), prompt=tuple(asked.tokens))
             return {"prompt": (await self._prompts.render(request)).text}
 
-        return _Endpoint(work, Style.OPENAI)
+        return _Endpoint(self._bodies, work, Style.OPENAI)
 
     def apply_template(self) -> ASGIApp:
         """``POST /apply-template``: the prompt as the chat template renders it."""
@@ -81,7 +82,7 @@ class Tokenization:
         async def work(body: bytes) -> object:
             return {"prompt": (await self._prompts.render(_chat(body))).text}
 
-        return _Endpoint(work, Style.OPENAI)
+        return _Endpoint(self._bodies, work, Style.OPENAI)
 
     def chat_input_tokens(self) -> ASGIApp:
         """``POST /v1/chat/completions/input_tokens``: the length of a chat prompt."""
@@ -90,7 +91,7 @@ class Tokenization:
             rendered = await self._prompts.render(_chat(body))
             return {"input_tokens": len(rendered.tokens)}
 
-        return _Endpoint(work, Style.OPENAI)
+        return _Endpoint(self._bodies, work, Style.OPENAI)
 
     def response_input_tokens(self) -> ASGIApp:
         """``POST /v1/responses/input_tokens``: the length of a Responses prompt."""
@@ -99,7 +100,7 @@ class Tokenization:
             rendered = await self._prompts.render(decode_responses(body).choices[0].request)
             return {"object": "response.input_tokens", "input_tokens": len(rendered.tokens)}
 
-        return _Endpoint(work, Style.OPENAI)
+        return _Endpoint(self._bodies, work, Style.OPENAI)
 
     def count_tokens(self) -> ASGIApp:
         """``POST /v1/messages/count_tokens``: the length of an Anthropic prompt."""
@@ -108,7 +109,7 @@ class Tokenization:
             rendered = await self._prompts.render(decode_count(body))
             return {"input_tokens": len(rendered.tokens)}
 
-        return _Endpoint(work, Style.ANTHROPIC)
+        return _Endpoint(self._bodies, work, Style.ANTHROPIC)
 
 
 def prompt_of(asked: TokenizeRequest, body: bytes) -> GenerateRequest:
@@ -131,13 +132,14 @@ def _chat(body: bytes) -> GenerateRequest:
 class _Endpoint:
     """One endpoint; a class, because Starlette would call a plain function with a ``Request``."""
 
-    def __init__(self, work: Work, style: Style) -> None:
+    def __init__(self, bodies: BodyReader, work: Work, style: Style) -> None:
+        self._bodies = bodies
         self._work = work
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._work(await read_body(scope, receive))
+            answer = await self._work(await self._bodies.read(scope, receive))
             await send_json(send, msgspec.json.encode(answer))
         except ClientGone:
             pass

@@ -1,0 +1,33 @@
+"""After a burst, memory is given back, some times and not for ever."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from protocol.runtime import heap
+from protocol.runtime.heap import HeapKeeper, give_back
+from tests.support.waiting import until
+
+
+async def test_memory_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(heap, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(heap, "TIMES", 3)
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(loop.time()))
+    keeper = HeapKeeper()
+    for _ in range(5):
+        keeper.note_burst()
+    await until(lambda: len(given) == 3)
+    await asyncio.sleep(0.1)
+    assert len(given) == 3
+    keeper.note_burst()
+    await until(lambda: len(given) == 6)
+    assert all(later - sooner > 0.005 for sooner, later in itertools.pairwise(given))
+
+
+def test_it_can_be_given_back_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_back()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    give_back()
