@@ -45,6 +45,7 @@ def make_app(
     """Builds the API of one gateway, which web pages of *cors_origins* may use."""
     access = access._replace(origins=(*access.origins, *cors_origins))
     bodies = BodyReader()
+    gateway.on_end.append(bodies.close)
     models = Models(gateway)
     admin = Admin(gateway, bodies)
     fleet = FleetView(gateway)

@@ -26,6 +26,7 @@ from protocol.bus import Bus, BusMessage, KvBucket, KvView
 from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
+from protocol.runtime.loop_watch import LoopWatch
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
 from protocol.timing import NORMAL, Timing
@@ -91,6 +92,8 @@ class Gateway:
         self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.decisions)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
+        self.on_end: list[Callable[[], None]] = []
+        """What to do when it ends."""
         self.read_again: Callable[[], None] = _nothing_to_read
         """Reads ``models.toml`` again; raises ``SettingsError``."""
         self._profiles_keeper = self._make_profiles_keeper()
@@ -147,6 +150,7 @@ class Gateway:
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._follow_fleet(), name="follow fleet")
             tasks.create_task(self._watch_connection(), name="connection")
+            tasks.create_task(LoopWatch(self.metrics.loop_held).run(), name="loop watch")
 
     def reload(self, profiles: tuple[Profile, ...] | None) -> None:
         """Takes the profiles of a ``models.toml`` that was read again."""
@@ -284,3 +288,5 @@ async def running_gateway(
                 async with asyncio.timeout(1.0):
                     await gateway.placement.lease.release()
             task.cancel()
+            for end in gateway.on_end:
+                end()

@@ -42,6 +42,16 @@ def make_app(node: Node) -> Starlette:
             "The longest time since a busy engine finished a step.",
             lambda: _step_age(node),
         ),
+        (
+            "neuron_event_loop_held_seconds",
+            "How long anything has held the service's event loop for more than 50 ms, in all.",
+            lambda: node.loop_held_seconds,
+        ),
+        (
+            "neuron_event_loop_longest_held_seconds",
+            "The longest time for which the service's event loop was held.",
+            lambda: node.loop_watch.longest_seconds,
+        ),
     ):
         Gauge(name, help_text, registry=registry).set_function(read)
 

@@ -4,6 +4,8 @@ refuses it before anything of its body is read.
 ``access`` decides; here a decision becomes a response.
 """
 
+import asyncio
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cortex.api.access import Access, Head, why_not_json, why_not_operator, why_not_page
@@ -40,6 +42,8 @@ class ForPrograms:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = Head(scope)
+        if (task := asyncio.current_task()) is not None:  # for whoever tells what holds the loop
+            task.set_name(f"{head.method} {scope['path'][:100]} from {head.address}")
         if why := why_not_page(head, self._access):
             await _refuse(scope, send, 403, why)
         elif why := why_not_json(head, may_be_absent=True):

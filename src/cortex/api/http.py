@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cortex.api.body_budget import SMALL_BYTES, BodyBudget, UnfinishedBody
 from cortex.api.error_responses import Style, envelope, retry_headers, status_of
+from cortex.api.screening.screener import Screener
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.runtime.heap import HeapKeeper
 from protocol.runtime.listen import address_group
@@ -48,15 +49,26 @@ class BodyReader:
 
     def __init__(self, budget: BodyBudget | None = None) -> None:
         self._budget = budget or BodyBudget()
+        self._screener = Screener()
         self._heap = HeapKeeper()
 
+    def close(self) -> None:
+        """Ends what it has started."""
+        self._screener.close()
+
     async def read(self, scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
-        """Reads a request's body.
+        """Reads a request's body, which can be decoded without holding the event loop.
 
         Raises :class:`ClientGone`, and ``FleetError``: ``REQUEST_TOO_LARGE`` as soon as the body is
-        known to exceed *limit* bytes, ``OVERLOADED`` when it gave way to others, and
-        ``INVALID_REQUEST`` or ``BODY_TIMEOUT`` when it does not come.
+        known to exceed *limit* bytes, ``OVERLOADED`` when it gave way to others,
+        ``INVALID_REQUEST`` or ``BODY_TIMEOUT`` when it does not come, and ``INVALID_REQUEST`` when
+        it has too many values.
         """
+        body = await self._read(scope, receive, limit)
+        await self._screener.check(body)
+        return body
+
+    async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         announced = announced_bytes(scope)
         if announced > limit:
             raise _too_large(announced, limit)

@@ -121,6 +121,22 @@ class Metrics:
             "cortex_request_seconds", "Seconds from admission to the end.", _LATENCY
         )
 
+        self._holds = Counter(
+            "cortex_event_loop_holds",
+            "Times that something held the event loop for more than 50 ms.",
+            registry=self._registry,
+        )
+        self._held = Counter(
+            "cortex_event_loop_held_seconds",
+            "Seconds for which something held the event loop for more than 50 ms.",
+            registry=self._registry,
+        )
+
+    def loop_held(self, seconds: float) -> None:
+        """Counts that something held the event loop for *seconds*."""
+        self._holds.inc()
+        self._held.inc(seconds)
+
     def began(self, record: Record) -> None:
         """Records that a request was admitted."""
         self._history.began(record)

@@ -43,6 +43,7 @@ from protocol.fleet import Describe, NodeHeartbeat, NodeInfo, NodeLive
 from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
+from protocol.runtime.loop_watch import LoopWatch
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
 from protocol.timing import NORMAL, Timing
@@ -88,6 +89,9 @@ class Node:
         )
         self._warm = WarmTier(config.host_cache_mb << 20)
         self._beat_wanted = asyncio.Event()
+        self.loop_watch = LoopWatch(self._loop_held)
+        self.loop_held_seconds = 0.0
+        """For how long anything has held the event loop, in all."""
         self._records = RecordWriter(
             self._identity, self._announcer, lambda model: model in self._warm.held
         )
@@ -156,6 +160,7 @@ class Node:
             tasks.create_task(self._pulse(), name="heartbeat")
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
+            tasks.create_task(self.loop_watch.run(), name="loop watch")
             if self._fork_server is not None:
                 tasks.create_task(self._fork_server.run(), name="fork server")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")
@@ -294,6 +299,9 @@ class Node:
     async def _reconnected(self) -> None:
         self._gateways.reconnected()
         await self._beat()
+
+    def _loop_held(self, seconds: float) -> None:
+        self.loop_held_seconds += seconds
 
     async def _watch_connection(self) -> None:
         await self._bus.closed.wait()

@@ -3,6 +3,8 @@
 Pure; every refusal names the field and says what to do.
 """
 
+from typing import cast
+
 import msgspec
 
 from cortex.api.dialects.base import Call
@@ -89,8 +91,8 @@ def _refuse_unserved(asked: CompletionRequest, count: int) -> None:
 def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
     if isinstance(prompt, str):
         return [prompt]
-    if all(isinstance(token, int) for token in prompt):
-        return [tuple(token for token in prompt if isinstance(token, int))]
+    if set(map(type, prompt)) <= {int}:  # there may be a million of them
+        return [cast(tuple[int, ...], tuple(prompt))]
     prompts: list[Prompt] = []
     for number, one in enumerate(prompt):
         if isinstance(one, int):
