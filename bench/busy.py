@@ -1,9 +1,10 @@
-"""Decoding on a host that has other work: our engine, with several ways of waiting, and transformers.
+"""Decoding on a host with other work: our engine, with several ways of waiting, and transformers.
 
-Compute threads that spin at barriers are fast on an idle host and ruinous on a busy one: a thread that
-waits for a descheduled one burns the time slice that would let it go on. Every contestant is a process
-of its own and computes alone, in turns; the foreign load is a number of processes that only count. A
-round runs all contestants once; ratios are taken within a round, and the median is reported.
+Compute threads that spin at barriers are fast on an idle host and ruinous on a busy one: a thread
+that waits for a descheduled one burns the time slice that would let it go on. Every contestant is
+a process of its own and computes alone, in turns; the foreign load is a number of processes that
+only count. A round runs all contestants once; ratios are taken within a round, and the median is
+reported.
 
     PYTHONPATH=src:. python -m bench.busy MODEL_FOLDER --loads 0 1 2 4
 
@@ -73,7 +74,9 @@ def compute_theirs(folder: str, rows: int, steps: int) -> float:
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompt = [[(7 * row + 13 * n) % 1000 + 100 for n in range(PROMPT_TOKENS)] for row in range(rows)]
+    prompt = [
+        [(7 * row + 13 * n) % 1000 + 100 for n in range(PROMPT_TOKENS)] for row in range(rows)
+    ]
     ids = torch.tensor(prompt)
     options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
     model.generate(ids, max_new_tokens=2, min_new_tokens=2, **options)

@@ -68,8 +68,8 @@ def check_host_id(name: str) -> str:
     """Returns *name* if it can be a node or gateway id; otherwise raises :class:`InvalidName`."""
     if not _HOST_ID.fullmatch(name):
         raise InvalidName(
-            f"{name[:80]!r} cannot name a node or gateway: use 1 to 48 of the characters a-z, 0-9 and "
-            "'-'"
+            f"{name[:80]!r} cannot name a node or gateway: use 1 to 48 of the characters a-z, 0-9 "
+            "and '-'"
         )
     return name
 

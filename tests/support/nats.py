@@ -51,7 +51,7 @@ class NatsServer:
             f"listen: 127.0.0.1:{self._port}\n"
             "http: 127.0.0.1:-1\n"
             f'ports_file_dir: "{self._directory}"\n'
-            f'{"" if "max_payload" in self._extra else "max_payload: 8MB"}\n'
+            f"{'' if 'max_payload' in self._extra else 'max_payload: 8MB'}\n"
             f'jetstream {{ store_dir: "{self._directory}/js", max_file: 2GB }}\n' + self._extra
         )
         self._process = subprocess.Popen(

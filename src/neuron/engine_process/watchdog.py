@@ -49,7 +49,9 @@ class StepWatch:
         self.silent_seconds = self.silent_seconds + seconds if has_work else 0.0
         self._stopped_seconds = self._stopped_seconds + seconds if has_work and is_stopped else 0.0
         if self.silent_seconds > self.deadline:
-            return f"no step finished for {self.silent_seconds:.1f} s (deadline {self.deadline:.1f} s)"
+            return (
+                f"no step finished for {self.silent_seconds:.1f} s (deadline {self.deadline:.1f} s)"
+            )
         if self._stopped_seconds > self._deadlines.stopped_seconds:
             return f"a signal had stopped it for {self._stopped_seconds:.1f} s"
         return ""

@@ -61,7 +61,9 @@ class LoopWatch:
         now = time.monotonic()
         if now - self._logged > LOG_SECONDS:
             self._logged = now
-            log.warning("the event loop was held for %.2f s%s", seconds, found or ", by nothing seen")
+            log.warning(
+                "the event loop was held for %.2f s%s", seconds, found or ", by nothing seen"
+            )
 
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         while not self._ended.wait(TICK_SECONDS):

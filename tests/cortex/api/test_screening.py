@@ -1,6 +1,7 @@
 """Bodies of very many values are refused without holding the event loop; all others pass."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -152,10 +153,8 @@ async def test_what_is_allowed_is_decoded_quickly() -> None:
             body = json.dumps({**base, field: value}).encode()
             assert too_complex(body) == ("", ""), field
             began = time.process_time()
-            try:
+            with contextlib.suppress(FleetError):
                 DIALECTS[name].decode(body)
-            except FleetError:
-                pass
             assert time.process_time() - began < 0.3, (name, field)
 
 

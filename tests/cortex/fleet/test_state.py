@@ -1,4 +1,4 @@
-"""What a gateway makes of records and heartbeats that do not agree, or that it does not understand."""
+"""What a gateway makes of records and heartbeats that contradict each other, or are foreign."""
 
 from cortex.fleet.state import Fleet
 from protocol import codec, keys

@@ -1,8 +1,8 @@
 """The program that counts the values of bodies: ``python -m cortex.api.screening.process``.
 
-Reads one body after the other from its input, each behind its length, and writes one line of JSON for
-each: the field at fault and what is wrong with it. Memory is limited, because a body of millions of
-values takes fifty times its size.
+Reads one body after the other from its input, each behind its length, and writes one line of JSON
+for each: the field at fault and what is wrong with it. Memory is limited, because a body of
+millions of values takes fifty times its size.
 """
 
 import json

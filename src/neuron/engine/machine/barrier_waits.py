@@ -1,14 +1,14 @@
 """How compute threads wait for each other: they spin while they have the cores to themselves.
 
-OpenMP's threads meet at a barrier hundreds of times in a step. Spinning there is quick on an idle host,
-where sleeping costs a fifth of a small model's speed. On a busy host it is ruinous: a thread that
-waits for a descheduled one burns the time in which that one could run, and decoding becomes ten times
-slower. libgomp reads its waiting policy once, at its start; but it all but stops spinning as soon as
-there are more OpenMP threads than cores. So while this process's threads are seen to wait for cores, a
-few more threads are kept, which do nothing.
+OpenMP's threads meet at a barrier hundreds of times in a step. Spinning there is quick on an idle
+host, where sleeping costs a fifth of a small model's speed. On a busy host it is ruinous: a thread
+that waits for a descheduled one burns the time in which that one could run, and decoding becomes
+ten times slower. libgomp reads its waiting policy once, at its start; but it all but stops spinning
+as soon as there are more OpenMP threads than cores. So while this process's threads are seen to
+wait for cores, a few more threads are kept, which do nothing.
 
-Which threads compute what stays the same, and so does every result. Linux and libgomp only; elsewhere
-nothing happens.
+Which threads compute what stays the same, and so does every result. Linux and libgomp only;
+elsewhere nothing happens.
 """
 
 import contextlib
