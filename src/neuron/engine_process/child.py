@@ -11,6 +11,7 @@ from typing import Protocol
 STDERR_LINES = 40
 STDERR_LINE_BYTES = 400
 _READ_BYTES = 1 << 14
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Process(Protocol):
@@ -69,6 +70,11 @@ class Child:
     def is_alive(self) -> bool:
         """Whether its end has not been noticed yet."""
         return self._process.returncode is None
+
+    @property
+    def was_ended_from_outside(self) -> bool:
+        """Whether a signal ended it that neither this service nor the process itself had caused."""
+        return not self._was_killed and -(self._process.returncode or 0) in _FROM_OUTSIDE
 
     @property
     def stderr(self) -> list[str]:

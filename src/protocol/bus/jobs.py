@@ -142,6 +142,8 @@ class JobLanes:
 
 GIVE_BACK = b"-NAK"
 """Payload for a delivery's ack subject that gives the job to another neuron at once."""
+IN_PROGRESS = b"+WPI"
+"""Payload for a delivery's ack subject that puts off its next delivery."""
 
 
 class Delivery(NamedTuple):
