@@ -122,4 +122,5 @@ def engine_environment() -> dict[str, str]:
         **os.environ,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "TOKENIZERS_PARALLELISM": "false",
+        "RUST_BACKTRACE": "0",
     }

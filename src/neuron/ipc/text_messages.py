@@ -109,6 +109,8 @@ class TextRefused(msgspec.Struct, frozen=True, tag="refused"):
     """The request is impossible, or, before :class:`TextLoaded`, the model is."""
 
     error: WireError
+    is_last: bool = False
+    """Whether the process must be replaced: a library has failed, and may be in any state."""
 
 
 TextAnswer = TextLoaded | Prepared | RenderedText | TokenTexts | TextRefused

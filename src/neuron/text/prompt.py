@@ -6,6 +6,11 @@ from neuron.ipc.messages import SamplingParams
 
 MAX_MESSAGES = 16_384
 MAX_TOOLS = 4_096
+MAX_STOPS = 1_024
+MAX_BIASES = 16_384
+MAX_ALLOWED = 1 << 20
+"""Bounds on the lists of a request, far beyond what anybody sends: each step of the engine looks
+through some of them."""
 RENDER_SECONDS = 2.0
 """Processor time of all renderings of one request; real conversations take milliseconds."""
 TOKENIZE_SECONDS = 1.0

@@ -15,7 +15,10 @@ from neuron.ipc.messages import SamplingParams
 from neuron.ipc.text_messages import PromptJob
 from neuron.text.generation_defaults import GenerationDefaults
 from neuron.text.prompt import (
+    MAX_ALLOWED,
+    MAX_BIASES,
     MAX_MESSAGES,
+    MAX_STOPS,
     MAX_TOOLS,
     RENDER_SECONDS,
     TEMPLATE,
@@ -171,7 +174,7 @@ class Prompter:
                 self._check_tokens(ids, self.tokenizer.vocab_size, "prompt")
                 if limit is not None and len(ids) >= limit:
                     raise _too_long(limit, "prompt", f"resulted in {len(ids)} tokens")
-                return Rendering(self.tokenizer.decode(ids), list(ids), is_raw=True)
+                return Rendering(self._decode(ids), list(ids), is_raw=True)
 
     def _render_messages(
         self, request: GenerateRequest, rendered_at: float, limit: int | None
@@ -208,6 +211,11 @@ class Prompter:
         with self._watch(TOKENIZER, seconds, f"{chars:,} characters"):
             return self.tokenizer.encode(text, add_special=add_special)
 
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        seconds = TOKENIZE_SECONDS + len(ids) / TOKENIZE_CHARS_PER_SECOND
+        with self._watch(TOKENIZER, seconds, f"{len(ids):,} tokens"):
+            return self.tokenizer.decode(ids)
+
     @staticmethod
     def _check_tokens(tokens: tuple[int, ...], vocab_size: int, field: str) -> None:
         foreign = next((token for token in tokens if not 0 <= token < vocab_size), None)
@@ -223,6 +231,10 @@ class Prompter:
         """The request's values, else the model's, else the usual defaults."""
         asked: Sampling = self._defaults.fill(request.sampling)
         vocab_size = job.vocab_size
+        _check_count(len(asked.stop), MAX_STOPS, "stop texts", "stop")
+        _check_count(len(asked.stop_token_ids), MAX_BIASES, "stop tokens", "stop_token_ids")
+        _check_count(len(asked.logit_bias), MAX_BIASES, "biases", "logit_bias")
+        _check_count(len(asked.allowed_token_ids), MAX_ALLOWED, "tokens", "allowed_token_ids")
         self._check_tokens(asked.stop_token_ids, vocab_size, "stop_token_ids")
         self._check_tokens(asked.allowed_token_ids, vocab_size, "allowed_token_ids")
         biased = tuple(token for token, _ in asked.logit_bias)
@@ -263,10 +275,10 @@ def _too_long(limit: int, what: str, why: str) -> FleetError:
     )
 
 
-def _check_count(count: int, limit: int, what: str) -> None:
+def _check_count(count: int, limit: int, what: str, param: str = "") -> None:
     if count > limit:
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
             f"The request has {count:,} {what}; at most {limit:,} are taken. Send fewer {what}.",
-            param=what,
+            param=param or what,
         )

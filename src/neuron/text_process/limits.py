@@ -58,6 +58,8 @@ class CpuTimer:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._is_armed = False
+        self.went_off = False
+        """Whether the work last enclosed took too long."""
         signal.signal(signal.SIGPROF, self._went_off)
 
     def limit(self, seconds: float) -> "CpuTimer":
@@ -66,7 +68,7 @@ class CpuTimer:
         return self
 
     def __enter__(self) -> None:
-        self._is_armed = True
+        self._is_armed, self.went_off = True, False
         signal.setitimer(signal.ITIMER_PROF, self._seconds, _AGAIN_SECONDS)
 
     def __exit__(
@@ -80,4 +82,5 @@ class CpuTimer:
 
     def _went_off(self, number: int, frame: FrameType | None) -> None:
         if self._is_armed:
+            self.went_off = True
             raise TooExpensive(f"it took more than {self._seconds:g} s of processor time")

@@ -43,7 +43,7 @@ from neuron.text_process.limits import (
     offer_to_the_kernel,
 )
 from protocol import codec
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.generate import GenerateRequest
 from protocol.render import Rendered
 from protocol.runtime.malloc import give_back_memory
@@ -53,6 +53,7 @@ OK, CRASHED = 0, 1
 LARGE_BYTES = 1 << 20
 """After a request of this size, freed memory is given back at once."""
 _REQUEST = codec.Reader[GenerateRequest](GenerateRequest)
+_MAX_REASON_CHARS = 300
 TOKEN_ARRAY = "I"
 """How token ids travel; see ``Prepared.tokens``."""
 
@@ -94,8 +95,13 @@ class _Stages:
             left = max(0.001, cpu_seconds - self._of_templates)
             began = time.process_time()
             self._say(what, cpu_seconds, why)
-            with self._timer.limit(left):
-                yield
+            try:
+                with self._timer.limit(left):
+                    yield
+            except Exception as error:  # whatever the template's code has made of the timer's
+                if self._timer.went_off:
+                    raise _too_slow(cpu_seconds) from error
+                raise
             self._of_templates += time.process_time() - began
         else:
             self._say(what, cpu_seconds, why)
@@ -139,6 +145,10 @@ class _TextServer:
             return TextRefused(error.error)
         except MemoryError:
             return TextRefused(self._needs_too_much_memory(message).error)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # how a bug in Rust code looks
+                raise
+            return TextRefused(self._failed(str(error)), is_last=True)
 
     def _load(self, message: LoadText) -> TextLoaded:
         folder = Path(message.folder)
@@ -181,6 +191,14 @@ class _TextServer:
         rendered = Rendered(tuple(found.tokens), found.text, pieces, message.context_limit)
         return RenderedText(codec.encode(rendered))
 
+    def _failed(self, why: str) -> WireError:
+        what = self._stages.what or "request"
+        return WireError(
+            ErrorCode.INVALID_REQUEST,
+            f"The {what} of the model failed on this request: {why[:_MAX_REASON_CHARS]}. Send "
+            "another text; if all fail, the model's files are at fault.",
+        )
+
     def _needs_too_much_memory(self, message: ToText) -> FleetError:
         what = self._stages.what or "request"
         if isinstance(message, LoadText):
@@ -208,6 +226,16 @@ def _read_request(data: bytes) -> GenerateRequest:
 
 def _unreadable(error: Exception) -> FleetError:
     return FleetError(ErrorCode.INVALID_REQUEST, f"The request cannot be read: {error}.")
+
+
+def _too_slow(cpu_seconds: float) -> FleetError:
+    return FleetError(
+        ErrorCode.INVALID_REQUEST,
+        f"The model cannot take this conversation: its chat template took more than "
+        f"{cpu_seconds:g} s of processor time. Send fewer messages or tools; if there are few, the "
+        "template is at fault.",
+        param="messages",
+    )
 
 
 def _load_bytes(file_bytes: int) -> int:

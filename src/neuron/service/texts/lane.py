@@ -96,7 +96,11 @@ class Lane:
             for left in reversed(range(TRIES)):
                 process = await self._replacement()
                 try:
-                    return await process.ask(message, work)
+                    answer = await process.ask(message, work)
+                    if isinstance(answer, TextRefused) and answer.is_last:
+                        self._drop()
+                        self._restart()
+                    return answer
                 except TextProcessDied as death:
                     self._drop()
                     self._restart()

@@ -171,8 +171,10 @@ def _blamed(death: TextProcessDied, model: str) -> FleetError:
     of = f" for {work.why}" if work.why else ""
     if death.was_too_slow:
         why = f"took more than {work.cpu_seconds:.1f} s of processor time{of}"
+    elif death.lacked_memory:
+        why = f"needed more memory than one request may take{of}"
     else:
-        why = f"needed too much memory or failed{of} ({death})"
+        why = f"ended its process{of} ({death})"
     return FleetError(
         ErrorCode.INVALID_REQUEST,
         f"The {work.what} of {model} {why}, so the request was given up. Send less text or fewer "

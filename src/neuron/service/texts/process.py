@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.2
 EXIT_SECONDS = 2.0
 """Within which it must end once its channel has."""
 _LAUNCH_TRIES = 3
+_ABORTED = "signal SIGABRT"
+"""How Rust code ends when it gets no memory."""
 
 
 class TextProcessDied(Exception):
@@ -34,6 +36,7 @@ class TextProcessDied(Exception):
         """*is_to_blame*: what it worked on, not somebody else's signal, has ended it."""
         super().__init__(how)
         self.working = working
+        self.lacked_memory = how.startswith(_ABORTED)
         self.is_to_blame = is_to_blame
         self.was_too_slow = was_too_slow
 
