@@ -86,6 +86,18 @@ def test_usual_tokenizers_have_one() -> None:
     assert chars_per_token(tokenizer, tokenizer.get_vocab()) == 6
 
 
+def test_what_unicode_joins_counts() -> None:
+    """Four characters become one, which has three bytes and so three tokens."""
+    plain = byte_tokenizer().get_vocab(with_added_tokens=False)
+    tokenizer = Tokenizer(models.BPE(vocab=plain, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.normalizer = BYTES, normalizers.NFC()
+    text = "\u03b1\u0313\u0300\u0345" * 10
+    count = len(tokenizer.encode(text, add_special_tokens=False).ids)
+    most = chars_per_token(tokenizer, tokenizer.get_vocab())
+    assert most is not None
+    assert count < len(text) <= count * most
+
+
 @pytest.mark.parametrize("missing", ["a", "\u0120", "\u0100"])
 def test_without_some_byte_there_is_none(missing: str) -> None:
     """A character without a token becomes nothing at all."""
