@@ -241,7 +241,7 @@ class Worker:
     async def _serve(self, entry: JobEntry, job: Job, ack: str, deliveries: int) -> None:
         """Runs one job to its last frame; cancelling it stops the engine's work on it."""
         self._gateways.heard(job.gateway)
-        entry.ack = ack
+        entry.ack = entry.ack or ack  # unless it was delivered again meanwhile
         try:
             async with self._in_progress(entry):
                 prompt = await self._prepare(job, deliveries)
