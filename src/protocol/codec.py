@@ -40,7 +40,8 @@ class Reader(Generic[T_co]):
             raise UnreadableMessage(f"{error} in {data[:200]!r}") from None
 
 
-def _check_job(message: job.Job) -> None:
+def check_job(message: job.Job) -> None:
+    """Raises ``InvalidName`` for a job with a name that is none."""
     check_job_id(message.id)
     check_host_id(message.gateway)
     check_model_id(message.request.model)
@@ -68,7 +69,7 @@ def _check_located(message: job.Located) -> None:
     check_host_id(message.node)
 
 
-read_job = Reader[job.Job](job.Job, _check_job)
+read_job = Reader[job.Job](job.Job, check_job)
 read_steer = Reader[job.Steer](job.Steer)
 read_find = Reader[job.Locate](job.Locate)
 read_located = Reader[job.Located](job.Located, _check_located)

@@ -6,7 +6,8 @@ import itertools
 import pytest
 
 from protocol.runtime import heap
-from protocol.runtime.heap import HeapKeeper, give_back
+from protocol.runtime.heap import HeapKeeper
+from protocol.runtime.malloc import give_back_memory
 from tests.support.waiting import until
 
 
@@ -15,7 +16,7 @@ async def test_memory_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch)
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(heap, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(heap, "TIMES", 3)
-    monkeypatch.setattr(heap, "give_back", lambda: given.append(loop.time()))
+    monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(loop.time()))
     keeper = HeapKeeper()
     for _ in range(5):
         keeper.note_burst()
@@ -28,6 +29,6 @@ async def test_memory_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_can_be_given_back_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    give_back()
+    give_back_memory()
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    give_back()
+    give_back_memory()

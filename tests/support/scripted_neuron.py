@@ -12,8 +12,9 @@ from pathlib import Path
 
 from neuron.config import NeuronConfig
 from neuron.ipc.messages import Ready
-from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.node import Node
+from neuron.service.texts.model_texts import ModelTexts
+from neuron.text.prompt import Prompt
 from protocol.bus import Bus
 from protocol.job import Job
 from protocol.runtime import loop
@@ -41,13 +42,13 @@ class DeathNote:
 
     def watch_prompts(self) -> None:
         """Before every prompt of this process."""
-        prepare = Prompter.prepare
+        prepare = ModelTexts.prepare
 
-        async def deadly(prompter: Prompter, job: Job, ready: Ready) -> Prompt:
+        async def deadly(texts: ModelTexts, job: Job, ready: Ready) -> Prompt:
             self.check("prompt")
-            return await prepare(prompter, job, ready)
+            return await prepare(texts, job, ready)
 
-        Prompter.prepare = deadly  # type: ignore[method-assign,assignment]
+        ModelTexts.prepare = deadly  # type: ignore[method-assign,assignment]
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -119,6 +119,15 @@ def no_node_renders(model: str) -> WireError:
 # -- it took too long --------------------------------------------------------------------------
 
 
+def rendering_took_too_long(model: str, node: str, size: int, seconds: float) -> WireError:
+    """A node is there, and has not answered a question about a long prompt."""
+    return WireError(
+        ErrorCode.TIMEOUT,
+        f"Node {node} has not turned the prompt of {size:,} bytes into tokens of {model} within "
+        f"{seconds:.0f} s. Send less text, or try again when the node is less busy.",
+    )
+
+
 def slots_stayed_busy(model: str, seconds: float) -> WireError:
     """No neuron took the request, although the model is ready."""
     return WireError(

@@ -1,5 +1,6 @@
 """Asks a node what a prompt looks like in text and tokens; no model is loaded for it."""
 
+import asyncio
 import time
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from protocol.render import Render, Rendered
 
 ANSWER_SECONDS = 10.0
 """Limit of the wait for an answer; the node may have to read a tokenizer first."""
+BYTES_PER_SECOND = 100_000
+"""Longer prompts may take longer: a node refuses what takes longer than half of that by itself."""
+LOOK_SECONDS = 1.0
+"""Time between two looks at whether the node that was asked is still there."""
 NODES_ASKED = 3
 
 
@@ -35,9 +40,8 @@ class RenderClient(NamedTuple):
         request = self.catalogue.applied(request, self.fleet.models())
         data = codec.encode(Render(request, time.time(), pieces))
         for node in self._nodes(model)[:NODES_ASKED]:
-            subject = subjects.node_verb(node, "render")
             try:
-                answer = await self.bus.request(subject, data, timeout=ANSWER_SECONDS)
+                answer = await self._asked(node, model, data)
             except BusOverflow as error:
                 raise FleetError.of(refusals.prompt_is_too_large(error.size, error.limit)) from None
             if answer is None:
@@ -51,6 +55,24 @@ class RenderClient(NamedTuple):
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)
         raise FleetError.of(refusals.no_node_renders(request.model))
+
+    async def _asked(self, node: str, model: str, data: bytes) -> bytes | None:
+        """The node's answer; None when it is gone. Raises ``FleetError`` when it is there and has
+        taken too long over a long prompt: another one would take as long."""
+        seconds = ANSWER_SECONDS + len(data) / BYTES_PER_SECOND
+        subject = subjects.node_verb(node, "render")
+        began = time.monotonic()
+        asking = asyncio.create_task(self.bus.request(subject, data, timeout=seconds))
+        try:
+            while not asking.done() and node in self._nodes(model):
+                await asyncio.wait([asking], timeout=LOOK_SECONDS)
+            answer = asking.result() if asking.done() else None
+        finally:
+            asking.cancel()
+        took = time.monotonic() - began
+        if answer is None and took > seconds - LOOK_SECONDS and len(data) > BYTES_PER_SECOND:
+            raise FleetError.of(refusals.rendering_took_too_long(model, node, len(data), took))
+        return answer
 
     def _nodes(self, model: str) -> list[str]:
         """Lists the nodes to ask, those that have it loaded first."""

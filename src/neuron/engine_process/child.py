@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from neuron.hardware.host import process_time
+
 STDERR_LINES = 40
 STDERR_LINE_BYTES = 400
 _READ_BYTES = 1 << 14
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Process(Protocol):
@@ -73,11 +76,13 @@ class Child:
     @property
     def is_stopped(self) -> bool:
         """Whether a signal (SIGSTOP) has stopped it; False where the system does not tell."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] == b"T"
-        except (OSError, IndexError):
-            return False
+        seen = process_time(self.pid)
+        return seen is not None and seen.is_stopped
+
+    @property
+    def was_ended_from_outside(self) -> bool:
+        """Whether a signal ended it that neither this service nor the process itself had caused."""
+        return not self._was_killed and -(self._process.returncode or 0) in _FROM_OUTSIDE
 
     @property
     def stderr(self) -> list[str]:

@@ -1,6 +1,7 @@
-"""The service's side of the fork server: keeps it running, and has it fork engine processes.
+"""The service's side of the fork server: keeps it running, and has it fork processes: engines, and
+those for models' texts.
 
-Owns the server's life and the decision when to do without it: an engine that cannot be forked is
+Owns the server's life and the decision when to do without it: a process that cannot be forked is
 started as a new Python, which only takes longer. Linux only. The other side is
 ``neuron/engine/fork_server.py``.
 """
@@ -17,8 +18,8 @@ from typing import NamedTuple, NoReturn
 
 from neuron.engine_process.adopted import AdoptedProcess
 from neuron.engine_process.child import Child
-from neuron.engine_process.launch import PROGRAM, CannotLaunch, start_python
-from neuron.ipc.fork_requests import MESSAGE_BYTES, NO_PROCESS, READY
+from neuron.engine_process.launch import PROGRAM, CannotLaunch, start_python, start_text_python
+from neuron.ipc.fork_requests import MESSAGE_BYTES, NO_PROCESS, READY, ForkRequest, Kind
 
 log = logging.getLogger("fork-server")
 
@@ -43,7 +44,8 @@ class _Running(NamedTuple):
 
 
 class ForkServer:
-    """Forks engine processes from one that has imported everything; see :meth:`launch`."""
+    """Forks processes from one that has imported everything; see :meth:`launch` and
+    :meth:`launch_text`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """*environment* is the complete environment of all engines."""
@@ -88,6 +90,20 @@ class ForkServer:
         self._made.append(child)
         return child
 
+    async def launch_text(self, channel: int) -> Child:
+        """See :class:`~neuron.engine_process.launch.LaunchText`. Does not wait for the server's
+        imports, as a new Python without torch takes a tenth of a second."""
+        child = await self._launch_text(channel)
+        self._made.append(child)
+        return child
+
+    async def _launch_text(self, channel: int) -> Child:
+        async with self._turn:
+            running = self._running
+            if running is not None and running.ready.done() and await self._is_ready(running):
+                return await self._fork_for_good(running, ForkRequest(Kind.TEXT), channel, ())
+        return await start_text_python(channel, environment=self._environment)
+
     async def _launch(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
         """Makes the process of one rank; forks it, or starts a new Python where there is no server.
         *channel* and *lines* are descriptors.
@@ -98,13 +114,20 @@ class ForkServer:
         async with self._turn:
             running = self._running
             if running is not None and await self._is_ready(running):
-                forking = asyncio.create_task(self._fork(running, rank, channel, lines))
-                try:
-                    return await asyncio.shield(forking)
-                except asyncio.CancelledError:
-                    await _undo(forking)
-                    raise
+                request = ForkRequest(Kind.ENGINE, rank)
+                return await self._fork_for_good(running, request, channel, lines)
         return await start_python(rank, channel, lines, environment=self._environment)
+
+    async def _fork_for_good(
+        self, running: _Running, request: ForkRequest, channel: int, lines: Sequence[int]
+    ) -> Child:
+        """Forks; a process whose caller is cancelled meanwhile is ended."""
+        forking = asyncio.create_task(self._fork(running, request, channel, lines))
+        try:
+            return await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            await _undo(forking)
+            raise
 
     async def _run_once(self) -> str:
         """Starts a server; returns how it ended."""
@@ -136,14 +159,14 @@ class ForkServer:
         return not running.ready.cancelled() and running.ready.result()
 
     async def _fork(
-        self, running: _Running, rank: int, channel: int, lines: Sequence[int]
+        self, running: _Running, request: ForkRequest, channel: int, lines: Sequence[int]
     ) -> Child:
         """Raises :class:`CannotLaunch`, after ending the server, when it does not fork."""
         reading = writing = -1
         try:
             reading, writing = os.pipe()
             descriptors = [channel, writing, *lines]
-            socket.send_fds(running.control, [str(rank).encode()], descriptors)
+            socket.send_fds(running.control, [request.encode()], descriptors)
             pid = await _answer(running.control)
             if pid:
                 adopted, reading = reading, -1

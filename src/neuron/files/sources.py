@@ -21,9 +21,10 @@ from typing import NamedTuple, Self
 import msgspec
 
 from neuron.files import hub
-from neuron.models.checkpoint import INDEX, MAX_HEADER_BYTES, SINGLE
+from neuron.models.checkpoint import INDEX, MAX_HEADER_BYTES, MAX_INDEX_BYTES, SINGLE
 from protocol.errors import ErrorCode, FleetError
 from protocol.names import InvalidName, check_model_id
+from protocol.runtime.bounded_files import UnsuitableFile, read_bounded
 
 log = logging.getLogger("neuron")
 
@@ -33,6 +34,8 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(.+))?", re.ASCII)
 _SHARD = re.compile(r".*-\d+-of-(\d+)\.safetensors")
 _SAMPLES = 8
 _SAMPLE_BYTES = 4096
+_MAX_DIGESTED_BYTES = 256 << 20
+"""Limit on each small file; the largest tokenizers have 35 MiB."""
 _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 _DIGESTED = (
     "config.json",
@@ -152,7 +155,7 @@ def revision_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         for path in _sorted_files(folder, _DIGESTED):
-            content = path.read_bytes()
+            content = read_bounded(path, _MAX_DIGESTED_BYTES)
             digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
             digest.update(content)
         for name in _weights(folder, _file_names(folder)):
@@ -267,10 +270,10 @@ class _Index(msgspec.Struct):
 
 def _indexed(path: Path) -> list[str]:
     try:
-        index = msgspec.json.decode(path.read_bytes(), type=_Index)
+        index = msgspec.json.decode(read_bounded(path, MAX_INDEX_BYTES), type=_Index)
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FleetError(
             ErrorCode.MODEL_NOT_FOUND,
             f"{path} cannot be used: it is not a valid index ({error}). Download the model again.",
@@ -296,6 +299,8 @@ def _unreadable(path: Path, error: OSError) -> FleetError:
             advice = "Check the spelling, or download the model to this folder"
         case NotADirectoryError():
             advice = "Name the folder that holds config.json, the weights and tokenizer.json"
+        case UnsuitableFile():
+            advice = "Replace that file, or download the model again"
         case _:
             advice = "Give the user that runs the neuron read permission"
     reason = error.strerror or str(error)

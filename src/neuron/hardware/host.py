@@ -144,6 +144,25 @@ def _pages(name: str) -> int:
         return 0
 
 
+class ProcessTime(NamedTuple):
+    """How much a process has worked."""
+
+    cpu_seconds: float
+    """Processor time of all its threads, in steps of 10 ms."""
+    is_stopped: bool
+    """Whether somebody has stopped it with a signal."""
+
+
+def process_time(pid: int, proc: Path = PROC) -> ProcessTime | None:
+    """How much a process has worked; None where the system does not say."""
+    fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
+    try:
+        ticks = int(fields[11]) + int(fields[12])
+        return ProcessTime(ticks / os.sysconf("SC_CLK_TCK"), fields[0] in ("T", "t"))
+    except (IndexError, ValueError, OSError):
+        return None
+
+
 def written_bytes(pid: int, proc: Path = PROC) -> int:
     """Memory that a process has written, or shares with the process that it was forked from: in RAM
     or swapped out, in bytes.

@@ -1,8 +1,8 @@
-"""The channel between the neuron service and an engine process: both of its ends.
+"""The channel between the neuron service and a process of its own: both of its ends.
 
 A socketpair carries frames: a length in four big-endian bytes, then one msgpack message of the
-unions in ``messages.py``. Owns framing and its limits. Must not know what messages mean, and must
-not import torch, because the service uses it.
+unions in ``messages.py`` or ``text_messages.py``. Owns framing and its limits. Must not know what
+messages mean, and must not import torch, because the service uses it.
 """
 
 import asyncio
@@ -13,14 +13,16 @@ from typing import Generic, TypeVar
 import msgspec
 
 from neuron.ipc.messages import FromEngine, ToEngine
+from neuron.ipc.text_messages import FromText, ToText
 
 MAX_FRAME_BYTES = 32 << 20
 """Size limit of a message; a longer length means that the other end does not send frames."""
 WRITE_BUFFER_BYTES = 1 << 20
-"""Bytes that may be buffered in the service for a slow engine before ``send`` waits."""
+"""Bytes that may be buffered in the service for a slow process before ``send`` waits."""
 _RECEIVE_BYTES = 1 << 16
 _LENGTH_BYTES = 4
 
+Sent = TypeVar("Sent", bound=msgspec.Struct)
 Received = TypeVar("Received")
 
 
@@ -47,7 +49,7 @@ class FrameReader(Generic[Received]):
                 message = self._decoder.decode(frame)
             except msgspec.DecodeError as error:
                 raise FrameError(
-                    f"an undecodable message arrived on the engine channel: {error}"
+                    f"an undecodable message arrived on the channel: {error}"
                 ) from error
             yield message
 
@@ -57,7 +59,7 @@ class FrameReader(Generic[Received]):
         size = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
         if size > MAX_FRAME_BYTES:
             raise FrameError(
-                f"a frame of {size} bytes was announced on the engine channel; the limit is "
+                f"a frame of {size} bytes was announced on the channel; the limit is "
                 f"{MAX_FRAME_BYTES}"
             )
         end = _LENGTH_BYTES + size
@@ -76,28 +78,30 @@ def encode_frame(encoder: msgspec.msgpack.Encoder, message: msgspec.Struct) -> b
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
-class EngineEnd:
-    """The blocking end, for the engine process."""
+class BlockingEnd(Generic[Sent, Received]):
+    """The blocking end, for the other process."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(
+        self, connection: socket.socket, decoder: "msgspec.msgpack.Decoder[Received]"
+    ) -> None:
         connection.setblocking(True)
         self._socket = connection
         self._encoder = msgspec.msgpack.Encoder()
-        self._reader = FrameReader(msgspec.msgpack.Decoder(ToEngine))
+        self._reader = FrameReader(decoder)
 
-    def send(self, message: FromEngine) -> None:
+    def send(self, message: Sent) -> None:
         """Sends one message; blocks while the service is slow to read."""
         try:
             self._socket.sendall(encode_frame(self._encoder, message))
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def receive(self, *, wait: bool) -> list[ToEngine]:
+    def receive(self, *, wait: bool) -> list[Received]:
         """Returns all messages that have arrived; with *wait*, at least one.
 
         Raises :class:`ChannelClosed` when the service is gone.
         """
-        messages: list[ToEngine] = []
+        messages: list[Received] = []
         while True:
             flags = 0 if wait and not messages else socket.MSG_DONTWAIT
             try:
@@ -111,41 +115,53 @@ class EngineEnd:
             messages.extend(self._reader.feed(data))
 
 
-class ServiceEnd:
+class EngineEnd(BlockingEnd[FromEngine, ToEngine]):
+    """An engine process's end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection, msgspec.msgpack.Decoder(ToEngine))
+
+
+class TextEnd(BlockingEnd[FromText, ToText]):
+    """A text process's end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection, msgspec.msgpack.Decoder(ToText))
+
+
+class AsyncEnd(Generic[Sent, Received]):
     """The asyncio end, for the neuron service."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        decoder: "msgspec.msgpack.Decoder[Received]",
+    ) -> None:
         self._reader, self._writer = reader, writer
         self._encoder = msgspec.msgpack.Encoder()
-        self._frames = FrameReader(msgspec.msgpack.Decoder(FromEngine))
+        self._frames = FrameReader(decoder)
 
-    @classmethod
-    async def open(cls, connection: socket.socket) -> "ServiceEnd":
-        """Wraps *connection* and takes ownership of it."""
-        reader, writer = await asyncio.open_connection(sock=connection)
-        writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        return cls(reader, writer)
+    async def send(self, message: Sent) -> None:
+        """Sends one message; waits while the other process's buffer is full.
 
-    async def send(self, message: ToEngine) -> None:
-        """Sends one message; waits while the engine's buffer is full.
-
-        Raises :class:`ChannelClosed` when the engine is gone.
+        Raises :class:`ChannelClosed` when that process is gone.
         """
         if self._writer.is_closing():
-            raise ChannelClosed("the engine closed the channel")
+            raise ChannelClosed("the other process closed the channel")
         self.send_soon(message)
         try:
             await self._writer.drain()
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def send_soon(self, message: ToEngine) -> None:
-        """Sends a small message without waiting; it is lost silently if the engine is gone."""
+    def send_soon(self, message: Sent) -> None:
+        """Sends a small message without waiting; it is lost silently if the process is gone."""
         if not self._writer.is_closing():  # uvloop raises where asyncio only logs
             self._writer.write(encode_frame(self._encoder, message))
 
-    async def receive(self) -> list[FromEngine]:
-        """Waits for messages. An empty list means that the engine is gone."""
+    async def receive(self) -> list[Received]:
+        """Waits for messages. An empty list means that the other process is gone."""
         while True:
             try:
                 data = await self._reader.read(_RECEIVE_BYTES)
@@ -158,5 +174,31 @@ class ServiceEnd:
                 return messages
 
     def close(self) -> None:
-        """Closes this end; the engine notices that and exits."""
+        """Closes this end; the other process notices that and exits."""
         self._writer.close()
+
+
+class ServiceEnd(AsyncEnd[ToEngine, FromEngine]):
+    """The service's end of a channel to an engine process."""
+
+    @classmethod
+    async def open(cls, connection: socket.socket) -> "ServiceEnd":
+        """Wraps *connection* and takes ownership of it."""
+        return cls(*await _streams(connection), msgspec.msgpack.Decoder(FromEngine))
+
+
+class TextServiceEnd(AsyncEnd[ToText, FromText]):
+    """The service's end of a channel to a text process."""
+
+    @classmethod
+    async def open(cls, connection: socket.socket) -> "TextServiceEnd":
+        """Wraps *connection* and takes ownership of it."""
+        return cls(*await _streams(connection), msgspec.msgpack.Decoder(FromText))
+
+
+async def _streams(
+    connection: socket.socket,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+    return reader, writer

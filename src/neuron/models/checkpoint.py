@@ -15,11 +15,17 @@ from pathlib import Path
 import msgspec
 
 from neuron.models.errors import LoadCode, LoadError
+from protocol.runtime.bounded_files import read_bounded
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the reference implementation."""
+MAX_HEADER_BYTES = 16 << 20
+"""Limit on a file's header: every folder that is offered has its headers read, whether or not
+anybody loads it. Real ones have 150 bytes for each tensor."""
+MAX_TENSORS = 200_000
+"""Limit on a checkpoint's tensors; mixtures of hundreds of experts have 100,000."""
+MAX_INDEX_BYTES = 32 << 20
+MAX_FILES = 4_096
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """The stored dtypes that can be loaded, with their bytes per number."""
@@ -90,12 +96,17 @@ def read_checkpoint(model_dir: Path) -> dict[str, TensorEntry]:
     if not index.exists():
         return _read_headers([_single_file(model_dir)])
     try:
-        weight_map = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
+        content = read_bounded(index, MAX_INDEX_BYTES)
+        weight_map = msgspec.json.decode(content, type=_Index).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _corrupt(index, f"it is not a valid index ({error})") from error
+    except RecursionError as error:
+        raise _corrupt(index, "it is not a valid index (it is nested too deeply)") from error
     except OSError as error:
-        raise _missing(index, error.strerror or "unreadable") from error
+        raise _missing(index, error.strerror or str(error)) from error
     names = sorted(set(weight_map.values()))
+    _check_number(index, len(weight_map), MAX_TENSORS, "tensors")
+    _check_number(index, len(names), MAX_FILES, "files")
     if any(Path(name).name != name for name in names):
         raise _corrupt(index, "it names a file outside its own folder")
     for name in names:
@@ -143,7 +154,17 @@ def _read_headers(files: Iterable[Path]) -> dict[str, TensorEntry]:
                     file, f"tensor {entry.name!r} is also in {entries[entry.name].file.name}"
                 )
             entries[entry.name] = entry
+        _check_number(file, len(entries), MAX_TENSORS, "tensors")
     return entries
+
+
+def _check_number(file: Path, number: int, limit: int, what: str) -> None:
+    if number > limit:
+        raise LoadError(
+            LoadCode.UNSUPPORTED,
+            f"{file} cannot be used: with it the model has {number:,} {what}, and at most "
+            f"{limit:,} are supported. Use another model.",
+        )
 
 
 def read_header(file: Path) -> list[TensorEntry]:
@@ -152,8 +173,9 @@ def read_header(file: Path) -> list[TensorEntry]:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            if size < 8 or length > size - 8:
                 raise _corrupt(file, f"it has {size} bytes, but its header claims {length}")
+            _check_number(file, length, MAX_HEADER_BYTES, "bytes of header")
             text = stream.read(length)
     except OSError as error:
         raise _missing(file, error.strerror or "unreadable") from error
@@ -170,9 +192,12 @@ def _decode(file: Path, text: bytes) -> dict[str, _HeaderEntry]:
     try:
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
+        _check_number(file, len(raw), MAX_TENSORS, "tensors")
         return {name: msgspec.json.decode(value, type=_HeaderEntry) for name, value in raw.items()}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _corrupt(file, f"its header cannot be read ({error})") from error
+    except RecursionError as error:
+        raise _corrupt(file, "its header is nested too deeply") from error
 
 
 def _entry(file: Path, name: str, raw: _HeaderEntry, base: int, size: int) -> TensorEntry:

@@ -14,9 +14,12 @@ from neuron.layers.rope import Rope, RopeType
 from neuron.models.errors import LoadCode, LoadError, contradiction, unsupported
 from neuron.models.families import FAMILIES, MODEL_TYPES, Architecture, Gemma3, Keys
 from neuron.models.traits import Traits
+from protocol.runtime.bounded_files import read_bounded
 
 T = TypeVar("T")
 VISION = ("vision_tower.", "multi_modal_projector.")
+MAX_CONFIG_BYTES = 4 << 20
+"""Limit on config.json; real ones have some KiB."""
 MOST_LAYERS = 10_000
 """A config with more layers is nonsense, and its list of layers would exhaust the memory."""
 
@@ -84,12 +87,13 @@ def load_config(model_dir: Path) -> ModelConfig:
     """
     path = model_dir / "config.json"
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise LoadError(
             LoadCode.NOT_FOUND,
-            f"{model_dir} cannot be loaded: its config.json cannot be read ({error.strerror}). "
-            "Name a folder with config.json, *.safetensors and tokenizer.json.",
+            f"{model_dir} cannot be loaded: its config.json cannot be read "
+            f"({error.strerror or error}). Name a folder with config.json, *.safetensors and "
+            "tokenizer.json.",
         ) from error
     return parse_config(raw)
 

@@ -16,7 +16,12 @@ from neuron import __version__
 from neuron.config import NeuronConfig, cache_folder, engine_environment, visible_devices
 from neuron.engine_process.client import EngineProcess, PreparedProcess
 from neuron.engine_process.fork_server import ForkServer
-from neuron.engine_process.launch import Launch, start_python
+from neuron.engine_process.launch import (
+    Launch,
+    LaunchText,
+    start_python,
+    start_text_python,
+)
 from neuron.files import sources
 from neuron.files.kernel_findings import KernelFindings
 from neuron.files.warm_tier import WarmTier
@@ -24,7 +29,6 @@ from neuron.hardware.discovery import Hardware
 from neuron.service.engine_protocol import StartEngine
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
-from neuron.service.jobs.prompters import Prompters
 from neuron.service.jobs.registry import Jobs
 from neuron.service.jobs.worker import WorkerContext
 from neuron.service.rendering import RenderService
@@ -34,6 +38,7 @@ from neuron.service.residents.memory_meter import MemoryMeter
 from neuron.service.residents.offers import Offers
 from neuron.service.residents.records import RecordWriter
 from neuron.service.residents.resident import ResidentContext
+from neuron.service.texts.shelf import Shelf
 from neuron.sizing.ledger import with_budgets
 from protocol import codec, keys, subjects
 from protocol.bus import Bus, BusMessage, KvView
@@ -96,18 +101,18 @@ class Node:
             self._identity, self._announcer, lambda model: model in self._warm.held
         )
         self._offers = Offers(config, self._devices)
-        self._prompters = Prompters()
         self._default_models = _told_apart(config.default_models)
         self._fork_server = ForkServer(engine_environment()) if config.standby else None
+        if start_engine is not None:
+            self._fork_server = None
+        self._shelf = Shelf(self._text_launch())
         self.residents = ResidentManager(
             self._resident_context(start_engine),
             self._offers,
             MemoryMeter(self._hardware, self._devices, self._warm, self._helpers),
             self._warm,
         )
-        self._texts = RenderService(
-            self.name, bus, self._prompters, self._offers.get, self._context_of
-        )
+        self._texts = RenderService(self.name, bus, self._shelf, self._offers.get, self._context_of)
         self._catalogue_view = KvView(bus, keys.CATALOGUE, self._profile_changed)
 
     def _resident_context(self, start_engine: StartEngine | None) -> ResidentContext:
@@ -118,8 +123,6 @@ class Node:
                 launch = self._fork_server.launch
                 prepare = functools.partial(PreparedProcess.begin, launch=launch)
             start_engine = functools.partial(EngineProcess.start, launch=launch)
-        else:
-            self._fork_server = None
         workers = WorkerContext(self._identity, self._gateways, self._jobs, self._beat_wanted.set)
         findings = KernelFindings(cache_folder() / "kernels.json")
         return ResidentContext(
@@ -128,13 +131,19 @@ class Node:
             self._records,
             start_engine,
             findings,
-            self._prompters,
+            self._shelf,
             prepare,
         )
 
+    def _text_launch(self) -> LaunchText:
+        if self._fork_server is not None:
+            return self._fork_server.launch_text
+        return functools.partial(start_text_python, environment=engine_environment())
+
     def _helpers(self) -> tuple[int, ...]:
-        """The process that engines are forked from, and all of those."""
-        return self._fork_server.pids if self._fork_server is not None else ()
+        """The process that others are forked from, all of those, and text processes."""
+        forked = self._fork_server.pids if self._fork_server is not None else ()
+        return (*forked, *self._shelf.pids)
 
     async def run(self) -> None:
         """Serves the fleet until cancelled. Raises ``SettingsError`` when another neuron has its
@@ -144,6 +153,7 @@ class Node:
             await self._serve()
         finally:
             self._hardware.close()
+            await self._shelf.close()
             await self._warm.close()
 
     async def _serve(self) -> None:

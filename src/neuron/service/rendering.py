@@ -8,18 +8,18 @@ import logging
 from collections.abc import Callable
 
 from neuron.files import sources
-from neuron.service.jobs.prompt import Prompter
-from neuron.service.jobs.prompters import Prompters
+from neuron.service.jobs.unread import model_of_render
 from neuron.service.residents.offers import Offer
+from neuron.service.texts.shelf import Shelf
 from protocol import codec
 from protocol.bus import Bus, BusMessage
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.render import Render, Rendered
+from protocol.render import Rendered
 
 log = logging.getLogger("neuron")
 
-AT_ONCE = 2
-"""Requests handled at the same time; each long prompt takes a core."""
+AT_ONCE = 32
+"""Requests handled at the same time; those of one model take turns in its text processes."""
 
 OfferOf = Callable[[str], Offer | None]
 LimitOf = Callable[[str], int]
@@ -30,13 +30,13 @@ class RenderService:
     """The render endpoint of one node."""
 
     def __init__(
-        self, node: str, bus: Bus, prompters: Prompters, offer_of: OfferOf, limit_of: LimitOf
+        self, node: str, bus: Bus, shelf: Shelf, offer_of: OfferOf, limit_of: LimitOf
     ) -> None:
         self._node = node
         self._bus = bus
         self._offer_of = offer_of
         self._limit_of = limit_of
-        self._prompters = prompters
+        self._shelf = shelf
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -49,17 +49,16 @@ class RenderService:
     async def _answer(self, message: BusMessage) -> None:
         try:
             async with self._turns:
-                rendered = await self._rendered(codec.read_render(message.data))
+                data = await self._rendered(message.data)
         except codec.UnreadableMessage as error:
             log.warning("ignored an unreadable render request: %s", error)
             return
         except FleetError as error:
-            rendered = Rendered(error=error.error)
+            data = codec.encode(Rendered(error=error.error))
         except Exception:
             log.exception("rendering a prompt failed")
             text = f"Node {self._node} failed to render the prompt; its log has the details."
-            rendered = Rendered(error=WireError(ErrorCode.INTERNAL, text))
-        data = codec.encode(rendered)
+            data = codec.encode(Rendered(error=WireError(ErrorCode.INTERNAL, text)))
         if len(data) > self._bus.max_payload_bytes:
             text = (
                 f"The answer has {len(data)} bytes, but a message on the bus may have at most "
@@ -68,17 +67,8 @@ class RenderService:
             data = codec.encode(Rendered(error=WireError(ErrorCode.REQUEST_TOO_LARGE, text)))
         await self._bus.publish(message.reply, data)
 
-    async def _rendered(self, asked: Render) -> Rendered:
-        model = asked.request.model
-        prompter = await self._prompter(model)
-        found = await prompter.render(asked.request, asked.rendered_at)
-        pieces: tuple[str, ...] = ()
-        if asked.pieces:
-            raw = (prompter.tokenizer.token_bytes(token) for token in found.tokens)
-            pieces = tuple(piece.decode(errors="replace") for piece in raw)
-        return Rendered(tuple(found.tokens), found.text, pieces, self._limit_of(model))
-
-    async def _prompter(self, model: str) -> Prompter:
+    async def _rendered(self, data: bytes) -> bytes:
+        model = model_of_render(data)
         offer = self._offer_of(model)
         folder = await asyncio.to_thread(sources.local_folder, offer.source) if offer else None
         if offer is None or folder is None:
@@ -88,4 +78,5 @@ class RenderService:
                 "model.",
                 retry_after_seconds=5,
             )
-        return await self._prompters.get(folder, offer.profile.tool_calls)
+        async with self._shelf.use(folder, offer.profile.tool_calls) as texts:
+            return await texts.render(data, model, self._limit_of(model))

@@ -11,8 +11,12 @@ from typing import TypeVar
 import msgspec
 
 from protocol.errors import ErrorCode, FleetError
+from protocol.runtime.bounded_files import read_bounded
 
 T = TypeVar("T")
+
+MAX_CONFIG_BYTES = 64 << 20
+"""Limit on a JSON file; some list every added token."""
 
 
 def read_config(path: Path, shape: type[T]) -> T | None:
@@ -23,7 +27,7 @@ def read_config(path: Path, shape: type[T]) -> T | None:
     """
     try:
         # not with msgspec's parser: Python programs write NaN and Infinity into these files
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_bounded(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -3,15 +3,22 @@
 A template is a program that came with a model, so it runs in Jinja's sandbox and under a
 :class:`Budget`. It sees the same names as with transformers, and gets the same results. Knows
 nothing about messages or models.
+
+The bounds here make the usual bombs fail at once and with a readable reason. They cannot be
+complete: what one call of C code may take is bounded by the process that renders
+(``neuron.text_process``).
 """
 
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from jinja2 import TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.filters import do_round
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -23,6 +30,11 @@ STEPS_PER_MACRO_CALL = 10
 MAX_RENDERED_CHARS = 16 * 2**20
 """Limit on a rendering's text, far beyond every context length."""
 
+MAX_INTEGER_BITS = 1 << 16
+"""Limit on what a template computes: arithmetic on longer integers takes seconds per operation."""
+MAX_DIGITS = 300
+"""Most digits that a number can be rounded to; a float has no more."""
+
 BUDGET = "cortex_budget"
 """Name of the template variable that holds the rendering's :class:`Budget`."""
 _COUNT_STEP = "count step"  # no template can write this name
@@ -33,7 +45,7 @@ class ConversationRefused(TemplateError):
 
 
 class TooExpensive(TemplateError):
-    """Raised when a rendering exceeds its budget of steps or text."""
+    """Raised when a rendering exceeds its budget of steps, text or time."""
 
 
 class Budget:
@@ -73,20 +85,49 @@ class GenerationBlock(Extension):
         return nodes.Scope(body).set_lineno(line)
 
 
+class _Unfolded(CodeGenerator):
+    """Compiles without computing anything: a constant expression may be a bomb, also one in a
+    branch that is never taken."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Compiles chat templates so that they count their steps."""
+
+    code_generator_class = _Unfolded
+    intercepted_binops = frozenset(("*", "**", "+"))
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[GenerationBlock, "jinja2.ext.loopcontrols"],
+            optimized=False,
         )
+        self.filters["round"] = _round
         self.filters["tojson"] = _tojson
         self.filters[_COUNT_STEP] = _count_step
         self.globals["raise_exception"] = _raise_exception
         self.globals["namespace"] = _GuardedNamespace
         del self.globals["lipsum"]  # random text, but all attempts must render the same prompt
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Computes ``left operator right``; raises :class:`TooExpensive` where that is too much."""
+        if operator == "+":
+            if isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
+                _check_length(len(left) + len(right))
+        elif isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length()
+            _check_bits(bits * max(0, right) if operator == "**" else bits + right.bit_length())
+        elif operator == "*":
+            for one, other in ((left, right), (right, left)):
+                if isinstance(one, int) and isinstance(other, (str, list, tuple)):
+                    _check_length(one * len(other))
+        return super().call_binop(context, operator, left, right)
 
     def parse_counted(self, source: str) -> nodes.Template:
         """The syntax tree of *source*, with a counting call in the body of each loop and macro.
@@ -106,6 +147,27 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             node.body.insert(0, nodes.ExprStmt(count).set_lineno(node.lineno))
         tree.set_environment(self)
         return tree
+
+
+def _check_length(size: int) -> None:
+    if size > MAX_RENDERED_CHARS:
+        raise TooExpensive(
+            f"it made a text or list of {size:,} parts; {MAX_RENDERED_CHARS:,} is the limit"
+        )
+
+
+def _check_bits(bits: int) -> None:
+    if bits > MAX_INTEGER_BITS:
+        raise TooExpensive(
+            f"it computed an integer of about {bits:,} bits; {MAX_INTEGER_BITS:,} is the limit"
+        )
+
+
+def _round(value: float, precision: int = 0, method: Any = "common") -> float:
+    """Jinja's filter, which computes ``10 ** precision``."""
+    if abs(precision) > MAX_DIGITS:
+        raise TooExpensive(f"it rounded to {precision:,} digits; {MAX_DIGITS} is the limit")
+    return do_round(value, precision, method)
 
 
 @pass_context

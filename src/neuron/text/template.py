@@ -19,11 +19,15 @@ from neuron.text.sandbox import BUDGET, Budget, Clock, ConversationRefused, Temp
 from neuron.text.tool_calls.call_style import CallStyle, style_of
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Message, Tool
+from protocol.runtime.bounded_files import read_bounded
 
 TEMPLATE_FILE = "chat_template.jinja"
 MORE_TEMPLATES_DIR = "additional_chat_templates"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 LEGACY_TOKENS = "special_tokens_map.json"
+
+MAX_TEMPLATE_BYTES = 4 << 20
+"""Limit on a template's file; real ones have 20 KiB."""
 
 DEFAULT = "default"
 TOOL_USE = "tool_use"
@@ -58,19 +62,24 @@ class ChatTemplate:
         environment = TemplateEnvironment()
         self.call_style = style_of(sources.get(TOOL_USE) or sources.get(DEFAULT, ""))
         """How the model writes tool calls."""
+        self.identity = repr((sorted(sources.items()), sorted(special_tokens.items())))
+        """Equal for templates that render the same."""
         self._special_tokens = dict(special_tokens)
         self._templates: dict[str, jinja2.Template] = {}
         for name, source in sources.items():
             try:
                 tree = environment.parse_counted(source)
                 self._templates[name] = environment.from_string(tree)
-            except (jinja2.TemplateError, RecursionError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # Python's compiler refuses what is too deep or too large
                 line = (
                     f"line {error.lineno}: "
                     if isinstance(error, jinja2.TemplateSyntaxError)
                     else ""
                 )
-                why = f"the template {name!r} is not valid Jinja ({line}{error})"
+                what = str(error) or type(error).__name__
+                why = f"the template {name!r} is not valid Jinja ({line}{what})"
                 raise broken(folder / TEMPLATE_FILE, why) from error
 
     @classmethod
@@ -187,7 +196,7 @@ def _template_files(folder: Path) -> dict[str, str]:
     sources = {}
     for name, path in files.items():
         try:
-            sources[name] = path.read_text(encoding="utf-8")
+            sources[name] = read_bounded(path, MAX_TEMPLATE_BYTES).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise broken(path, f"the text cannot be read ({error})") from error
     return sources
@@ -293,7 +302,10 @@ def _render_error(error: Exception) -> FleetError:
     else:
         line = _template_line(error)
         place = f" at line {line}" if line else ""
-        why = f"its chat template failed{place}: {str(error) or type(error).__name__}"
+        what = str(error) or type(error).__name__
+        if isinstance(error, MemoryError):
+            what = "it needed more memory than one request may take"
+        why = f"its chat template failed{place}: {what}"
     return FleetError(
         ErrorCode.INVALID_REQUEST,
         f"The model cannot take this conversation: {why[:_MAX_REASON_CHARS].rstrip('.')}. "

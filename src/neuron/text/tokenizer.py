@@ -1,10 +1,9 @@
 """A model's tokenizer: converts prompt text to token ids and back.
 
-Owns tokenizer.json, read by the ``tokenizers`` library, whose Rust code releases the GIL. Knows
-nothing about conversations (``template``), nor about incremental decoding, which the engine does.
+Owns tokenizer.json, read by the ``tokenizers`` library. Knows nothing about conversations
+(``template``), nor about incremental decoding, which the engine does.
 """
 
-import asyncio
 import hashlib
 import re
 import sys
@@ -12,83 +11,54 @@ from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from weakref import WeakValueDictionary
 
 import tokenizers
 
+from neuron.text.byte_alphabet import BYTE_LEVEL_ALPHABET
+from neuron.text.density import chars_per_token
 from neuron.text.files import broken
 from neuron.text.generation_defaults import end_token_ids
 from protocol.errors import ErrorCode, FleetError
+from protocol.runtime.bounded_files import read_bounded
 
 TOKENIZER_FILE = "tokenizer.json"
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def _byte_characters() -> dict[str, int]:
-    """The alphabet of byte-level vocabularies, from GPT-2.
+_BYTE_OF = {character: byte for byte, character in enumerate(BYTE_LEVEL_ALPHABET)}
 
-    Printable bytes stand for themselves, the others for the characters from U+0100 on, in order.
-    """
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {
-        chr(0x100 + number): byte for number, byte in enumerate(others)
-    }
-
-
-_BYTE_OF = _byte_characters()
-
-INLINE_CHARS = 2_048
-"""Texts up to this length take less than a millisecond, so a thread does not pay off."""
-
-
-class ParsedFile:
-    """A tokenizer.json as the library holds it."""
-
-    def __init__(self, backend: tokenizers.Tokenizer, identity: str, nbytes: int) -> None:
-        self.backend = backend
-        self.id = identity
-        """Equal for equal contents."""
-        self.nbytes = nbytes
-        """Bytes of the file."""
-
-
-class ParsedFiles:
-    """Parses tokenizer.json files: each content once, for as long as somebody uses it."""
-
-    def __init__(self) -> None:
-        self._parsed: WeakValueDictionary[str, ParsedFile] = WeakValueDictionary()
-
-    def parse(self, path: Path) -> ParsedFile:
-        """Returns the content of *path*. Raises OSError, and Exception for what the library cannot
-        parse, which raises nothing more specific."""
-        content = path.read_bytes()
-        identity = hashlib.blake2b(content, digest_size=16).hexdigest()
-        parsed = self._parsed.get(identity)
-        if parsed is None:
-            backend = tokenizers.Tokenizer.from_buffer(content)
-            # Some files configure the fixed lengths of training batches. Once, before it is shared:
-            # changing it waits for whoever encodes with it, with Python's lock held.
-            backend.no_truncation()
-            backend.no_padding()
-            parsed = self._parsed[identity] = ParsedFile(backend, identity, len(content))
-        return parsed
+MAX_FILE_BYTES = 256 << 20
+"""Limit on tokenizer.json; the largest that are in use have 35 MiB."""
+MAX_TOKENS = 4 << 20
+"""Limit on the size of a vocabulary; the largest that are in use have 262,144 tokens."""
+MAX_TOKEN_CHARS = 16_384
+"""Limit on the text of one token, as each step of an answer may make one. Real ones have up to a
+few hundred characters."""
 
 
 class Tokenizer:
     """Encodes and decodes text for one model. Thread-safe."""
 
-    def __init__(self, parsed: ParsedFile, end_ids: frozenset[int]) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, end_ids: frozenset[int], identity: str = ""
+    ) -> None:
         """Use :meth:`load` instead."""
-        backend = parsed.backend
-        self._parsed = parsed
         self._backend = backend
         self._is_byte_level = "ByteLevel" in str(backend.decoder)
         self.end_ids = end_ids
         """Token ids that end an answer."""
+        self.identity = identity
+        """Equal for tokenizers of equal files."""
+        vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         """Number of tokens, added ones included."""
+        self.last_id = max(vocabulary.values(), default=-1)
+        """The highest token id."""
+        self.longest_chars = max(map(len, vocabulary), default=0)
+        """Characters of the longest token."""
+        self.chars_per_token = chars_per_token(backend, vocabulary)
+        """The most characters of a text that one token can stand for; None where unknown."""
         self.special_ids: Mapping[str, int] = MappingProxyType(
             {
                 token.content: identity
@@ -98,21 +68,12 @@ class Tokenizer:
         )
         """Ids of control tokens, which are not text of an answer, by their text."""
 
-    @property
-    def file_id(self) -> str:
-        """Equal for tokenizers of equal files."""
-        return self._parsed.id
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of its file."""
-        return self._parsed.nbytes
-
     @classmethod
-    def load(cls, folder: Path, files: ParsedFiles | None = None) -> "Tokenizer":
-        """Loads the tokenizer of the model in *folder*, which others may have parsed by *files*.
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Loads the tokenizer of the model in *folder*.
 
-        Raises :class:`FleetError` (INVALID_REQUEST) when tokenizer.json is missing or broken.
+        Raises :class:`FleetError` (INVALID_REQUEST) when tokenizer.json is missing, broken, or
+        beyond what is supported.
         """
         path = folder / TOKENIZER_FILE
         if not path.is_file():
@@ -124,12 +85,30 @@ class Tokenizer:
                 param="model",
             )
         try:
-            parsed = (files or ParsedFiles()).parse(path)
+            content = read_bounded(path, MAX_FILE_BYTES)
+            backend = tokenizers.Tokenizer.from_buffer(content)
+        except MemoryError:
+            raise
         except Exception as error:  # the library raises plain Exception for files it cannot parse
             raise broken(
                 path, f"the tokenizers library cannot read the content ({error})"
             ) from error
-        return cls(parsed, end_token_ids(folder, parsed.backend.token_to_id))
+        # Some files configure the fixed lengths of training batches.
+        backend.no_truncation()
+        backend.no_padding()
+        identity = hashlib.blake2b(content, digest_size=16).hexdigest()
+        tokenizer = cls(backend, end_token_ids(folder, backend.token_to_id), identity)
+        tokenizer._check_size(path)
+        return tokenizer
+
+    def _check_size(self, path: Path) -> None:
+        if self.last_id >= MAX_TOKENS:
+            raise broken(path, f"the token id {self.last_id} is above the limit of {MAX_TOKENS}")
+        if self.longest_chars > MAX_TOKEN_CHARS:
+            raise broken(
+                path,
+                f"a token has {self.longest_chars} characters; the limit is {MAX_TOKEN_CHARS}",
+            )
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Token ids of a rendered prompt; recognizes special tokens in the text.
@@ -141,12 +120,6 @@ class Tokenizer:
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special)
         ids: list[int] = encoding.ids
         return ids
-
-    async def encode_async(self, text: str, *, add_special: bool = False) -> list[int]:
-        """Like :meth:`encode`, in a thread when the text is long, to keep the event loop free."""
-        if len(text) <= INLINE_CHARS:
-            return self.encode(text, add_special=add_special)
-        return await asyncio.to_thread(self.encode, text, add_special=add_special)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of *ids*; characters cut at either end become U+FFFD, unknown ids vanish."""

@@ -38,6 +38,8 @@ GIVE_BACK_LATER = b'-NAK {"delay": 200000000}'
 """The same after a moment, as this neuron would be the first to get it again at once."""
 TERMINATE = b"+TERM"
 """Payload for a delivery's ack subject that removes the job for good."""
+IN_PROGRESS = b"+WPI"
+"""Payload for a delivery's ack subject that puts off its next delivery."""
 
 
 class Delivery(NamedTuple):

@@ -5,8 +5,8 @@ the allocator keeps it. glibc can give back whole pages in between; elsewhere no
 """
 
 import asyncio
-import contextlib
-import ctypes
+
+from protocol.runtime.malloc import give_back_memory
 
 PAUSE_SECONDS = 5.0
 TIMES = 8
@@ -29,14 +29,8 @@ class HeapKeeper:
         self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._give_back)
 
     def _give_back(self) -> None:
-        give_back()
+        give_back_memory()
         self._left -= 1
         self._timer = None
         if self._left:
             self._arm()
-
-
-def give_back() -> None:
-    """Returns the pages that nothing uses; takes some milliseconds for some hundred MiB."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -14,15 +14,23 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from neuron import demo_model
 from neuron.config import engine_environment
 from neuron.engine_process import fork_server
 from neuron.engine_process.child import Child
 from neuron.engine_process.client import EngineProcess
 from neuron.engine_process.fork_server import ForkServer
+from neuron.engine_process.launch import start_text_python
 from neuron.engine_process.sequence_stream import EngineDied
 from neuron.ipc.messages import Add, Output, SamplingParams, Start
+from neuron.service.texts.model_texts import ModelTexts
+from protocol.generate import GenerateRequest, Message, Role, Sampling
+from protocol.job import Job
+from tests.neuron.text_process.test_bombs import ready
 from tests.support.tiny_models import write_checkpoint
 from tests.support.waiting import until
+
+READY = ready()
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine_client")]
 
@@ -83,6 +91,35 @@ async def test_a_forked_engine_is_an_engine_like_any_other(
         await asyncio.gather(usual.stop(), forked.stop(), other.stop())
     assert server.pids == (server.pid,)
     assert forked.died.result() == "it was stopped (exit status 0)"
+
+
+async def test_text_processes_are_forked(server: ForkServer) -> None:
+    demo = Path(next(iter(demo_model.__path__)))
+    request = GenerateRequest("m", (Message(Role.USER, "hi"),), sampling=Sampling(max_tokens=5))
+    job = Job("j", "g", request, 1, 0.0)
+    usual = await ModelTexts.open(start_text_python, str(demo), "auto")
+    await until(lambda: server._running and server._running.ready.done())
+    began = time.monotonic()
+    forked = await ModelTexts.open(server.launch_text, str(demo), "auto")
+    seconds = time.monotonic() - began
+    (pid,) = forked.pids
+    try:
+        assert comm(pid) == "neuron-text"
+        assert parent(pid) == os.getpid()
+        assert os.getsid(pid) == pid
+        assert pid in server.pids
+        assert seconds < 1.0
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert "unlimited" not in limits.split("Max data size")[1].split("bytes")[0].split()[0]
+        assert await usual.prepare(job, READY) == await forked.prepare(job, READY)
+        os.kill(server.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        assert (await forked.prepare(job, READY)).tokens, "its successor is a new Python"
+        assert forked.pids != (pid,)
+    finally:
+        await asyncio.gather(usual.close(), forked.close())
+    assert not Path(f"/proc/{pid}").exists()
+    await until(lambda: server.pid)
 
 
 async def test_ranks_are_forked(server: ForkServer, checkpoint: Path) -> None:
@@ -195,6 +232,7 @@ async def test_the_service_side_never_imports_torch() -> None:
 
 PARENT = """
 import asyncio, sys
+from neuron import demo_model
 from neuron.config import engine_environment
 from neuron.engine_process.client import EngineProcess
 from neuron.engine_process.fork_server import ForkServer

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from neuron.text.sandbox import BUDGET, Budget, TemplateEnvironment
 from neuron.text.template import ChatTemplate, opens_thinking
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Message, Role, Tool, ToolCall
@@ -72,6 +73,19 @@ def test_a_template_that_never_ends_is_stopped(
     load: Callable[[str], ChatTemplate], source: str
 ) -> None:
     refusal(load(source))
+
+
+@pytest.mark.parametrize(
+    "constant", ["'ab' | upper", "'a' ~ 'B' ~ 'c'", "6 * 7", "['A', 'B'] | join", "41 + 1"]
+)
+def test_nothing_is_computed_when_a_template_is_compiled(constant: str) -> None:
+    environment = TemplateEnvironment()
+    source = f"{{% if false %}}{{{{ {constant} }}}}{{% endif %}}"
+    tree = environment.parse_counted(source)
+    code = environment.compile(tree, raw=True)
+    assert not any(value in code for value in ("'AB'", "'aBc'", "'42'", "42"))
+    shown = environment.from_string(environment.parse_counted(source.replace("false", "true")))
+    assert shown.render(**{BUDGET: Budget()}) in ("AB", "aBc", "42")
 
 
 def test_a_long_conversation_is_within_the_budget(load: Callable[[str], ChatTemplate]) -> None:

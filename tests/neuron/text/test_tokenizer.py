@@ -1,8 +1,6 @@
 """Tokenizers, end tokens and the sampling defaults of a model folder."""
 
-import asyncio
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -65,22 +63,6 @@ def test_lengths_of_training_batches_are_ignored(tmp_path: Path) -> None:
     limited.enable_padding(length=32)
     limited.save(str(folder / "tokenizer.json"))
     assert len(Tokenizer.load(folder).encode("six by")) == 6
-
-
-async def test_long_prompts_do_not_block_the_event_loop(tokenizer: Tokenizer) -> None:
-    text = "what a long prompt, " * 15_000
-    longest = 0.0
-    encoding = asyncio.create_task(tokenizer.encode_async(text))
-    while not encoding.done():
-        before = time.perf_counter()
-        await asyncio.sleep(0)
-        longest = max(longest, time.perf_counter() - before)
-    began = time.perf_counter()
-    ids = tokenizer.encode(text)
-    alone = time.perf_counter() - began
-    assert await encoding == ids
-    assert longest < max(alone / 2, 0.05)
-    assert await tokenizer.encode_async("short") == tokenizer.encode("short")
 
 
 def test_prompt_hashes_are_stable() -> None:

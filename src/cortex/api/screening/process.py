@@ -11,7 +11,7 @@ import sys
 from typing import BinaryIO
 
 from cortex.api.screening.complexity import too_complex
-from protocol.runtime.heap import give_back
+from protocol.runtime.malloc import give_back_memory
 
 LENGTH_BYTES = 4
 MEMORY_BYTES = 2 << 30
@@ -28,7 +28,7 @@ def serve(bodies: BinaryIO, answers: BinaryIO) -> None:
         answers.write(json.dumps([field, why]).encode() + b"\n")
         answers.flush()
         del body
-        give_back()
+        give_back_memory()
 
 
 if __name__ == "__main__":

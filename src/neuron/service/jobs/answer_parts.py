@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from neuron.ipc.messages import Logprobs
-from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.text.aligner import Aligner
 from neuron.text.answer_splitter import AnswerSplitter
-from neuron.text.tool_calls.call_style import MARKS
+from neuron.text.prompt import Prompt
 from neuron.text.tool_calls.xml_calls import Schema
+from neuron.text.vocabulary import ModelText
 from protocol.frames import AnswerPart, Text
 from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
 
@@ -19,18 +19,14 @@ class AnswerParts:
         self,
         request: GenerateRequest,
         prompt: Prompt,
-        prompter: Prompter,
+        text: ModelText,
         new_call_id: Callable[[], str],
     ) -> None:
-        self._tokenizer = prompter.tokenizer
+        self._model_text = text
         self._request = request
         self._prompt = prompt
         self._aligner = Aligner() if request.sampling.logprobs is not None else None
-        self._marks = {
-            identity: mark
-            for mark in MARKS
-            if (identity := self._tokenizer.special_ids.get(mark)) is not None
-        }
+        self._marks = text.marks
         self._splitter: AnswerSplitter | None = None
         if not prompt.rendering.is_raw:
             tools = {tool.name: Schema(bytes(tool.parameters)) for tool in request.tools}
@@ -38,7 +34,7 @@ class AnswerParts:
                 starts_in_thinking=prompt.rendering.opens_thinking,
                 tools=tools or None,
                 new_call_id=new_call_id,
-                style=prompter.call_style,
+                style=text.call_style,
             )
             self._splitter.feed(prompt.rendering.begun)
 
@@ -64,7 +60,7 @@ class AnswerParts:
         if self._request.sampling.logprobs is None:
             return (Text(self._prompt.rendering.text),)
         first, *others = self._prompt.tokens
-        entries = [TokenLogprobs(self._tokenizer.token_bytes(first), None)]
+        entries = [TokenLogprobs(self._model_text.token_bytes(first), None)]
         entries += [
             self._scored(token, score) for token, score in zip(others, scores or (), strict=False)
         ]
@@ -96,6 +92,6 @@ class AnswerParts:
 
     def _scored(self, token: int, score: Logprobs) -> TokenLogprobs:
         top = tuple(
-            TokenLogprob(self._tokenizer.token_bytes(other), value) for other, value in score.top
+            TokenLogprob(self._model_text.token_bytes(other), value) for other, value in score.top
         )
-        return TokenLogprobs(self._tokenizer.token_bytes(token), score.token, top)
+        return TokenLogprobs(self._model_text.token_bytes(token), score.token, top)

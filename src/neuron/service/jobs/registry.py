@@ -42,6 +42,8 @@ class JobEntry:
         self.host = host
         self.running: RunningJob | None = None
         """None until the prompt is ready."""
+        self.ack = ""
+        """Where its latest delivery is acknowledged; empty if it came directly."""
         self.task: asyncio.Task[None] | None = None
         """None while the job is only kept."""
         self.expires = float("inf")

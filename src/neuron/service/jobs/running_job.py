@@ -11,8 +11,9 @@ import msgspec
 from neuron.ipc.messages import Output, Progress, Refused
 from neuron.service.identity import Identity
 from neuron.service.jobs.answer_parts import AnswerParts
-from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.jobs.transcript import Transcript, TranscriptEntry
+from neuron.text.prompt import Prompt
+from neuron.text.vocabulary import ModelText
 from protocol import frames
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.frames import AnswerPart, Phase
@@ -28,7 +29,7 @@ class RunningJob:
         identity: Identity,
         job: Job,
         prompt: Prompt,
-        prompter: Prompter,
+        text: ModelText,
         *,
         revision: str = "",
         numerics: str = "",
@@ -41,7 +42,7 @@ class RunningJob:
         self._revision = revision
         self._numerics = numerics
         self._transcript = Transcript()
-        self._parts = AnswerParts(job.request, prompt, prompter, _CallIds(job.id))
+        self._parts = AnswerParts(job.request, prompt, text, _CallIds(job.id))
         self._accepted = False
         self._last: frames.Finished | frames.Failed | None = None
         self._phase = Phase.QUEUED

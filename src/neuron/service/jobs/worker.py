@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NamedTuple
 
 from neuron.engine_process.sequence_stream import EngineDied
@@ -13,20 +13,30 @@ from neuron.ipc.messages import Add, EngineStats
 from neuron.service.engine_protocol import Engine
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
-from neuron.service.jobs.prompt import Prompt, Prompter
 from neuron.service.jobs.registry import JobEntry, Jobs
 from neuron.service.jobs.running_job import RunningJob
 from neuron.service.jobs.step_time import StepTime
 from neuron.service.jobs.suspects import Suspects
+from neuron.service.jobs.unread import read_unread_job
+from neuron.service.texts.model_texts import ModelTexts
+from neuron.text.prompt import Prompt
 from protocol import codec, frames, subjects
 from protocol.bus import BusMessage, Delivery, JobPuller
-from protocol.bus.jobs import GIVE_BACK, GIVE_BACK_LATER, MAX_DELIVERIES, TERMINATE
+from protocol.bus.jobs import (
+    GIVE_BACK,
+    GIVE_BACK_LATER,
+    IN_PROGRESS,
+    MAX_DELIVERIES,
+    TERMINATE,
+)
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelLoad
 from protocol.job import PROTOCOL, Job
 
 log = logging.getLogger("neuron")
 
+IN_PROGRESS_SECONDS = 0.5
+"""While a job's prompt is prepared, this often the stream is told not to deliver it again."""
 IDLE_SECONDS = 0.05
 """A gap of this length between two jobs does not count as idle."""
 
@@ -45,7 +55,7 @@ class ServedModel(NamedTuple):
     """What a worker must know of its model beside the engine."""
 
     id: str
-    prompter: Prompter
+    texts: ModelTexts
     revision: str
     """A digest of the model's files."""
 
@@ -55,7 +65,7 @@ class Worker:
 
     def __init__(self, model: ServedModel, engine: Engine, context: WorkerContext) -> None:
         self._model = model.id
-        self._prompter = model.prompter
+        self._texts = model.texts
         self._revision = model.revision
         self._engine = engine
         self._identity = context.identity
@@ -170,7 +180,7 @@ class Worker:
             self._send(self._identity.bus.publish(delivery.ack, GIVE_BACK))
             return
         try:
-            job = codec.read_job(delivery.data)
+            job = read_unread_job(delivery.data)
         except codec.UnreadableMessage as error:
             log.error("dropped an unreadable job: %s", error)
             self._send(self._identity.bus.publish(delivery.ack, TERMINATE))
@@ -188,7 +198,7 @@ class Worker:
         cache here. The latter must not overtake waiting jobs.
         """
         try:
-            job = codec.read_job(message.data)
+            job = read_unread_job(message.data)
         except codec.UnreadableMessage as error:
             log.error("dropped an unreadable job: %s", error)
             return
@@ -215,6 +225,8 @@ class Worker:
             self._start(entry, self._serve(entry, job, ack, deliveries))
         elif known.attempt == job.attempt and known.running is not None:
             self._send(known.running.accept(ack))  # Accepted was lost, or came late
+        elif known.attempt == job.attempt and ack:
+            known.ack = ack  # its prompt is still being prepared
         elif known.attempt > job.attempt:
             stale = WireError(ErrorCode.STREAM_LOST, "A later attempt at this request is running.")
             self._send(self._identity.refuse(job, stale, ack=ack, retryable=False))
@@ -247,27 +259,29 @@ class Worker:
     async def _serve(self, entry: JobEntry, job: Job, ack: str, deliveries: int) -> None:
         """Runs one job to its last frame; cancelling it stops the engine's work on it."""
         self._gateways.heard(job.gateway)
+        entry.ack = entry.ack or ack  # unless it was delivered again meanwhile
         try:
-            prompt = await self._prepare(job, deliveries)
+            async with self._in_progress(entry):
+                prompt = await self._prepare(job, deliveries)
         except FleetError as error:
             retryable = error.error.code is ErrorCode.MODEL_UNAVAILABLE
-            await self._identity.refuse(job, error.error, ack=ack, retryable=retryable)
+            await self._identity.refuse(job, error.error, ack=entry.ack, retryable=retryable)
             self._jobs.ended(entry, keep=False)
             return
         except Exception:
             log.exception("job %s failed", job.id)
-            await self._identity.refuse(job, self._bug("prepare"), ack=ack, retryable=True)
+            await self._identity.refuse(job, self._bug("prepare"), ack=entry.ack, retryable=True)
             self._jobs.ended(entry, keep=False)
             return
         entry.running = RunningJob(
             self._identity,
             job,
             prompt,
-            self._prompter,
+            self._texts.text,
             revision=self._revision,
             numerics=self._numerics,
         )
-        await entry.running.accept(ack)
+        await entry.running.accept(entry.ack)
         await self._run(entry, entry.running)
 
     def _bug(self, what: str) -> WireError:
@@ -275,6 +289,23 @@ class Worker:
             ErrorCode.INTERNAL,
             f"Node {self._identity.node} failed to {what} the request; its log has the details.",
         )
+
+    @contextlib.asynccontextmanager
+    async def _in_progress(self, entry: JobEntry) -> AsyncIterator[None]:
+        """Keeps the stream from delivering a job again, to this neuron or another, while a long
+        prompt is prepared."""
+
+        async def say() -> None:
+            while True:
+                await asyncio.sleep(IN_PROGRESS_SECONDS)
+                if entry.ack:
+                    await self._identity.bus.publish(entry.ack, IN_PROGRESS)
+
+        saying = asyncio.create_task(say(), name=f"in progress {entry.id}")
+        try:
+            yield
+        finally:
+            saying.cancel()
 
     async def _prepare(self, job: Job, deliveries: int) -> Prompt:
         if job.protocol != PROTOCOL:
@@ -289,7 +320,7 @@ class Worker:
                 f"The request was delivered {deliveries} times, and no neuron survived or "
                 "accepted it. Change the request before sending it again.",
             )
-        prompt = await self._prompter.prepare(job, self._engine.ready)
+        prompt = await self._texts.prepare(job, self._engine.ready)
         if job.prompt_hash and job.prompt_hash != prompt.hash:
             raise FleetError(
                 ErrorCode.MODEL_UNAVAILABLE,

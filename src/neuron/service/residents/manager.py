@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, NoReturn
 
 from neuron.files import sources
 from neuron.files.warm_tier import WarmTier
-from neuron.service.jobs.prompters import give_back_memory
 from neuron.service.residents.offers import Folders, Offers
 from neuron.service.residents.reservations import Meter, Reservations
 from neuron.service.residents.resident import Resident, ResidentContext
@@ -22,6 +21,7 @@ from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelState, Progress
 from protocol.leader import Epoch
 from protocol.orders import LoadOrder, PullOrder, RecycleOrder, UnloadOrder, Victim
+from protocol.runtime.malloc import give_back_memory
 from protocol.runtime.waiting import wait_at_most
 
 log = logging.getLogger("neuron")

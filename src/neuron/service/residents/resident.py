@@ -23,8 +23,6 @@ from neuron.ipc.messages import Loading, Ready, Start
 from neuron.models.errors import LoadCode
 from neuron.service.engine_protocol import Engine, PrepareEngine, StartEngine
 from neuron.service.identity import Identity
-from neuron.service.jobs.prompt import Prompter
-from neuron.service.jobs.prompters import Prompters
 from neuron.service.jobs.worker import ServedModel, Worker, WorkerContext
 from neuron.service.residents.forecast import LoadForecast
 from neuron.service.residents.head_start import HeadStart
@@ -37,6 +35,8 @@ from neuron.service.residents.reservations import (
     Reservation,
     Reservations,
 )
+from neuron.service.texts.model_texts import ModelTexts
+from neuron.service.texts.shelf import Shelf
 from neuron.sizing.model_settings import ModelSettings
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelLoad, ModelRecord, ModelState, Progress
@@ -76,7 +76,7 @@ class ResidentContext(NamedTuple):
     records: RecordWriter
     start_engine: StartEngine
     findings: KernelFindings
-    prompters: Prompters
+    shelf: Shelf
     prepare_engine: PrepareEngine | None = None
 
     @property
@@ -211,8 +211,11 @@ class Resident:
             self._new_record(ModelState.LOADING, progress=Progress("resolving", 0, 1, "steps"))
         )
         folder = await sources.resolve(self.offer.source, self._on_fetch)
-        prompter = await self._context.prompters.get(folder, self.offer.profile.tool_calls)
-        self._revision = await asyncio.to_thread(sources.revision_digest, folder)
+        async with self._context.shelf.use(folder, self.offer.profile.tool_calls) as texts:
+            self._revision = await asyncio.to_thread(sources.revision_digest, folder)
+            await self._serve_with_texts(folder, texts)
+
+    async def _serve_with_texts(self, folder: Path, texts: ModelTexts) -> NoReturn:
         is_alone = self.offer.profile.min_devices == 1
         prepare = self._context.prepare_engine if is_alone else None
         async with (
@@ -224,7 +227,7 @@ class Resident:
                 self._loads = reservation.load_number
                 while True:
                     began = time.monotonic()
-                    reason = await self._serve_once(folder, prompter, reservation, head_start)
+                    reason = await self._serve_once(folder, texts, reservation, head_start)
                     if self._recycling:
                         self._recycling = False
                         continue
@@ -236,7 +239,7 @@ class Resident:
                 self._reservation = None
 
     async def _serve_once(
-        self, folder: Path, prompter: Prompter, reservation: Reservation, head_start: HeadStart
+        self, folder: Path, texts: ModelTexts, reservation: Reservation, head_start: HeadStart
     ) -> str:
         """Loads and serves until the engine has died; returns why it did."""
         self._forecast = LoadForecast(self._expected_seconds)
@@ -254,7 +257,7 @@ class Resident:
         self._reservations.loaded(self.id, self._load_seconds, self._expected_seconds)
         try:
             await asyncio.to_thread(self._context.findings.learn, engine.ready.findings)
-            await self._serve_with(engine, prompter)
+            await self._serve_with(engine, texts)
         finally:
             self._engine = None
             reservation.pids = ()
@@ -293,8 +296,8 @@ class Resident:
             await asyncio.sleep(self._pauses.next())
         raise AssertionError("the last try ends it")
 
-    async def _serve_with(self, engine: Engine, prompter: Prompter) -> None:
-        model = ServedModel(self.id, prompter, self._revision)
+    async def _serve_with(self, engine: Engine, texts: ModelTexts) -> None:
+        model = ServedModel(self.id, texts, self._revision)
         self._worker = Worker(model, engine, self._context.workers)
         self._show(self._ready_record(engine.ready))
         self._context.workers.beat()

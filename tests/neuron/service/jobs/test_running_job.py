@@ -7,8 +7,9 @@ import msgspec
 from neuron import demo_model
 from neuron.ipc.messages import Output, Progress, SamplingParams
 from neuron.service.identity import Identity
-from neuron.service.jobs.prompt import Prompt, Prompter, Rendering
 from neuron.service.jobs.running_job import RunningJob
+from neuron.text.prompt import Prompt, Rendering
+from neuron.text.prompter import Prompter
 from protocol import codec, frames
 from protocol.bus import BusMessage
 from protocol.frames import AnyFrame, Phase
@@ -25,7 +26,7 @@ JOB = Job(
     rendered_at=0.0,
 )
 PROMPT = Prompt(Rendering("Hi", [1, 2, 3]), "h", SamplingParams(max_tokens=50))
-PROMPTER = Prompter.load(Path(next(iter(demo_model.__path__))))
+TEXT = Prompter.load(Path(next(iter(demo_model.__path__)))).model_text()
 
 
 async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> None:
@@ -36,7 +37,7 @@ async def test_frames_come_in_order_and_count_every_token(nats: NatsServer) -> N
 
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", note)
-        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, PROMPTER)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, TEXT)
         await running.keep_alive(0.0)
         await running.accept("ack")
         await running.on_event(Progress(7, 2, 3), 0.01)
@@ -65,7 +66,7 @@ async def test_frames_can_be_had_again_from_any_piece_on(nats: NatsServer) -> No
     seen: list[AnyFrame] = []
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
-        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, PROMPTER)
+        running = RunningJob(Identity(bus, "n", "i"), JOB, PROMPT, TEXT)
         await running.accept("ack")
         for index in range(4):
             finish = FinishReason.STOP if index == 3 else None
@@ -102,7 +103,7 @@ async def _parts_of(
     job = msgspec.structs.replace(JOB, tokens_so_far=so_far)
     async with connected(nats.url) as bus:
         await bus.subscribe("cortex.reply.gw.j", lambda m: seen.append(codec.read_frame(m.data)))
-        running = RunningJob(Identity(bus, "n", "i"), job, PROMPT, PROMPTER)
+        running = RunningJob(Identity(bus, "n", "i"), job, PROMPT, TEXT)
         await running.accept("ack")
         for output in (*outputs[:-1], last):
             await running.on_event(output, 0.01)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neuron import demo_model
-from neuron.service.jobs.prompt import Prompter
 from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.prompter import Prompter
 from neuron.text.tool_calls.call_reader import HELD_CHARACTERS
 from neuron.text.tool_calls.call_style import CallStyle, style_of
 from neuron.text.tool_calls.xml_calls import Schema

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from neuron.ipc.messages import Ready
-from neuron.service.jobs.prompt import Prompt, Prompter
+from neuron.ipc.text_messages import PromptJob
+from neuron.text.prompt import Prompt
+from neuron.text.prompter import Prompter
 from protocol.errors import ErrorCode, FleetError
 from protocol.generate import GenerateRequest, Message, Role, Sampling, ToolCall
-from protocol.job import Job
 from tests.neuron.text.models import byte_tokenizer, make_model
 
 TEMPLATE = "<|bos|>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -30,38 +30,21 @@ def prompter(tmp_path: Path) -> Prompter:
     return Prompter.load(folder)
 
 
-def ready(limit: int) -> Ready:
-    return Ready(
-        architecture="A",
-        dtype="float32",
-        context_limit=limit,
-        max_running=1,
-        weight_bytes=1,
-        kv_cache_bytes=1,
-        kv_cache_tokens=1,
-        kv_cache_why="",
-        vocab_size=1000,
-        load_seconds=0.0,
-        exact=True,
-        numerics="",
-    )
+def prepared(prompter: Prompter, request: GenerateRequest, limit: int, **job: Any) -> Prompt:
+    return prompter.prepare(request, PromptJob(context_limit=limit, vocab_size=1000, **job))
 
 
-async def prepared(prompter: Prompter, request: GenerateRequest, limit: int, **job: Any) -> Prompt:
-    return await prompter.prepare(Job("j", "g", request, 1, 0.0, **job), ready(limit))
-
-
-async def test_a_text_begins_as_the_models_texts_do(prompter: Prompter) -> None:
+def test_a_text_begins_as_the_models_texts_do(prompter: Prompter) -> None:
     bos = prompter.tokenizer.special_ids["<|bos|>"]
 
-    async def tokens(request: GenerateRequest) -> list[int]:
-        return (await prepared(prompter, request, 100)).tokens
+    def tokens(request: GenerateRequest) -> list[int]:
+        return (prepared(prompter, request, 100)).tokens
 
-    raw = await tokens(GenerateRequest("m", prompt="ab"))
+    raw = tokens(GenerateRequest("m", prompt="ab"))
     assert raw == [bos, *prompter.tokenizer.encode("ab")]
-    assert await tokens(GenerateRequest("m", prompt="ab", add_special=False)) == raw[1:]
-    assert await tokens(GenerateRequest("m", prompt=(65, 66))) == [65, 66]
-    chat = await tokens(GenerateRequest("m", (Message(Role.USER, "ab"),)))
+    assert tokens(GenerateRequest("m", prompt="ab", add_special=False)) == raw[1:]
+    assert tokens(GenerateRequest("m", prompt=(65, 66))) == [65, 66]
+    chat = tokens(GenerateRequest("m", (Message(Role.USER, "ab"),)))
     assert chat.count(bos) == 1, "the template has written it"
 
 
@@ -92,25 +75,25 @@ def kept(prompter: Prompter, prompt: Prompt) -> list[str]:
     return [piece.strip() for piece in text.split("[user]")]
 
 
-async def test_the_oldest_turns_are_left_out_as_a_whole(prompter: Prompter) -> None:
-    whole = await prepared(prompter, LONG, 10_000)
+def test_the_oldest_turns_are_left_out_as_a_whole(prompter: Prompter) -> None:
+    whole = prepared(prompter, LONG, 10_000)
     assert len(kept(prompter, whole)) == 10
-    prompt = await prepared(prompter, LONG, 1000)
+    prompt = prepared(prompter, LONG, 1000)
     assert len(prompt.tokens) < 1000 - 50
     head, *turns, last = kept(prompter, prompt)
     assert head == "<|bos|>[system]Be kind."
     assert last == "the last question"
     assert [t.split()[1].partition("[")[0] for t in turns] == ["3", "4", "5", "6", "7"]
     with pytest.raises(FleetError) as caught:
-        await prepared(prompter, msgspec.structs.replace(LONG, truncates=False), 1000)
+        prepared(prompter, msgspec.structs.replace(LONG, truncates=False), 1000)
     assert caught.value.error.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
     with pytest.raises(FleetError):  # not even the last question fits
-        await prepared(prompter, LONG, 30)
+        prepared(prompter, LONG, 30)
 
 
-async def test_a_later_attempt_leaves_out_the_same(prompter: Prompter) -> None:
+def test_a_later_attempt_leaves_out_the_same(prompter: Prompter) -> None:
     """Also where the context is longer than on the node that began."""
-    first = await prepared(prompter, LONG, 700)
-    again = await prepared(prompter, LONG, 1200, attempt=2, prompt_hash=first.hash)
+    first = prepared(prompter, LONG, 700)
+    again = prepared(prompter, LONG, 1200, prompt_hash=first.hash)
     assert again.tokens == first.tokens
-    assert (await prepared(prompter, LONG, 1200)).tokens != first.tokens
+    assert (prepared(prompter, LONG, 1200)).tokens != first.tokens
