@@ -6,6 +6,7 @@ This is the one place that wires them; ``app`` puts the API on top, ``serve`` ru
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
 from cortex.dispatch.decisions import Decisions
@@ -35,8 +36,8 @@ IDLE_SECONDS = 0.02
 """How often changes of the fleet are processed, in batches, while no request waits for one."""
 CONTRADICTION_SECONDS = 0.5
 """How long a node's heartbeats and records may contradict each other before it is asked."""
-MAX_INSTANCES = 10_000
-"""How many other gateways are remembered: each restart is another one."""
+MAX_INSTANCES = 1_000
+"""How many gateways are remembered, each restart as another one."""
 _SERVABLE = (ModelState.READY, ModelState.ABSENT)
 
 
@@ -66,7 +67,7 @@ class Gateway:
         self.metrics = Metrics(self.history)
         self.catalogue = Catalogue()
         self._gateways: dict[str, float] = {self.id: time.monotonic()}
-        self._instances = {self.instance}
+        self._instances = OrderedDict[str, None]()
         self.storage = Storage(bus, models=self._placed_models, rank=self._rank)
         self.placement = PlacementService(
             identity,
@@ -212,8 +213,8 @@ class Gateway:
         return sorted(self._gateways).index(self.id)
 
     def _is_gateway(self, instance: str) -> bool:
-        """Whether a process instance is a gateway's that was heard at some time."""
-        return instance in self._instances
+        """Whether a process instance is a gateway's, this one's or one that was heard."""
+        return instance == self.instance or instance in self._instances
 
     async def _pulse(self) -> None:
         while True:
@@ -235,8 +236,10 @@ class Gateway:
         with contextlib.suppress(codec.UnreadableMessage):
             heartbeat = codec.read_gateway_heartbeat(message.data)
             self._gateways[heartbeat.gateway] = time.monotonic()
-            if len(self._instances) < MAX_INSTANCES:
-                self._instances.add(heartbeat.instance)
+            self._instances[heartbeat.instance] = None
+            self._instances.move_to_end(heartbeat.instance)
+            if len(self._instances) > MAX_INSTANCES:
+                self._instances.popitem(last=False)
             if heartbeat.gateway == self.id:
                 self.dispatcher.echo()
 

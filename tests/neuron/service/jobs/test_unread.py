@@ -17,6 +17,7 @@ from protocol.job import Client, Job
 from protocol.render import Render
 
 texts = st.text(max_size=20)
+names = st.from_regex(r"[a-z0-9-]{1,20}", fullmatch=True)
 calls = st.builds(ToolCall, texts, texts, texts)
 messages = st.builds(
     Message, st.sampled_from(Role), texts, texts, st.lists(calls, max_size=2).map(tuple), texts
@@ -32,7 +33,7 @@ samplings = st.builds(
 prompts = st.none() | texts | st.lists(st.integers(0, 99), max_size=5).map(tuple)
 requests = st.builds(
     GenerateRequest,
-    texts,
+    names,
     st.lists(messages, max_size=3).map(tuple),
     st.lists(st.builds(Tool, texts, texts), max_size=2).map(tuple),
     samplings,
@@ -44,8 +45,8 @@ requests = st.builds(
 )
 jobs = st.builds(
     Job,
-    texts,
-    texts,
+    names,
+    names,
     requests,
     st.integers(0, 99),
     st.floats(0, 1e9),
