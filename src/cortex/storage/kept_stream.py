@@ -22,6 +22,8 @@ ROOM_BYTES = 512 << 10
 """What there must be room for before a stream is replaced."""
 RANK_SECONDS = 0.7
 """What each gateway leaves to the one before it to replace a stream."""
+LOOK_AGAIN_SECONDS = 0.1
+"""Between two looks at whether it has."""
 
 
 class KeptStream:
@@ -82,12 +84,22 @@ class KeptStream:
                 await self._stream.touch(info)
                 self._cannot("a write to its disk failed, and it has confirmed none since")
                 return
-            await asyncio.sleep(self._rank() * RANK_SECONDS)
+            await self._wait_for_others(info)
             await self._stream.replace(info)
             await self._stream.probe()
         if self.why_not:
             log.info("the stream %s stores again", self.name)
         self._confirmed_at, self.why_not, self._is_doubtful = time.monotonic(), "", False
+
+    async def _wait_for_others(self, info: StreamInfo) -> None:
+        """Leaves it to the gateways before this one to replace the stream; returns early when one
+        of them has."""
+        ends = time.monotonic() + self._rank() * RANK_SECONDS
+        while time.monotonic() < ends:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            now = await self._stream.info()
+            if now is None or now.created != info.created:
+                return
 
     def _cannot(self, why: str) -> None:
         if self.why_not != why:
