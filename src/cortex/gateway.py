@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from cortex.dispatch.decisions import Decisions
 from cortex.dispatch.dispatcher import Dispatcher
@@ -93,7 +93,7 @@ class Gateway:
         self.prompts = RenderClient(bus, self.fleet, self.catalogue, self.decisions)
         self._view = KvView(bus, keys.NODES, self.fleet.key_changed)
         self._profiles = profiles
-        self.on_end: list[Callable[[], None]] = []
+        self.on_end: list[Callable[[], Awaitable[None]]] = []
         """What to do when it ends."""
         self.read_again: Callable[[], None] = _nothing_to_read
         """Reads ``models.toml`` again; raises ``SettingsError``."""
@@ -292,4 +292,4 @@ async def running_gateway(
                     await gateway.placement.lease.release()
             task.cancel()
             for end in gateway.on_end:
-                end()
+                await end()

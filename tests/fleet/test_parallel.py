@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cortex.telemetry.request_record import Continuity, Record
+from neuron.engine_process.watchdog import Deadlines
 from neuron.files import locked_pages
 from protocol.catalogue import Profile
 from protocol.fleet import ModelState
@@ -59,7 +60,9 @@ async def test_an_answer_goes_on_on_nodes_with_other_numbers_of_ranks(
         "cortex.telemetry.metrics.Metrics._count_tokens",
         lambda self, record: records.append(record),
     )
-    two, one = WatchedEngines(), WatchedEngines(devices=())
+    patient = Deadlines(stopped_seconds=60.0)  # until it is killed below
+    two = WatchedEngines(deadlines=patient)
+    one = WatchedEngines(devices=(), deadlines=patient)
     text = ""
     async with running_fleet(nats, (Profile(MODEL, min_devices=2),)) as fleet:
         await parallel(fleet, two, "two")

@@ -52,9 +52,9 @@ class BodyReader:
         self._screener = Screener()
         self._heap = HeapKeeper()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends what it has started."""
-        self._screener.close()
+        await self._screener.close()
 
     async def read(self, scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
         """Reads a request's body, which can be decoded without holding the event loop.

@@ -21,6 +21,9 @@ HELD_SECONDS = 0.05
 TICK_SECONDS = 0.05
 LOG_SECONDS = 1.0
 """The shortest time between two lines."""
+UNSEEN_SECONDS = 0.25
+"""A delay for which nothing in this process can be named is told only from this length on: on a
+busy host, a process waits for its turn."""
 
 
 class LoopWatch:
@@ -70,6 +73,8 @@ class LoopWatch:
             if time.monotonic() - self._due > HELD_SECONDS:
                 task = asyncio.current_task(loop)
                 frame = sys._current_frames().get(thread)
+                if task is None and frame is not None and frame.f_code.co_name == "select":
+                    continue  # it waits, and may run
                 named = f" by the task {task.get_name()!r}" if task is not None else ""
                 self._found = f"{named} in {_place(frame)}"
 

@@ -83,8 +83,7 @@ MANY: dict[str, tuple[dict[str, Any], str]] = {
 async def screener() -> AsyncIterator[Screener]:
     made = Screener()
     yield made
-    made.close()
-    await asyncio.sleep(0.05)
+    await made.close()
 
 
 class Lag:

@@ -44,13 +44,19 @@ class Screener:
             advice = "Send a shorter request." if field or "twice" not in why else ""
             raise FleetError(ErrorCode.INVALID_REQUEST, f"{why} {advice}".rstrip(), param=field)
 
-    def close(self) -> None:
-        """Ends the process."""
+    async def close(self) -> None:
+        """Ends the process, and waits until it is gone."""
+        process = self._drop()
+        if process is not None:
+            await process.wait()
+
+    def _drop(self) -> asyncio.subprocess.Process | None:
         if self._idle is not None:
             self._idle.cancel()
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()
+        return process
 
     async def _ask_patiently(self, body: bytes) -> tuple[str, str]:
         for _ in range(TRIES):
@@ -59,9 +65,9 @@ class Screener:
                     return await self._ask(body)
             except (TimeoutError, OSError, ValueError) as error:
                 log.warning("the process that looks at large bodies failed: %r", error)
-                self.close()
+                self._drop()
             except asyncio.CancelledError:
-                self.close()  # its next answer would be about this body
+                self._drop()  # its next answer would be about this body
                 raise
         raise FleetError(
             ErrorCode.OVERLOADED,
@@ -99,4 +105,4 @@ class Screener:
 
     def _end_if_idle(self) -> None:
         if not self._turn.locked():
-            self.close()
+            self._drop()
