@@ -90,6 +90,7 @@ class Lane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._dying:
             await asyncio.wait(self._dying, timeout=_CLOSE_SECONDS)
+        await asyncio.sleep(0)  # their channels are closed in the loop's next round
 
     async def _ask(self, message: ToText, work: Working, explain: Explain) -> TextAnswer:
         async with self._turn:
@@ -126,6 +127,7 @@ class Lane:
     async def _ready(self) -> TextProcess:
         if self._process is not None and self._process.is_alive:
             return self._process
+        self._drop()
         if self._starting is None:
             self._restart()
         assert self._starting is not None
