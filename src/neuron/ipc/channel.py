@@ -177,6 +177,10 @@ class AsyncEnd(Generic[Sent, Received]):
         """Closes this end; the other process notices that and exits."""
         self._writer.close()
 
+    def abort(self) -> None:
+        """Closes this end at once; what has not been sent yet is dropped."""
+        self._writer.transport.abort()
+
 
 class ServiceEnd(AsyncEnd[ToEngine, FromEngine]):
     """The service's end of a channel to an engine process."""

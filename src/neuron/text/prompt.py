@@ -5,7 +5,7 @@ from typing import NamedTuple
 from neuron.ipc.messages import SamplingParams
 
 MAX_MESSAGES = 16_384
-MAX_TOOLS = 4_096
+MAX_TOOLS = 16_384
 MAX_STOPS = 1_024
 MAX_BIASES = 16_384
 MAX_ALLOWED = 1 << 20

@@ -37,6 +37,7 @@ from tests.support.scripted import Script
 from tests.support.waiting import background, until
 
 log = logging.getLogger(__name__)
+pytestmark = pytest.mark.xdist_group("wall_clock")
 
 DEMO, OTHER = "cortex-demo", "other"
 STEP_SECONDS = 0.02
@@ -72,8 +73,8 @@ HEAVY: dict[str, tuple[Callable[[], GenerateRequest], ErrorCode | None]] = {
     "messages": (lambda: chat(*(user("hi"),) * 180_000), REFUSED),
     "truncated": (lambda: chat(*TURNS * 30_000, user("and now?"), truncates=True), None),
     "truncated texts": (lambda: chat(*(user(TEXT * 50),) * 7_000, truncates=True), None),
-    "9,000 tools": (lambda: chat(user("hi"), tools=(TOOL,) * 9_000), REFUSED),
-    "4,000 tools": (lambda: chat(user("hi"), tools=(TOOL,) * 4_000), LONG),
+    "9,000 tools": (lambda: chat(user("hi"), tools=(TOOL,) * 9_000), LONG),
+    "17,000 tools": (lambda: chat(user("hi"), tools=(Tool("f"),) * 17_000), REFUSED),
     "prompt": (lambda: GenerateRequest(DEMO, prompt=TEXT * 380_000), LONG),
     "one message": (lambda: chat(user(TEXT * 380_000)), LONG),
     "ids": (lambda: GenerateRequest(DEMO, prompt=(65,) * 2_000_000), LONG),
@@ -224,7 +225,7 @@ async def test_a_heavy_request_holds_up_nobody(place: Place, name: str) -> None:
         seconds = time.perf_counter() - began
     log.info("%s: %.2f s, quick one %.2f s, loop %.3f s: %s", name, seconds, took, worst[0], last)
     assert took < 0.5 + STEP_SECONDS * 3
-    assert worst[0] < 0.15
+    assert worst[0] < GAP_SECONDS
     found = last.error.code if isinstance(last, frames.Failed) else None
     assert found is code, last
 
@@ -260,7 +261,7 @@ async def test_a_heavy_question_holds_up_nobody(place: Place, name: str) -> None
         seconds = time.perf_counter() - began
     log.info("%s: %.2f s, quick one %.2f s, loop %.3f s", name, seconds, took, worst[0])
     assert took < 0.5
-    assert worst[0] < 0.15
+    assert worst[0] < GAP_SECONDS
     assert found is not None
     rendered = codec.read_rendered(found)
     assert (rendered.error.code if rendered.error else None) is code, rendered.error
@@ -295,7 +296,7 @@ async def test_nobody_notices_that_text_processes_are_killed(place: Place) -> No
                 assert last.error.code is LONG, last
             else:
                 assert isinstance(last, frames.Finished), last
-    assert worst[0] < 0.15
+    assert worst[0] < GAP_SECONDS
     assert place.node.residents
 
 
@@ -311,7 +312,7 @@ async def test_a_frozen_text_process_is_replaced(place: Place) -> None:
             seconds = time.perf_counter() - began
             log.info("after a freeze: %.2f s", seconds)
             assert isinstance(last, frames.Finished)
-            assert seconds < 2.5
+            assert seconds < 4
             for pid in frozen:  # the other model's, which nobody has asked
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)

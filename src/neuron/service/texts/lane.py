@@ -7,7 +7,6 @@ one is refused; otherwise it is done again. The requests behind it only wait a l
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,8 +20,7 @@ log = logging.getLogger("texts")
 TRIES = 3
 """How often a request is tried whose process is ended from outside."""
 _PAUSES = (0.0, 0.2, 1.0)
-"""Seconds before another start of a process that has just died."""
-_GOOD_SECONDS = 10.0
+"""Seconds before each start of a process that died while it read the model."""
 _CLOSE_SECONDS = 2.0
 """How long the end of killed processes is waited for: one that waits for a disk ends later."""
 
@@ -44,8 +42,6 @@ class Lane:
         self._starting: asyncio.Task[TextProcess] | None = None
         self._loading: TextProcess | None = None
         self._loaded = expected
-        self._deaths = 0
-        self._started_at = 0.0
         self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dying: set[asyncio.Task[str]] = set()
@@ -90,6 +86,7 @@ class Lane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._dying:
             await asyncio.wait(self._dying, timeout=_CLOSE_SECONDS)
+        await asyncio.sleep(0)  # their channels are closed in the loop's next round
 
     async def _ask(self, message: ToText, work: Working, explain: Explain) -> TextAnswer:
         async with self._turn:
@@ -126,6 +123,7 @@ class Lane:
     async def _ready(self) -> TextProcess:
         if self._process is not None and self._process.is_alive:
             return self._process
+        self._drop()
         if self._starting is None:
             self._restart()
         assert self._starting is not None
@@ -144,12 +142,8 @@ class Lane:
 
     async def _start(self) -> TextProcess:
         """Starts and loads a process, again if it is ended from outside meanwhile."""
-        if time.monotonic() - self._started_at > _GOOD_SECONDS:
-            self._deaths = 0
         for left in reversed(range(TRIES)):
-            await asyncio.sleep(_PAUSES[min(self._deaths, len(_PAUSES) - 1)])
-            self._deaths += 1
-            self._started_at = time.monotonic()
+            await asyncio.sleep(_PAUSES[TRIES - 1 - left])
             try:
                 return await self._start_once()
             except OSError as error:

@@ -84,7 +84,7 @@ class TextProcess:
     def kill(self) -> None:
         """Ends it at once. Does not wait: one that waits for a disk may end much later."""
         self._child.kill()
-        self._channel.close()
+        self._channel.abort()
 
     async def ask(self, message: ToText, work: Working) -> TextAnswer:
         """Sends a request and waits for its answer; one at a time. *work* is what it begins with.
