@@ -46,12 +46,25 @@ def _calls(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def requests() -> dict[str, tuple[str, bytes]]:
-    """Path and body of each, by what it is."""
-    long, page = "hello world " * 640_000, "hello world, how are you? " * 40_000
-    nested = '{"a":' * 900 + "1" + "}" * 900
-    made: dict[str, tuple[str, Any]] = {
-        # those of the report
+def _called(arguments: str, times: int) -> list[dict[str, Any]]:
+    """A conversation in which a tool was called so many times at once."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [call] * times},
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    ]
+
+
+LONG = "hello world " * 640_000
+PAGE = "hello world, how are you? " * 40_000
+NESTED = '{"a":' * 900 + "1" + "}" * 900
+Requests = dict[str, tuple[str, Any]]
+
+
+def of_the_report() -> Requests:
+    """Those that held others up."""
+    return {
         "180,000 messages": (TEXT, _chat(messages=_turns(180_000, "hi"))),
         "60,000 items to shorten": (
             "/v1/responses",
@@ -64,19 +77,24 @@ def requests() -> dict[str, tuple[str, bytes]]:
         "9,000 tools": (TEXT, _chat(tools=_tools(9_000))),
         "a prompt of 7.6 MB": (
             "/v1/completions",
-            {"model": MODEL, "prompt": long, "max_tokens": 2},
+            {"model": MODEL, "prompt": LONG, "max_tokens": 2},
         ),
-        "a message of 7.6 MB": (TEXT, _chat(messages=_turns(1, long))),
-        "tokens of 7.6 MB": ("/tokenize", {"model": MODEL, "prompt": long}),
+        "a message of 7.6 MB": (TEXT, _chat(messages=_turns(1, LONG))),
+        "tokens of 7.6 MB": ("/tokenize", {"model": MODEL, "prompt": LONG}),
         "60,000 parts": (TEXT, _chat(messages=[{"role": "user", "content": _parts(60_000, "a")}])),
         "20,000 stop texts": (TEXT, _chat(stop=["a"] * 20_000)),
         "a bias for every token": (TEXT, _chat(logit_bias={str(n): 1 for n in range(50_000)})),
         "a million tokens": ("/v1/completions", {"model": MODEL, "prompt": [5] * 1_000_000}),
         "128 prompts of 30 kB": (
             "/v1/completions",
-            {"model": MODEL, "prompt": [long[:30_000]] * 128},
+            {"model": MODEL, "prompt": [LONG[:30_000]] * 128},
         ),
-        # others
+    }
+
+
+def texts() -> Requests:
+    """Long texts of all kinds."""
+    return {
         "15,000 messages": (TEXT, _chat(messages=_turns(15_000, "hi"))),
         "15,000 messages to shorten": (
             "/v1/responses",
@@ -84,7 +102,7 @@ def requests() -> dict[str, tuple[str, bytes]]:
         ),
         "four pages to shorten": (
             "/v1/responses",
-            {"model": MODEL, "input": _turns(5, page), "truncation": "auto"},
+            {"model": MODEL, "input": _turns(5, PAGE), "truncation": "auto"},
         ),
         "a page of one word": (TEXT, _chat(messages=_turns(1, "a" * 2_000_000))),
         "a page of spaces": (TEXT, _chat(messages=_turns(1, " " * 2_000_000))),
@@ -94,50 +112,20 @@ def requests() -> dict[str, tuple[str, bytes]]:
         "a page of escapes": (TEXT, _chat(messages=_turns(1, "\u0001" * 400_000))),
         "a page of combining marks": (TEXT, _chat(messages=_turns(1, "a\u0301\u0327" * 300_000))),
         "a page of special tokens": (TEXT, _chat(messages=_turns(1, "<|im_end|>" * 100_000))),
+    }
+
+
+def structures() -> Requests:
+    """Many values, and deep ones."""
+    return {
         "thoughts of 4 MB": (
             TEXT,
-            _chat(messages=[*_turns(2, "hi"), {"role": "user", "content": "<think>" + page * 4}]),
+            _chat(messages=[*_turns(2, "hi"), {"role": "user", "content": "<think>" + PAGE * 4}]),
         ),
         "5,000 calls": (TEXT, _chat(messages=_calls(5_000))),
-        "arguments of 5 MB": (
-            TEXT,
-            _chat(
-                messages=[
-                    {"role": "user", "content": "hi"},
-                    {
-                        "role": "assistant",
-                        "tool_calls": [
-                            {
-                                "id": "c",
-                                "type": "function",
-                                "function": {"name": "f", "arguments": json.dumps([1] * 1_000_000)},
-                            }
-                        ],
-                    },
-                    {"role": "tool", "tool_call_id": "c", "content": "ok"},
-                ]
-            ),
-        ),
+        "arguments of 5 MB": (TEXT, _chat(messages=_called(json.dumps([1] * 1_000_000), 1))),
         "tools with large schemas": (TEXT, _chat(tools=_tools(200, properties=300))),
-        "deep arguments": (
-            TEXT,
-            _chat(
-                messages=[
-                    {
-                        "role": "assistant",
-                        "tool_calls": [
-                            {
-                                "id": "c",
-                                "type": "function",
-                                "function": {"name": "f", "arguments": nested},
-                            }
-                        ]
-                        * 500,
-                    },
-                    {"role": "user", "content": "hi"},
-                ]
-            ),
-        ),
+        "deep arguments": (TEXT, _chat(messages=_called(NESTED, 500))),
         "Anthropic blocks": (
             "/v1/messages",
             {
@@ -149,10 +137,15 @@ def requests() -> dict[str, tuple[str, bytes]]:
         ),
         "counting 6 MB": (
             "/v1/messages/count_tokens",
-            {"model": MODEL, "messages": [{"role": "user", "content": page * 6}]},
+            {"model": MODEL, "messages": [{"role": "user", "content": PAGE * 6}]},
         ),
-        "applying a template to 6 MB": ("/apply-template", _chat(messages=_turns(6, page))),
-        "128 choices of a page": (TEXT, _chat(messages=_turns(1, long[:8_000]), n=128)),
+        "applying a template to 6 MB": ("/apply-template", _chat(messages=_turns(6, PAGE))),
+        "128 choices of a page": (TEXT, _chat(messages=_turns(1, LONG[:8_000]), n=128)),
         "texts of a million tokens": ("/detokenize", {"model": MODEL, "tokens": [5] * 1_000_000}),
     }
+
+
+def requests() -> dict[str, tuple[str, bytes]]:
+    """Path and body of each, by what it is."""
+    made = {**of_the_report(), **texts(), **structures()}
     return {name: (path, json.dumps(body).encode()) for name, (path, body) in made.items()}

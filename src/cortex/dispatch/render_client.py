@@ -1,8 +1,11 @@
 """Asks a node what a prompt looks like in text and tokens; no model is loaded for it."""
 
 import asyncio
+import logging
 import time
 from typing import NamedTuple
+
+import msgspec
 
 from cortex.dispatch import refusals, router
 from cortex.dispatch.decisions import Decisions
@@ -16,6 +19,8 @@ from protocol.fleet import ModelState
 from protocol.generate import GenerateRequest
 from protocol.render import Render, Rendered
 
+log = logging.getLogger("dispatch")
+
 ANSWER_SECONDS = 10.0
 """Limit of the wait for an answer; the node may have to read a tokenizer first."""
 BYTES_PER_SECOND = 100_000
@@ -23,6 +28,25 @@ BYTES_PER_SECOND = 100_000
 LOOK_SECONDS = 1.0
 """Time between two looks at whether the node that was asked is still there."""
 NODES_ASKED = 3
+
+
+_EMPTY = msgspec.Raw(b"[]")
+
+
+class PassedOn(Rendered, frozen=True, omit_defaults=True):
+    """A node's answer whose lists, which may be megabytes, stay the bytes that arrived."""
+
+    tokens: msgspec.Raw = _EMPTY  # type: ignore[assignment]
+    pieces: msgspec.Raw = _EMPTY  # type: ignore[assignment]
+
+    @property
+    def count(self) -> int:
+        """The number of tokens."""
+        listed = bytes(self.tokens).strip()
+        return listed.count(b",") + 1 if listed != b"[]" else 0
+
+
+_read = codec.Reader[PassedOn](PassedOn)
 
 
 class RenderClient(NamedTuple):
@@ -33,7 +57,7 @@ class RenderClient(NamedTuple):
     catalogue: Catalogue
     decisions: Decisions
 
-    async def render(self, request: GenerateRequest, *, pieces: bool = False) -> Rendered:
+    async def render(self, request: GenerateRequest, *, pieces: bool = False) -> PassedOn:
         """Renders the prompt of *request*. Raises ``FleetError`` when it has none, or when no node
         can tell."""
         model = self.catalogue.resolve(request.model, self.fleet.models())
@@ -46,7 +70,11 @@ class RenderClient(NamedTuple):
                 raise FleetError.of(refusals.prompt_is_too_large(error.size, error.limit)) from None
             if answer is None:
                 continue
-            rendered = codec.read_rendered(answer)
+            try:
+                rendered = _read(answer)
+            except codec.UnreadableMessage as error:
+                log.warning("ignored an unreadable answer of node %s: %s", node, error)
+                continue
             if rendered.error is None:
                 return rendered
             if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:

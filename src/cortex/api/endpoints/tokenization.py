@@ -58,7 +58,7 @@ class Tokenization:
                 prompt_of(asked, body), pieces=bool(asked.return_token_strs)
             )
             return {
-                "count": len(rendered.tokens),
+                "count": rendered.count,
                 "max_model_len": rendered.context_limit or None,
                 "tokens": rendered.tokens,
                 "token_strs": rendered.pieces if asked.return_token_strs else None,
@@ -89,7 +89,7 @@ class Tokenization:
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(_chat(body))
-            return {"input_tokens": len(rendered.tokens)}
+            return {"input_tokens": rendered.count}
 
         return _Endpoint(self._bodies, work, Style.OPENAI)
 
@@ -98,7 +98,7 @@ class Tokenization:
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(decode_responses(body).choices[0].request)
-            return {"object": "response.input_tokens", "input_tokens": len(rendered.tokens)}
+            return {"object": "response.input_tokens", "input_tokens": rendered.count}
 
         return _Endpoint(self._bodies, work, Style.OPENAI)
 
@@ -107,7 +107,7 @@ class Tokenization:
 
         async def work(body: bytes) -> object:
             rendered = await self._prompts.render(decode_count(body))
-            return {"input_tokens": len(rendered.tokens)}
+            return {"input_tokens": rendered.count}
 
         return _Endpoint(self._bodies, work, Style.ANTHROPIC)
 
