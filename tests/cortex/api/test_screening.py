@@ -172,6 +172,15 @@ async def test_what_is_no_json_is_left_to_the_decoder(screener: Screener, body: 
     await screener.check(body)
 
 
+@pytest.mark.parametrize("rest", [b"", b"\\", b'"', b'"]', b'\\"'])
+@pytest.mark.parametrize("piece", [b'\\"', b"\\", b'",', b'"', b'"\\', b'\\",'])
+def test_unclosed_texts_take_no_longer_than_others(piece: bytes, rest: bytes) -> None:
+    body = b'{"a":"' + piece * 2_000_000 + rest
+    began = time.process_time()
+    too_complex(body)
+    assert time.process_time() - began < 5.0
+
+
 async def test_millions_of_values_are_refused_before_they_are_decoded(screener: Screener) -> None:
     body = b'{"messages":[' + b"[]," * 5_000_000 + b"[]]}"
     with pytest.raises(FleetError, match=r"The body has more than [\d,]+ values"):

@@ -38,8 +38,7 @@ class Screener:
         """Raises ``FleetError(INVALID_REQUEST)`` for a body of too many values."""
         if signs(body) <= QUICK_SIGNS:
             return
-        async with self._turn:
-            field, why = await self._ask_patiently(body)
+        field, why = await self._ask_patiently(body)
         if why:
             advice = "Send a shorter request." if field or "twice" not in why else ""
             raise FleetError(ErrorCode.INVALID_REQUEST, f"{why} {advice}".rstrip(), param=field)
@@ -60,15 +59,16 @@ class Screener:
 
     async def _ask_patiently(self, body: bytes) -> tuple[str, str]:
         for _ in range(TRIES):
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    return await self._ask(body)
-            except (TimeoutError, OSError, ValueError) as error:
-                log.warning("the process that looks at large bodies failed: %r", error)
-                self._drop()
-            except asyncio.CancelledError:
-                self._drop()  # its next answer would be about this body
-                raise
+            async with self._turn:  # the second time behind all others: it may be to blame
+                try:
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        return await self._ask(body)
+                except (TimeoutError, OSError, ValueError) as error:
+                    log.warning("the process that looks at large bodies failed: %r", error)
+                    self._drop()
+                except asyncio.CancelledError:
+                    self._drop()  # its next answer would be about this body
+                    raise
         raise FleetError(
             ErrorCode.OVERLOADED,
             f"The gateway could not look at the body within {TRIES * ANSWER_SECONDS:.0f} s. Try "

@@ -43,6 +43,7 @@ class Lane:
         self._loading: TextProcess | None = None
         self._loaded = expected
         self._is_closed = False
+        self._askers = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dying: set[asyncio.Task[str]] = set()
 
@@ -55,7 +56,7 @@ class Lane:
     @property
     def is_busy(self) -> bool:
         """Whether a request is being done, or waits."""
-        return self._turn.locked()
+        return self._askers > 0
 
     async def open(self) -> TextLoaded:
         """Starts the process; returns what it has read. Raises ``FleetError`` that says what is
@@ -69,9 +70,16 @@ class Lane:
 
         Raises ``FleetError``: by *explain* when the request is to blame for the end of the process;
         MODEL_UNAVAILABLE when it was ended from outside again and again. When the caller is
-        cancelled, the work is finished nevertheless, and its answer dropped.
+        cancelled, work that has begun is finished nevertheless, and its answer dropped.
         """
+        self._askers += 1
+        try:
+            await self._turn.acquire()
+        except BaseException:
+            self._askers -= 1
+            raise
         asking = self._spawn(self._ask(message, work, explain))
+        asking.add_done_callback(self._pass_on)  # also if it is cancelled before it has begun
         return await asyncio.shield(asking)
 
     async def close(self) -> None:
@@ -89,27 +97,32 @@ class Lane:
         await asyncio.sleep(0)  # their channels are closed in the loop's next round
 
     async def _ask(self, message: ToText, work: Working, explain: Explain) -> TextAnswer:
-        async with self._turn:
-            for left in reversed(range(TRIES)):
-                process = await self._replacement()
-                try:
-                    answer = await process.ask(message, work)
-                    if isinstance(answer, TextRefused) and answer.is_last:
-                        self._drop()
-                        self._restart()
-                    return answer
-                except TextProcessDied as death:
+        """Does the work of whoever has the turn."""
+        for left in reversed(range(TRIES)):
+            process = await self._replacement()
+            try:
+                answer = await process.ask(message, work)
+                if isinstance(answer, TextRefused) and answer.is_last:
                     self._drop()
                     self._restart()
-                    log.warning("the text process of %s ended: %s", self._load.folder, death)
-                    if death.is_to_blame:
-                        raise explain(death) from None
-                    if not left:
-                        raise self._unavailable(f"its text process ended: {death}") from None
-                except BaseException:
-                    self._drop()  # it may still be at work
-                    raise
+                return answer
+            except TextProcessDied as death:
+                self._drop()
+                self._restart()
+                log.warning("the text process of %s ended: %s", self._load.folder, death)
+                if death.is_to_blame:
+                    raise explain(death) from None
+                if not left:
+                    raise self._unavailable(f"its text process ended: {death}") from None
+            except BaseException:
+                self._drop()  # it may still be at work
+                raise
         raise AssertionError("the last try ends it")
+
+    def _pass_on(self, asking: asyncio.Task[TextAnswer]) -> None:
+        """Gives the turn to the next."""
+        self._askers -= 1
+        self._turn.release()
 
     async def _replacement(self) -> TextProcess:
         """The process; where it cannot be started again, no request is to blame."""
@@ -182,7 +195,7 @@ class Lane:
 
     def _has_died(self, process: TextProcess) -> None:
         """Replaces a process that died while it had nothing to do."""
-        if self._process is process and not self._turn.locked() and not self._is_closed:
+        if self._process is process and not self.is_busy and not self._is_closed:
             log.warning("the text process of %s ended while it was idle", self._load.folder)
             self._drop()
             with contextlib.suppress(FleetError):
