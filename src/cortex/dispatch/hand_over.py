@@ -15,6 +15,7 @@ from cortex.dispatch import refusals
 from cortex.dispatch.admission import characters
 from cortex.dispatch.wait_budget import QUEUE_SECONDS
 from cortex.storage.keeper import JobsSeen, Storage
+from cortex.storage.lane_keeper import Stuck
 from protocol import codec
 from protocol.bus import Bus, QueueFull, StorageError
 from protocol.bus.connection import BusOverflow
@@ -34,9 +35,10 @@ _RETRY_SECONDS = 0.2
 class StoredJob:
     """A job in the stream."""
 
-    def __init__(self, model: str, sequence: int, stream: str) -> None:
-        self.model = model
-        self._sequence = sequence
+    def __init__(self, job: Job, sequence: int, stream: str) -> None:
+        self.model = job.request.model
+        self.priority = job.priority
+        self.sequence = sequence
         self._stream = stream
         self.at = time.monotonic()
         self.is_lost = False
@@ -45,8 +47,8 @@ class StoredJob:
     def compare(self, seen: JobsSeen) -> None:
         """Compares it with the stream as it was."""
         info = seen.info
-        is_there = info.first_sequence <= self._sequence <= info.last_sequence
-        is_there = is_there and self._sequence not in info.deleted
+        is_there = info.first_sequence <= self.sequence <= info.last_sequence
+        is_there = is_there and self.sequence not in info.deleted
         if self._stream not in ("", info.created):
             is_there = False
         self.is_lost = self.is_lost or (self.at < seen.asked_at and not is_there)
@@ -139,16 +141,16 @@ class HandOver:
         except BusOverflow as error:
             raise FleetError.of(refusals.job_is_too_large(error.size, error.limit)) from None
         self._storage.stored()
-        stored = StoredJob(job.request.model, sequence, self._stream)
+        stored = StoredJob(job, sequence, self._stream)
         self._stored.add(stored)
         return stored
 
-    def _compare(self, seen: JobsSeen) -> Iterator[str]:
-        """Compares what waits in the stream with it; yields models whose jobs are stuck there."""
+    def _compare(self, seen: JobsSeen) -> Iterator[Stuck]:
+        """Compares what waits in the stream with it; yields jobs that are stuck there."""
         self._stream = seen.info.created
         now = time.monotonic()
         for stored in list(self._stored):
             stored.compare(seen)
             is_stuck = not stored.is_lost and now - stored.at > STUCK_SECONDS
             if is_stuck and self._has_room(stored.model):
-                yield stored.model
+                yield Stuck(stored.model, stored.priority, stored.sequence)

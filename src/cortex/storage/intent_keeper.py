@@ -21,7 +21,10 @@ SURE_SECONDS = 45.0
 """How old the last agreement with the bucket may be. Marks of removals are kept for longer, so that
 none can have been missed."""
 MEND_SECONDS = 0.25
-"""How long a record may be wrong before it is written again: its author may be new."""
+"""How long a record may be missing before it is written again."""
+NEW_AUTHOR_SECONDS = 1.6
+"""How long another record may be there before it is overwritten: its author may be a gateway that
+has not been heard yet."""
 
 
 class IntentKeeper:
@@ -45,7 +48,7 @@ class IntentKeeper:
         self._author = author
         self._is_gateway = is_gateway
         self._known: dict[str, bytes] = {}
-        self._wrong: set[str] = set()
+        self._wrong: dict[str, float] = {}  # since when
         self._woken = asyncio.Event()
         self.view = KvView(bus, bucket, listener, watcher=self._seen)
 
@@ -59,7 +62,8 @@ class IntentKeeper:
         if not self._is_kept(key):
             return
         is_sure = time.monotonic() - self.view.confirmed_at < SURE_SECONDS
-        is_right = entry.is_meant or not is_sure or key not in self._known
+        is_lost = is_sure or entry.is_of_another_bucket
+        is_right = entry.is_meant or not is_lost or key not in self._known
         if entry.value is None:
             if is_right:
                 self._known.pop(key, None)
@@ -67,9 +71,9 @@ class IntentKeeper:
             is_right = True
             self._known[key] = entry.value
         if is_right:
-            self._wrong.discard(key)
+            self._wrong.pop(key, None)
         else:
-            self._wrong.add(key)
+            self._wrong.setdefault(key, time.monotonic())
             self._woken.set()
 
     async def _mend(self) -> None:
@@ -77,16 +81,23 @@ class IntentKeeper:
             await self._woken.wait()
             await asyncio.sleep(MEND_SECONDS)
             self._woken.clear()
-            for key in list(self._wrong):
+            for key, since in list(self._wrong.items()):
                 now, known = self.view.get(key), self._known.get(key)
                 if now is not None and self._is_authentic(now):
                     self._known[key] = now
+                elif self._may_be_new(now, since):
+                    self._woken.set()
+                    continue
                 elif known is not None and now != known:
                     log.warning("%s in %s was lost or overwritten; mended", key, self._bucket.name)
                     if not await self._bucket.put(key, known):
                         self._woken.set()
                         continue
-                self._wrong.discard(key)
+                self._wrong.pop(key, None)
+
+    def _may_be_new(self, value: bytes | None, since: float) -> bool:
+        is_young = time.monotonic() - since < NEW_AUTHOR_SECONDS
+        return value is not None and is_young and self._is_readable(value)
 
     def _is_authentic(self, value: bytes) -> bool:
         try:

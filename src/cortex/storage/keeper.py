@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cortex.storage.kept_stream import KeptStream
-from cortex.storage.lane_keeper import UNNEEDED_SECONDS, LaneKeeper
+from cortex.storage.lane_keeper import UNNEEDED_SECONDS, LaneKeeper, Stuck
 from protocol import keys
 from protocol.bus import Bus, JobLanes, KvBucket, StorageError, StreamInfo
 from protocol.runtime.waiting import wait_at_most
@@ -62,8 +62,8 @@ class Storage:
         self._woken = asyncio.Event()
         self.wants_deleted: Callable[[], bool] = lambda: False
         """Whether somebody compares jobs with the stream."""
-        self.on_look: Callable[[JobsSeen], Iterable[str]] = lambda _: ()
-        """Compares jobs with the stream; returns models whose jobs are stuck in it."""
+        self.on_look: Callable[[JobsSeen], Iterable[Stuck]] = lambda _: ()
+        """Compares jobs with the stream; returns those that are stuck in it."""
 
     @property
     def why_not(self) -> str:
@@ -96,7 +96,10 @@ class Storage:
             while True:
                 self._woken.clear()
                 if self._bus.is_connected:
-                    await self._look()
+                    try:
+                        await self._look()
+                    except Exception:  # whatever the server says must not end the gateway
+                        log.exception("while looking after the streams")
                 pause = TROUBLE_SECONDS if self.troubles else LOOK_SECONDS
                 await wait_at_most(self._woken, pause)
         finally:
@@ -117,8 +120,9 @@ class Storage:
         if jobs.created != self._created:
             self._created = jobs.created
             self.lanes.forget()  # a new stream has no consumers
+        stuck = list(self.on_look(JobsSeen(jobs, asked_at)))
         try:
             await self.lanes.provision()
-            await self._lane_keeper.look(self.on_look(JobsSeen(jobs, asked_at)))
+            await self._lane_keeper.look(stuck)
         except StorageError as error:
             log.warning("cannot look after the lanes of models: %s", error)

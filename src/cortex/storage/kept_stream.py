@@ -48,7 +48,7 @@ class KeptStream:
 
     def confirmed(self) -> None:
         """Notes that the stream has stored something."""
-        self._confirmed_at = time.monotonic()
+        self._confirmed_at, self._is_doubtful = time.monotonic(), False
 
     def doubt(self) -> None:
         """Has the next look try a write."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from protocol import subjects
 from protocol.bus import JobLanes, StorageError
@@ -15,6 +16,14 @@ UNNEEDED_SECONDS = 60.0
 """How long a model must be on no node before its lanes go."""
 REPLACE_EVERY_SECONDS = 2.0
 """Shortest time between two replacements of a model's consumers."""
+
+
+class Stuck(NamedTuple):
+    """A job that lies in the stream although some node has room for it."""
+
+    model: str
+    priority: Priority
+    sequence: int
 
 
 class LaneKeeper:
@@ -31,17 +40,19 @@ class LaneKeeper:
         self._unneeded: dict[str, float] = {}
         self._replaced: dict[str, float] = {}
 
-    async def look(self, stuck: Iterable[str] = ()) -> None:
-        """Looks once; *stuck* models have jobs in the stream that nobody gets although some node
-        has room. Raises ``StorageError``."""
+    async def look(self, stuck: Iterable[Stuck] = ()) -> None:
+        """Looks once. A lane that does not deliver a *stuck* job is made anew; one that has
+        delivered it is not: its prompt is being prepared. Raises ``StorageError``."""
         there, models = await self._lanes.consumers(), set(self._models())
         for model in models:
             if not there.issuperset(_lanes_of(model)):
                 self._lanes.forget_model(model)
                 await self._provision(model)
         now = time.monotonic()
-        for model in stuck:
-            if now - self._replaced.get(model, float("-inf")) > REPLACE_EVERY_SECONDS:
+        for model, priority, sequence in stuck:
+            if now - self._replaced.get(model, float("-inf")) <= REPLACE_EVERY_SECONDS:
+                continue
+            if await self._lanes.does_not_deliver(model, priority, sequence):
                 self._replaced[model] = now
                 log.warning("jobs of %s are not delivered; making its consumers anew", model)
                 await self._lanes.replace_model(model)
@@ -59,8 +70,11 @@ class LaneKeeper:
         self._unneeded = {name: self._unneeded.get(name, now) for name in unneeded}
         gone = [name for name, at in self._unneeded.items() if now - at >= self._keep_seconds]
         for name in gone:
+            del self._unneeded[name]
+            if await self._lanes.is_in_use(name):
+                continue  # by nodes that another gateway serves
             self._lanes.forget_model(_model_of(name))
-        await self._lanes.remove(gone)
+            await self._lanes.remove([name])
 
 
 def _lanes_of(model: str) -> Iterator[str]:

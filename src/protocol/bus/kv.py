@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from protocol import subjects
 from protocol.bus.connection import Bus
-from protocol.bus.streams import PROBE, StorageError, Stream
+from protocol.bus.streams import PROBE, StorageError, Stream, checked
 
 log = logging.getLogger("bus")
 
@@ -92,32 +92,36 @@ class KvBucket:
         answer = await self._bus.request(subject, value, headers=headers, timeout=1)
         if answer is None:
             return None
-        found = json.loads(answer)
-        error = found.get("error")
-        if error is None:
-            return int(found["seq"])
-        if error.get("err_code") == _WRONG_SEQUENCE:
-            return 0
-        log.warning("cannot write %s in %s: %s", key, self.name, error.get("description"))
+        try:
+            return int(checked(answer)["seq"])
+        except StorageError as error:
+            if error.code == _WRONG_SEQUENCE:
+                return 0
+            log.warning("cannot write %s in %s: %s", key, self.name, error)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            log.warning("cannot write %s in %s: an odd answer: %r", key, self.name, error)
         return None
 
     async def read(self, key: str) -> Stored | None:
-        """Reads what is stored now, as the stream's leader knows it; None when it does not
-        answer."""
+        """Reads what is stored now, as the stream's leader knows it; None when it does not answer
+        in its own way."""
         body = json.dumps({"last_by_subj": subjects.kv_write(self.name, key)}).encode()
         subject = f"$JS.API.STREAM.MSG.GET.KV_{self.name}"
         answer = await self._bus.request(subject, body, timeout=1)
         if answer is None:
             return None
-        found = json.loads(answer)
-        if "error" in found:
-            return Stored(None, 0) if found["error"].get("err_code") == _NO_MESSAGE else None
-        message = found["message"]
-        headers = base64.b64decode(message.get("hdrs", ""))
+        try:
+            message = checked(answer)["message"]
+            headers = base64.b64decode(message.get("hdrs", ""))
+            data = base64.b64decode(message.get("data", ""))
+            sequence = int(message["seq"])
+        except StorageError as error:
+            return Stored(None, 0) if error.code == _NO_MESSAGE else None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            return None
         gone = b"Nats-Marker-Reason" in headers or b"KV-Operation: " in headers
         is_meant = b"Nats-Marker-Reason: MaxAge" in headers or REMOVED.encode() in headers
-        data = base64.b64decode(message.get("data", ""))
-        return Stored(None if gone else data, int(message["seq"]), is_meant)
+        return Stored(None if gone else data, sequence, is_meant)
 
     async def created(self) -> str | None:
         """Returns the bucket's creation time in a form that sorts; None when JetStream does not
@@ -137,10 +141,12 @@ class KvBucket:
         )
         if answer is None:
             return False
-        error = json.loads(answer).get("error")
-        if error:
-            log.warning("cannot write %s in %s: %s", key, self.name, error.get("description"))
-        return not error
+        try:
+            checked(answer)
+        except StorageError as error:
+            log.warning("cannot write %s in %s: %s", key, self.name, error)
+            return False
+        return True
 
 
 def _config(name: str) -> dict[str, object]:

@@ -26,6 +26,10 @@ retried soon."""
 _ANSWER_SECONDS = 1.0
 _MISSING = 10014
 """NATS's code for a consumer that does not exist."""
+_OTHER_KIND = 10012
+"""NATS's code when a consumer of the name is one that pushes, or cannot be changed into a lane."""
+_UNSTATED = {"headers_only": False, "rate_limit_bps": 0, "max_batch": 0, "max_bytes": 0}
+"""What every lane leaves at its default; an operator may have changed it."""
 
 
 class QueueFull(Exception):
@@ -53,20 +57,16 @@ class JobLanes:
         if model in self._provisioned:
             return
         for priority in Priority:
-            name = subjects.lane_consumer(model, priority)
-            config = {
-                "durable_name": name,
-                "name": name,
-                "filter_subject": subjects.job(model, priority),
-                "ack_policy": "explicit",
-                "ack_wait": 1_000_000_000,
-                "max_deliver": MAX_DELIVERIES,
-                "max_ack_pending": 1024,
-                "priority_policy": "prioritized",
-                "priority_groups": [PULL_GROUP],
-            }
+            name, config = _lane(model, priority)
             body = json.dumps({"stream_name": STREAM, "config": config}).encode()
-            await self._ask(f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}", body)
+            create = f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{name}"
+            try:
+                await self._ask(create, body)
+            except StorageError as error:
+                if error.code != _OTHER_KIND:
+                    raise
+                await self.remove([name])
+                await self._ask(create, body)
         self._provisioned.add(model)
 
     async def replace_model(self, model: str) -> None:
@@ -76,15 +76,49 @@ class JobLanes:
         self.forget_model(model)
         await self.provision_model(model)
 
+    async def does_not_deliver(self, model: str, priority: Priority, sequence: int) -> bool:
+        """Whether a lane is missing, paused or edited, or has passed over the job with the
+        *sequence* in the stream. Raises :class:`StorageError`."""
+        name, wanted = _lane(model, priority)
+        found = await self._consumer(name)
+        if found is None or found.get("paused"):
+            return True
+        try:
+            config, delivered = found["config"], int(found["delivered"]["stream_seq"])
+            wanted |= _UNSTATED
+            differs = any((config.get(key) or 0) != (value or 0) for key, value in wanted.items())
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StorageError(f"NATS describes the lane {name} oddly: {error!r}") from None
+        return differs or delivered < sequence
+
+    async def is_in_use(self, consumer: str) -> bool:
+        """Whether somebody waits for jobs of a lane, or has one, or will get one. Raises
+        :class:`StorageError`."""
+        found = await self._consumer(consumer) or {}
+        return any(found.get(what) for what in ("num_waiting", "num_pending", "num_ack_pending"))
+
+    async def _consumer(self, name: str) -> dict[str, Any] | None:
+        """Describes a consumer; None when there is none."""
+        try:
+            return await self._ask(f"$JS.API.CONSUMER.INFO.{STREAM}.{name}", b"")
+        except StorageError as error:
+            if error.code == _MISSING:
+                return None
+            raise
+
     async def consumers(self) -> set[str]:
         """Lists the consumers that the stream has. Raises :class:`StorageError`."""
         names: set[str] = set()
         while True:
             body = json.dumps({"offset": len(names)}).encode()
             found = await self._ask(f"$JS.API.CONSUMER.NAMES.{STREAM}", body)
-            page = set(found.get("consumers") or ()) - names
+            try:
+                page = set(map(str, found.get("consumers") or ())) - names
+                total = int(found.get("total") or 0)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise StorageError(f"NATS lists its consumers oddly: {error!r}") from None
             names |= page
-            if not page or len(names) >= int(found.get("total") or 0):
+            if not page or len(names) >= total:
                 return names
 
     async def remove(self, consumers: Iterable[str]) -> None:
@@ -150,6 +184,22 @@ class JobLanes:
         if answer is None:
             raise StorageError("JetStream does not answer")
         return checked(answer)
+
+
+def _lane(model: str, priority: Priority) -> tuple[str, dict[str, object]]:
+    """The name and the configuration of a lane's consumer."""
+    name = subjects.lane_consumer(model, priority)
+    return name, {
+        "durable_name": name,
+        "name": name,
+        "filter_subject": subjects.job(model, priority),
+        "ack_policy": "explicit",
+        "ack_wait": 1_000_000_000,
+        "max_deliver": MAX_DELIVERIES,
+        "max_ack_pending": 1024,
+        "priority_policy": "prioritized",
+        "priority_groups": [PULL_GROUP],
+    }
 
 
 CONFIG: dict[str, object] = {

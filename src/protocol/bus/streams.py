@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ PROBE = "=probe"
 """Subject token, and key, of a probe. No model has it, as it is not a canonical token."""
 _STREAM_EXISTS = 10058
 _STREAM_MISSING = 10059
+_INVALID_CHANGE = 10052
+"""NATS's code for a change of configuration that it never allows, such as taking back a denial."""
 _UNSTATED: Mapping[str, object] = {
     "max_msgs": -1,
     "max_msg_size": -1,
@@ -35,6 +38,9 @@ _KEPT = ("num_replicas", "placement", "metadata", "description")
 """What an operator may choose."""
 _ASK_SECONDS = 1.0
 _PROBE_SECONDS = 0.7
+_LATE_SECONDS = 0.1
+"""By so much a request ends late only if this process was held up: its answer may have come."""
+_PROBES = 3
 
 
 class StorageError(Exception):
@@ -94,7 +100,7 @@ class Stream:
                 frozenset(state.get("subjects") or ()) if subjects else None,
                 frozenset(state.get("deleted") or ()),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StorageError(f"NATS describes the stream {self.name} oddly: {error!r}") from None
 
     async def ensure(self) -> StreamInfo:
@@ -113,7 +119,13 @@ class Stream:
                 await self.replace(info)
             elif self._differs(info.config):
                 log.info("restoring the configuration of the stream %s", self.name)
-                await self.touch(info)
+                try:
+                    await self.touch(info)
+                except StorageError as error:
+                    if error.code != _INVALID_CHANGE:
+                        raise
+                    log.warning("%s", error)
+                    await self.replace(info)
             else:
                 return info
         raise StorageError(f"the stream {self.name} is changed again and again")
@@ -125,11 +137,14 @@ class Stream:
         await self._ask("UPDATE", {**kept, **self._config})
 
     async def replace(self, info: StreamInfo) -> None:
-        """Puts a new, empty stream in the place of the one that *info* describes. Raises
-        :class:`StorageError`."""
+        """Puts a new, empty stream in the place of the one that *info* describes, unless that has
+        stored something since. Raises :class:`StorageError`."""
         now = await self.info()
-        if now is not None and now.created == info.created:
-            log.warning("replacing the stream %s, which stores nothing any more", self.name)
+        if now is not None and (now.created, now.last_sequence) == (
+            info.created,
+            info.last_sequence,
+        ):
+            log.warning("replacing the stream %s, which cannot be mended", self.name)
             try:
                 await self._ask("DELETE", {})
             except StorageError as error:
@@ -156,14 +171,23 @@ class Stream:
         headers = {"KV-Operation": "DEL"}  # in a bucket, it is no value
         if self._config.get("allow_msg_ttl"):
             headers["Nats-TTL"] = "1"
-        answer = await self._bus.request(
-            self._probe_subject, bytes(nbytes), timeout=_PROBE_SECONDS, headers=headers
-        )
-        if answer is None:
-            raise StorageError(f"writes to the stream {self.name} are not confirmed")
-        sequence = checked(answer).get("seq")
+        sequence = checked(await self._confirmation(bytes(nbytes), headers)).get("seq")
         if not self._config.get("deny_delete"):
-            await self._ask("MSG.DELETE", {"seq": sequence, "no_erase": True})
+            with contextlib.suppress(StorageError):  # it was stored, which was the question
+                await self._ask("MSG.DELETE", {"seq": sequence, "no_erase": True})
+
+    async def _confirmation(self, data: bytes, headers: dict[str, str]) -> bytes:
+        """Publishes a probe. That nothing has answered counts only if this process could hear."""
+        for _ in range(_PROBES):
+            began = time.monotonic()
+            answer = await self._bus.request(
+                self._probe_subject, data, timeout=_PROBE_SECONDS, headers=headers
+            )
+            if answer is not None:
+                return answer
+            if time.monotonic() - began < _PROBE_SECONDS + _LATE_SECONDS:
+                break
+        raise StorageError(f"writes to the stream {self.name} are not confirmed")
 
     def _differs(self, found: Mapping[str, Any]) -> bool:
         wanted = {**_UNSTATED, **self._config}
@@ -179,15 +203,17 @@ class Stream:
 
 
 def checked(answer: bytes) -> dict[str, Any]:
-    """Reads an answer of JetStream; raises :class:`StorageError` for one that reports an error."""
+    """Reads an answer of JetStream. Raises :class:`StorageError` for one that reports an error, and
+    for what is none: anybody may answer."""
     try:
         found = json.loads(answer)
         error = found.get("error")
-    except (ValueError, AttributeError, RecursionError):
+        if error:
+            code = int(error.get("err_code") or error.get("code") or 1)
+            raise StorageError(_reason(error), code)
+        return dict(found)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise StorageError("NATS gave an answer that cannot be read", 1) from None
-    if error:
-        raise StorageError(_reason(error), int(error.get("err_code") or error.get("code") or 1))
-    return dict(found)
 
 
 def _reason(error: Mapping[str, Any]) -> str:

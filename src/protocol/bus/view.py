@@ -52,6 +52,8 @@ class ViewEntry(NamedTuple):
     """Whether a value that is gone was removed by a program of the fleet, or has expired."""
     expires: bool = False
     """Whether its writer lets it expire."""
+    is_of_another_bucket: bool = False
+    """Whether a value is gone because the bucket was made anew."""
 
 
 Listener = Callable[[str, bytes | None], None]
@@ -227,6 +229,7 @@ class KvView:
                 return False
             fresh.update(batch.entries)
             sequence = batch.next_sequence
+        is_another = info.created != self._created
         self._note(info)
         for key, entry in fresh.items():
             # A recreated bucket counts from 1 again: a value that did not change while the snapshot
@@ -241,7 +244,8 @@ class KvView:
             if key not in fresh and self._entries.get(key) == old:
                 del self._entries[key]
                 if old.value is not None:
-                    self._show(key, old, ViewEntry(None, 0))
+                    gone = ViewEntry(None, 0, is_of_another_bucket=is_another)
+                    self._show(key, old, gone)
         self.confirmed_at = time.monotonic()
         return True
 
@@ -291,8 +295,11 @@ async def _read_batch(bus: Bus, bucket: str, keys: str, sequence: int) -> _Batch
         return _Batch(entries, 0)
     if status != _END_OF_BATCH:
         return None
-    more = int(last.headers.get("Nats-Num-Pending", "0")) > 0
-    return _Batch(entries, int(last.headers["Nats-Last-Sequence"]) + 1 if more else 0)
+    try:
+        more = int(last.headers.get("Nats-Num-Pending", "0")) > 0
+        return _Batch(entries, int(last.headers["Nats-Last-Sequence"]) + 1 if more else 0)
+    except (KeyError, ValueError):  # it was not the server that answered
+        return None
 
 
 def _entry(message: BusMessage) -> ViewEntry:
@@ -303,6 +310,6 @@ def _entry(message: BusMessage) -> ViewEntry:
     return ViewEntry(
         None if gone else message.data,
         int(headers["Nats-Sequence"]),
-        is_meant=has_expired or REMOVED in headers,
+        is_meant=has_expired or REMOVED in headers or (gone and "Nats-TTL" in headers),
         expires=has_expired or (not gone and "Nats-TTL" in headers),
     )

@@ -119,6 +119,25 @@ async def test_who_has_not_seen_the_bucket_for_long_takes_it_as_it_is(
         await settled(bucket, None)
 
 
+@pytest.mark.parametrize("verb", ["DELETE", "PURGE"])
+async def test_what_goes_with_its_bucket_comes_back_however_long_nobody_saw_it(
+    nats: NatsServer, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with keeping(nats) as (bucket, bus, _):
+        monkeypatch.setattr(intent_keeper, "SURE_SECONDS", 0.0)
+        await bus.request(f"$JS.API.STREAM.{verb}.KV_{keys.PLACEMENT}")
+        assert await bucket.provision()
+        await settled(bucket, pin("one", "n1") if verb == "DELETE" else None)
+
+
+async def test_what_an_older_gateway_removes_stays_away(nats: NatsServer) -> None:
+    """Those before 0.19 do not mark a removal, but let its marker expire."""
+    async with keeping(nats) as (bucket, bus, _):
+        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "60"}
+        await bus.request(subjects.kv_write(keys.PLACEMENT, KEY), b"", headers=headers)
+        await settled(bucket, None)
+
+
 async def test_keys_of_others_are_left_to_them(nats: NatsServer) -> None:
     async with keeping(nats) as (bucket, bus, _):
         key = keys.placement("n1", "m")

@@ -84,7 +84,9 @@ class Announcer:
         while self._dirty:
             key = next(iter(self._dirty))
             del self._dirty[key]
-            value = self._wanted[key]
+            value = self._wanted.get(key)
+            if value is None:
+                continue  # removed meanwhile
             if value.data is None:
                 written = await self._bucket.delete(key)
             else:
