@@ -1,7 +1,7 @@
 """However heavy one client's request is, nobody else notices it.
 
-Real processes: a gateway, a neuron with text processes and a scripted engine. Clients are threads with
-plain sockets, so that what is measured is not what the clients do.
+Real processes: a gateway, a neuron with text processes and a scripted engine. Clients are threads
+with plain sockets, so that what is measured is not what the clients do.
 """
 
 import http.client

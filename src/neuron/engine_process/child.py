@@ -13,7 +13,17 @@ from neuron.hardware.host import process_time
 STDERR_LINES = 40
 STDERR_LINE_BYTES = 400
 _READ_BYTES = 1 << 14
-_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FROM_OUTSIDE = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXCPU,  # the service's own limit of processor time, which its children inherit
+)
 
 
 class Process(Protocol):

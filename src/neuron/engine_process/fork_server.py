@@ -98,10 +98,11 @@ class ForkServer:
         return child
 
     async def _launch_text(self, channel: int) -> Child:
-        async with self._turn:
-            running = self._running
-            if running is not None and running.ready.done() and await self._is_ready(running):
-                return await self._fork_for_good(running, ForkRequest(Kind.TEXT), channel, ())
+        running = self._running
+        if running is not None and running.ready.done() and await self._is_ready(running):
+            async with self._turn:
+                if self._running is running:
+                    return await self._fork_for_good(running, ForkRequest(Kind.TEXT), channel, ())
         return await start_text_python(channel, environment=self._environment)
 
     async def _launch(self, rank: int, channel: int, lines: Sequence[int]) -> Child:
@@ -111,11 +112,12 @@ class ForkServer:
         Raises :class:`CannotLaunch` when the server does not fork. It is ended then, but the
         process may come into being nevertheless, so that the descriptors must not be used again.
         """
-        async with self._turn:
-            running = self._running
-            if running is not None and await self._is_ready(running):
-                request = ForkRequest(Kind.ENGINE, rank)
-                return await self._fork_for_good(running, request, channel, lines)
+        running = self._running
+        if running is not None and await self._is_ready(running):
+            async with self._turn:
+                if self._running is running:  # it may have ended while this waited
+                    request = ForkRequest(Kind.ENGINE, rank)
+                    return await self._fork_for_good(running, request, channel, lines)
         return await start_python(rank, channel, lines, environment=self._environment)
 
     async def _fork_for_good(
@@ -126,7 +128,10 @@ class ForkServer:
         try:
             return await asyncio.shield(forking)
         except asyncio.CancelledError:
-            await _undo(forking)
+            undoing = asyncio.create_task(_undo(forking))
+            while not undoing.done():  # however often the caller is cancelled
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(undoing)
             raise
 
     async def _run_once(self) -> str:

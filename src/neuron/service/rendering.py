@@ -5,6 +5,7 @@ The model need not be loaded: its tokenizer is read on request.
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 from neuron.files import sources
@@ -19,7 +20,7 @@ from protocol.render import Rendered
 log = logging.getLogger("neuron")
 
 AT_ONCE = 32
-"""Requests handled at the same time; those of one model take turns in its text processes."""
+"""Requests of one model handled at the same time; they take turns in its text processes."""
 
 OfferOf = Callable[[str], Offer | None]
 LimitOf = Callable[[str], int]
@@ -37,7 +38,7 @@ class RenderService:
         self._offer_of = offer_of
         self._limit_of = limit_of
         self._shelf = shelf
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(AT_ONCE))
         self._tasks: set[asyncio.Task[None]] = set()
 
     def asked(self, message: BusMessage) -> None:
@@ -48,8 +49,7 @@ class RenderService:
 
     async def _answer(self, message: BusMessage) -> None:
         try:
-            async with self._turns:
-                data = await self._rendered(message.data)
+            data = await self._rendered(message.data)
         except codec.UnreadableMessage as error:
             log.warning("ignored an unreadable render request: %s", error)
             return
@@ -78,5 +78,8 @@ class RenderService:
                 "model.",
                 retry_after_seconds=5,
             )
-        async with self._shelf.use(folder, offer.profile.tool_calls) as texts:
+        async with (
+            self._turns[model],
+            self._shelf.use(folder, offer.profile.tool_calls) as texts,
+        ):
             return await texts.render(data, model, self._limit_of(model))

@@ -12,11 +12,11 @@ complete: what one call of C code may take is bounded by the process that render
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.ext import Extension
 from jinja2.filters import do_round
 from jinja2.parser import Parser
@@ -113,7 +113,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters[_COUNT_STEP] = _count_step
         self.globals["raise_exception"] = _raise_exception
         self.globals["namespace"] = _GuardedNamespace
-        del self.globals["lipsum"]  # random text, but all attempts must render the same prompt
+        # Chance, but all attempts must render the same prompt.
+        del self.globals["lipsum"]
+        self.filters["random"] = _no_chance
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Computes ``left operator right``; raises :class:`TooExpensive` where that is too much."""
@@ -211,6 +213,10 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _no_chance(values: object) -> NoReturn:
+    raise TemplateRuntimeError("the filter 'random' is not available")
 
 
 class Clock:

@@ -126,6 +126,8 @@ class ChatTemplate:
         budget = Budget()
         shown = [_message(self._with_own_ids(message)) for message in messages]
         if continues_last:
+            if not shown:
+                raise _unusable("there is no message to continue", "messages")
             shown[-1]["content"] = f"{messages[-1].content}{_CUT}"
         variables = {
             **self._special_tokens,
@@ -134,7 +136,7 @@ class ChatTemplate:
             "messages": shown,
             "tools": [_tool(tool) for tool in tools] or None,
             "add_generation_prompt": not continues_last,
-            "strftime_now": Clock(rendered_at).strftime_now,
+            "strftime_now": _clock(rendered_at).strftime_now,
             BUDGET: budget,
         }
         try:
@@ -281,6 +283,18 @@ def _tool(tool: Tool) -> dict[str, object]:
             param="tools",
         ) from error
     return {"type": "function", "function": function}
+
+
+def _clock(rendered_at: float) -> Clock:
+    try:
+        return Clock(rendered_at)
+    except (ValueError, OverflowError, OSError):
+        raise _unusable(f"{rendered_at} is no time", "rendered_at") from None
+
+
+def _unusable(why: str, field: str) -> FleetError:
+    text = f"The conversation cannot be rendered: {why}. Send another one."
+    return FleetError(ErrorCode.INVALID_REQUEST, text, param=field)
 
 
 def _check_options(options: Mapping[str, bool | int | float | str | None]) -> None:

@@ -77,8 +77,10 @@ class CpuTimer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._is_armed = False
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        try:
+            self._is_armed = False
+        finally:  # the timer may go off on the way here
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
 
     def _went_off(self, number: int, frame: FrameType | None) -> None:
         if self._is_armed:

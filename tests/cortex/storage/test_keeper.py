@@ -248,4 +248,3 @@ async def test_odd_answers_end_nobody(nats: NatsServer, answer: bytes) -> None:
         await asyncio.sleep(0.5)
         assert not running.done()
         running.cancel()
-

@@ -46,6 +46,7 @@ def refusal(template: ChatTemplate, *messages: Message, **options: str | bool) -
         ("{% set ns = namespace(_x=1) %}", "private name '_x'"),
         ("{% set ns = namespace() %}{% set ns.__call__ = 1 %}", "private name"),
         ("{{ lipsum() }}", "undefined"),
+        ("{{ messages | random }}", "not available"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("{% include 'other' %}", "no loader"),
     ],
@@ -223,3 +224,14 @@ def test_mistral_gets_ids_of_nine_characters(load: Callable[[str], ChatTemplate]
     assert call.isalnum()
     assert ids("call_1b2c3d4e_1", "toolu_x")[0] != call
     assert ids("abcDEF123", "abcDEF123") == ["abcDEF123"] * 2
+
+
+@pytest.mark.parametrize("moment", [1e300, float("inf"), float("nan"), -1e18])
+def test_what_no_request_holds_is_refused_all_the_same(
+    load: Callable[[str], ChatTemplate], moment: float
+) -> None:
+    template = load("{{ messages }}")
+    with pytest.raises(FleetError, match="is no time"):
+        template.render((HELLO,), (), {}, rendered_at=moment)
+    with pytest.raises(FleetError, match="no message to continue"):
+        template.render((), (), {}, rendered_at=0, continues_last=True)

@@ -1,6 +1,7 @@
 """Endpoints about prompts: how many tokens they have, which ones, and the text that the model
 reads."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from cortex.api.dialects.messages.decode import decode_count
 from cortex.api.dialects.request_fields import TokenId, checked_model, invalid, read
 from cortex.api.dialects.responses.decode import decode_responses
 from cortex.api.error_responses import Style
-from cortex.api.http import BodyReader, ClientGone, send_error, send_json
+from cortex.api.http import BodyReader, ClientGone, send_error, send_json, watching_disconnect
 from cortex.dispatch.render_client import RenderClient
 from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
@@ -139,9 +140,27 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._work(await self._bodies.read(scope, receive))
+            answer = await self._answer(await self._bodies.read(scope, receive), receive)
             await send_json(send, msgspec.json.encode(answer))
         except ClientGone:
             pass
         except FleetError as error:
             await send_error(send, error.error, self._style)
+
+    async def _answer(self, body: bytes, receive: Receive) -> object:
+        """Does the work. Raises ``ClientGone`` when the client leaves meanwhile."""
+        working = asyncio.ensure_future(self._work(body))
+        has_left = False
+
+        def leave() -> None:
+            nonlocal has_left
+            has_left = True
+            working.cancel()
+
+        async with watching_disconnect(receive, leave):
+            try:
+                return await working
+            except asyncio.CancelledError:
+                if has_left:
+                    raise ClientGone from None
+                raise

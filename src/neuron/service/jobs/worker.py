@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from neuron.engine_process.sequence_stream import EngineDied
@@ -13,6 +13,7 @@ from neuron.ipc.messages import Add, EngineStats
 from neuron.service.engine_protocol import Engine
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
+from neuron.service.jobs.preparation import in_progress
 from neuron.service.jobs.registry import JobEntry, Jobs
 from neuron.service.jobs.running_job import RunningJob
 from neuron.service.jobs.step_time import StepTime
@@ -25,7 +26,6 @@ from protocol.bus import BusMessage, Delivery, JobPuller
 from protocol.bus.jobs import (
     GIVE_BACK,
     GIVE_BACK_LATER,
-    IN_PROGRESS,
     MAX_DELIVERIES,
     TERMINATE,
 )
@@ -35,8 +35,6 @@ from protocol.job import PROTOCOL, Job
 
 log = logging.getLogger("neuron")
 
-IN_PROGRESS_SECONDS = 0.5
-"""While a job's prompt is prepared, this often the stream is told not to deliver it again."""
 IDLE_SECONDS = 0.05
 """A gap of this length between two jobs does not count as idle."""
 
@@ -222,7 +220,8 @@ class Worker:
         known = self._jobs.get(job.id)
         if known is None or known.attempt < job.attempt:
             entry = self._jobs.add(job.id, job.attempt, self)
-            self._start(entry, self._serve(entry, job, ack, deliveries))
+            entry.ack = ack
+            self._start(entry, self._serve(entry, job, deliveries))
         elif known.attempt == job.attempt and known.running is not None:
             self._send(known.running.accept(ack))  # Accepted was lost, or came late
         elif known.attempt == job.attempt and ack:
@@ -238,12 +237,20 @@ class Worker:
 
         def done(_: object) -> None:
             self._active.discard(task)
+            if task.cancelled() and entry.running is None and self._jobs.get(entry.id) is entry:
+                self._give_back(entry)
             self._idle_since = time.monotonic()
             self._puller.wake()
             if not self._active:
                 asyncio.get_running_loop().call_later(IDLE_SECONDS, self._say_idle)
 
         task.add_done_callback(done)
+
+    def _give_back(self, entry: JobEntry) -> None:
+        """Leaves a job whose prompt is not ready to others."""
+        self._jobs.forget(entry.id)
+        if entry.ack:
+            self._send(self._identity.bus.publish(entry.ack, GIVE_BACK))
 
     def _say_idle(self) -> None:
         if not self._active:
@@ -256,12 +263,11 @@ class Worker:
 
     # -- one job -------------------------------------------------------------------------------
 
-    async def _serve(self, entry: JobEntry, job: Job, ack: str, deliveries: int) -> None:
+    async def _serve(self, entry: JobEntry, job: Job, deliveries: int) -> None:
         """Runs one job to its last frame; cancelling it stops the engine's work on it."""
         self._gateways.heard(job.gateway)
-        entry.ack = entry.ack or ack  # unless it was delivered again meanwhile
         try:
-            async with self._in_progress(entry):
+            async with in_progress(self._identity.bus, entry):
                 prompt = await self._prepare(job, deliveries)
         except FleetError as error:
             retryable = error.error.code is ErrorCode.MODEL_UNAVAILABLE
@@ -289,23 +295,6 @@ class Worker:
             ErrorCode.INTERNAL,
             f"Node {self._identity.node} failed to {what} the request; its log has the details.",
         )
-
-    @contextlib.asynccontextmanager
-    async def _in_progress(self, entry: JobEntry) -> AsyncIterator[None]:
-        """Keeps the stream from delivering a job again, to this neuron or another, while a long
-        prompt is prepared."""
-
-        async def say() -> None:
-            while True:
-                await asyncio.sleep(IN_PROGRESS_SECONDS)
-                if entry.ack:
-                    await self._identity.bus.publish(entry.ack, IN_PROGRESS)
-
-        saying = asyncio.create_task(say(), name=f"in progress {entry.id}")
-        try:
-            yield
-        finally:
-            saying.cancel()
 
     async def _prepare(self, job: Job, deliveries: int) -> Prompt:
         if job.protocol != PROTOCOL:

@@ -4,6 +4,7 @@ Owns the arithmetic between what the hardware reports and what the ledger holds.
 residents or the bus, and changes nothing.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
@@ -44,17 +45,22 @@ class MemoryMeter:
         self._warm = warm
         self._helpers = helpers
 
-    def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
-        """Reads what is taken now. *pids*: the engine processes of each model. An engine on a CPU
-        is measured; on a GPU it is taken at its word. Runs in a thread, because NVML can hang for
-        seconds."""
+    async def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
+        """Reads what is taken now, in a thread, because NVML can hang for seconds. *pids*: the
+        engine processes of each model. An engine on a CPU is measured; on a GPU it is taken at its
+        word."""
+        return await asyncio.to_thread(self._measure, ledger, pids, self._helpers())
+
+    def _measure(
+        self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]], helpers: Iterable[int]
+    ) -> Measured:
         on_cpu = {
             model: pids[model]
             for model, held in ledger.all_held().items()
             if model in pids and self._is_on_cpu(held)
         }
         sizes = {model: sum(map(written_bytes, engine)) for model, engine in on_cpu.items()}
-        own = self._own_bytes(ledger, {*self._helpers(), *chain.from_iterable(on_cpu.values())})
+        own = self._own_bytes(ledger, {*helpers, *chain.from_iterable(on_cpu.values())})
         now = self._hardware.usage(self.devices)
         usage = []
         for device, there, own_bytes in zip(self.devices, now, own, strict=True):

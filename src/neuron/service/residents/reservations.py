@@ -39,8 +39,8 @@ class Meter(Protocol):
 
     devices: tuple[Device, ...]
 
-    def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
-        """Reads what is taken now; runs in a thread."""
+    async def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
+        """Reads what is taken now."""
         ...
 
 
@@ -123,7 +123,7 @@ class Reservations:
         """Measures what others take of the devices, for the ledger and for the fleet, and what
         engines really take, for the next estimate."""
         pids = {model: reservation.pids for model, reservation in self._granted.items()}
-        measured = await asyncio.to_thread(self._meter.measure, self._ledger, pids)
+        measured = await self._meter.measure(self._ledger, pids)
         self.usage = measured.usage
         self._ledger.others_take([device.others_bytes for device in measured.usage])
         for model, size in measured.engine_bytes.items():

@@ -99,9 +99,11 @@ class TextProcess:
                 async with asyncio.timeout(LOOK_SECONDS):
                     arrived = await self._channel.receive()
             except TimeoutError:
-                # When this process itself was delayed, the answer may wait unread.
                 now = time.monotonic()
+                is_late = now - looked > 2 * LOOK_SECONDS
                 clock, looked = clock + min(now - looked, 2 * LOOK_SECONDS), now
+                if is_late:
+                    continue  # when this process itself was delayed, the answer may wait unread
                 verdict = patience.judge(clock, process_time(self.pid))
                 if verdict is not Verdict.WAIT:
                     raise self._given_up(verdict, patience.work) from None

@@ -41,19 +41,22 @@ def meter(monkeypatch: pytest.MonkeyPatch) -> MemoryMeter:
     )
 
 
-def test_an_engine_on_a_cpu_is_measured_and_on_a_gpu_taken_at_its_word(meter: MemoryMeter) -> None:
+async def test_an_engine_on_a_cpu_is_measured_and_on_a_gpu_taken_at_its_word(
+    meter: MemoryMeter,
+) -> None:
     ledger = Ledger(meter.devices)
     ledger.reserve("a", (0,), 6 * GIB)
     ledger.reserve("b", (1,), 7 * GIB)
     ledger.reserve("c", (1,), 7 * GIB)
-    measured = meter.measure(ledger, {"a": (19,), "b": (17, 18), "c": (), "gone": (19,)})
+    measured = await meter.measure(ledger, {"a": (19,), "b": (17, 18), "c": (), "gone": (19,)})
     assert measured.engine_bytes == {"b": 5 * GIB, "c": 0}
     on_gpu, on_cpu = (device.others_bytes // GIB for device in measured.usage)
     assert on_gpu == 8 - 6
     assert on_cpu == 16 - (1 + 2) - 2 - 4, "engines, what they are forked from, the warm tier"
 
 
-def test_others_never_take_less_than_nothing(meter: MemoryMeter) -> None:
+async def test_others_never_take_less_than_nothing(meter: MemoryMeter) -> None:
     ledger = Ledger(meter.devices)
     ledger.reserve("a", (0,), 10 * GIB)  # reserved, and not allocated yet
-    assert meter.measure(ledger, {}).usage[0].others_bytes == 0
+    measured = await meter.measure(ledger, {})
+    assert measured.usage[0].others_bytes == 0

@@ -37,9 +37,9 @@ class ScriptedMeter:
         self.may_return = threading.Event()
         self.may_return.set()
 
-    def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
+    async def measure(self, ledger: Ledger, pids: Mapping[str, tuple[int, ...]]) -> Measured:
         self.is_measuring = True
-        assert self.may_return.wait(10)
+        assert await asyncio.to_thread(self.may_return.wait, 10)
         self.is_measuring = False
         self.pids = dict(pids)
         usage = DeviceUsage(DeviceKind.CUDA, 0, 0, others_bytes=self.others_gib * GIB)
