@@ -16,7 +16,8 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
 """How long the gateway has for mending it, from when there is room."""
 AGAIN_SECONDS = 15.0
-"""Shortest time between two restarts."""
+"""Between a restart that has not helped and the next one; doubled each time."""
+LONGEST_SECONDS = 600.0
 ROOM_BYTES = 16 << 20
 """Less is no room: the server would not even start."""
 _ANSWER_SECONDS = 1.0
@@ -35,14 +36,17 @@ class StorageWatch:
         """Watches until cancelled."""
         loop = asyncio.get_running_loop()
         since = restarted = float("-inf")
+        pause = first_pause = AGAIN_SECONDS / 2
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             why = await asyncio.to_thread(why_nothing_is_stored, self._url)
             now = loop.time()
+            if not why and now - restarted > pause:
+                pause = first_pause
             if not why or not _has_room(self._folder):
                 since = now
-            elif now - since > PATIENCE_SECONDS and now - restarted > AGAIN_SECONDS:
-                restarted = now
+            elif now - since > PATIENCE_SECONDS and now - restarted > pause:
+                pause, restarted = min(2 * pause, LONGEST_SECONDS), now
                 self._restart(why)
 
 

@@ -77,6 +77,7 @@ class LoopWatch:
                     continue  # it waits, and may run
                 named = f" by the task {task.get_name()!r}" if task is not None else ""
                 self._found = f"{named} in {_place(frame)}"
+                del frame, task  # they would hold what the task has in its hands
 
 
 def _place(frame: FrameType | None) -> str:

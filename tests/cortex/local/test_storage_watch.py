@@ -32,6 +32,14 @@ async def test_a_server_that_stores_nothing_is_restarted_once(
     assert await watched(tmp_path) == ["JetStream is off"]
 
 
+async def test_the_longer_it_does_not_help_the_rarer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_watch, "why_nothing_is_stored", lambda url: "too many bytes")
+    monkeypatch.setattr(storage_watch, "AGAIN_SECONDS", 0.1)
+    assert 2 <= len(await watched(tmp_path)) <= 3, "at 0.05, 0.15 and 0.35 s"
+
+
 async def test_not_while_its_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_watch, "why_nothing_is_stored", lambda url: "no space left")
     monkeypatch.setattr(storage_watch, "ROOM_BYTES", 1 << 60)
