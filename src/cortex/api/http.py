@@ -19,7 +19,10 @@ from protocol.runtime.heap import HeapKeeper
 from protocol.runtime.listen import address_group
 from protocol.runtime.sizes import size_text
 
-MAX_BODY_BYTES = 32 << 20
+MAX_BODY_BYTES = 16 << 20
+"""Twice what the bus takes: text may be twice as long in JSON, with everything escaped."""
+LARGE_BYTES = 1 << 20
+"""Bodies from this size on hold the loop for milliseconds, in each step of their handling."""
 MAX_ORDER_BYTES = 1 << 20
 """Of the body of an operator's request."""
 SILENT_SECONDS = 30.0
@@ -71,7 +74,9 @@ class BodyReader:
         try:
             await self._receive_all(receive, body, limit)
             whole = self._budget.complete(body)
+            await _let_others(len(whole))  # a copy, a look and a decoding take their time together
             await self._screener.check(whole)  # others may be looked at first, for seconds
+            await _let_others(len(whole))
             return whole
         finally:
             if body.gave_way or body.size > SMALL_BYTES:
@@ -91,6 +96,12 @@ class BodyReader:
                 raise _too_large(body.size, limit)
             if not message.get("more_body", False):
                 return
+
+
+async def _let_others(size: int) -> None:
+    """Lets others have their turn on the event loop after a step that takes as long as *size*."""
+    if size > LARGE_BYTES:
+        await asyncio.sleep(0)
 
 
 def announced_bytes(scope: Scope) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cortex.api import http
-from cortex.api.body_budget import BodyBudget
-from cortex.api.http import BodyReader
+from cortex.api.body_budget import BodyBudget, UnfinishedBody
+from cortex.api.http import LARGE_BYTES, MAX_BODY_BYTES, BodyReader
 from cortex.api.screening.screener import Screener
 from protocol.errors import ErrorCode, FleetError
 from tests.support.waiting import until
@@ -103,4 +103,28 @@ async def test_a_body_counts_until_it_has_been_looked_at(monkeypatch: pytest.Mon
             assert all(isinstance(one, FleetError) for one in done)
         else:
             assert done == [b"x" * 200 + b"y" * 200] * 2
+    await reader.close()
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES + 1, MAX_BODY_BYTES])
+async def test_others_have_their_turn_between_the_steps_of_a_large_body(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    steps: list[str] = []
+
+    def complete(budget: BodyBudget, body: UnfinishedBody) -> bytes:
+        steps.append("copied")
+        asyncio.get_running_loop().call_soon(steps.append, "others")
+        return bytes(body.data)
+
+    async def look(screener: Screener, body: bytes) -> None:
+        steps.append("looked at")
+        asyncio.get_running_loop().call_soon(steps.append, "others")
+
+    monkeypatch.setattr(BodyBudget, "complete", complete)
+    monkeypatch.setattr(Screener, "check", look)
+    sender, reader = Sender(), BodyReader()
+    sender.send(b"x" * size, more=False)
+    await reader.read(scope("10.0.0.1"), sender.receive)
+    assert steps == ["copied", "others", "looked at", "others"]
     await reader.close()
