@@ -53,8 +53,8 @@ async def _held(port: int, path: str, sent: int, of: int) -> None:
 
 
 async def bodies(port: int) -> None:
-    """500 clients that send 32 MB of a body of 33 MB, and then nothing."""
-    await _all(500, lambda: _held(port, "/v1/chat/completions", 32_000_000, 33_000_000))
+    """500 clients that send 15 MB of a body of 16 MB, and then nothing."""
+    await _all(500, lambda: _held(port, "/v1/chat/completions", 15_000_000, 16_000_000))
 
 
 async def order(port: int) -> None:

@@ -310,7 +310,7 @@ Anthropic's dialect also under `/anthropic`. Unknown fields are ignored; a known
 type or range is a 400 that names it; null is the same as absent. Errors are written in the dialect
 of their path ([statuses](errors.md)). How to set up clients is in [clients.md](clients.md); what
 they receive, byte for byte, is in [transcripts](../tests/cortex/api/dialects/transcripts). A body
-has at most 32 MiB, and its job must fit through the bus (8 MiB with `deploy/nats.conf`). Its
+has at most 16 MiB, and its job must fit through the bus (8 MiB with `deploy/nats.conf`). Its
 `Content-Type`, if there is one, is JSON (else 415). Web pages need their origin in `cors_origins`
 ([operating.md](operating.md#who-may-speak-to-a-gateway)).
 

@@ -191,6 +191,7 @@ async def test_metrics_are_not_read_by_a_rebound_page(nats: NatsServer) -> None:
     async with running_fleet(nats) as fleet, httpx2.AsyncClient() as client:
         for access, host, status in (
             (Access(), "127.0.0.1:31314", 200),
+            (Access(), "host.docker.internal:31314", 200),
             (Access(), "evil.example", 403),
             (Access(hosts=("gpu-box.lan",)), "gpu-box.lan:31314", 200),
             (Access(is_local=False), "anything.lan", 200),

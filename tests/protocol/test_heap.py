@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 
 import pytest
 
@@ -26,6 +27,26 @@ async def test_memory_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch)
     keeper.note_burst()
     await until(lambda: len(given) == 6)
     assert all(later - sooner > 0.005 for sooner, later in itertools.pairwise(given))
+
+
+async def test_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = 0
+
+    def slow() -> None:
+        nonlocal given
+        time.sleep(0.3)
+        given += 1
+
+    monkeypatch.setattr(heap, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(heap, "TIMES", 2)
+    monkeypatch.setattr(heap, "give_back_memory", slow)
+    HeapKeeper().note_burst()
+    longest = 0.0
+    while given < 2:
+        began = time.monotonic()
+        await asyncio.sleep(0.005)
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 0.2
 
 
 def test_it_can_be_given_back_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from protocol.runtime.http.crowd import Crowd
 from protocol.runtime.http.http1 import MAX_AHEAD_BYTES
 from tests.support.http_clients import NEXT, Client, Slow, request, response_start, serving
 from tests.support.waiting import seconds_until, until
@@ -212,3 +213,30 @@ async def test_a_client_that_is_gone_in_the_middle_of_a_write_leaves_nothing() -
             await asyncio.sleep(0.02)
             await asyncio.to_thread(client.leave, "reset" if number % 4 < 2 else "close")
         await until(lambda: len(asyncio.all_tasks()) == before, seconds=3)
+
+
+async def test_a_client_that_only_connects_and_resets_is_nobody(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As health checks of TCP do. It is gone when it is accepted, or directly afterwards."""
+    counted: list[str] = []
+    add = Crowd.add
+
+    def noted(crowd: Crowd[Any], connection: Any, peer: str) -> None:
+        counted.append(peer)
+        add(crowd, connection, peer)
+
+    monkeypatch.setattr(Crowd, "add", noted)
+    app = Slow()
+    async with serving(app) as port:
+        before = len(asyncio.all_tasks())
+        for sent in (b"", NEXT[:10], NEXT, request(b"x" * 1000)[:-5]):
+            for pause in (0.0, 0.0, 0.0, 0.001):
+                client = Client(port)
+                if sent:
+                    client.send(sent)
+                await asyncio.sleep(pause)
+                client.leave("reset")
+        await until(lambda: len(asyncio.all_tasks()) == before)
+    assert not caplog.records
+    assert "" not in counted, "an address that nobody has"

@@ -34,6 +34,8 @@ _PROXY = re.compile(
 _JSON_TYPE = re.compile(r"application/([a-z0-9!#$&^_.+-]+\+)?json", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\[\]@/\s]+\]|[^:@/\s\[\]]+)(:\d{0,5})?")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.IGNORECASE)
+_CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
+"""By which the containers of Docker and Podman call the machine that they run on."""
 _STRANGE_SITES = ("cross-site", "same-site")
 
 
@@ -123,6 +125,12 @@ def host_of(authority: str) -> str | None:
     return found[1].strip("[]").partition("%")[0].lower().removesuffix(".")
 
 
+def has_port(authority: str) -> bool:
+    """Whether ``name:port`` or ``[v6]:port`` has its port."""
+    found = _AUTHORITY.fullmatch(authority)
+    return found is not None and bool(found[2])
+
+
 def is_loopback_name(host: str) -> bool:
     """Whether a host, as :func:`host_of` returns it, is this machine on every machine."""
     return host == "localhost" or host.endswith(".localhost") or is_loopback_address(host)
@@ -174,12 +182,38 @@ def why_not_page(head: Head, access: Access) -> str:
 def _is_own(origin: str, hosts: list[str], access: Access) -> bool:
     """Whether a page is the gateway's own, as far as *hosts* (the values of ``Host``) can say."""
     found = _ORIGIN.fullmatch(origin)
-    if found is None or [found[2].lower()] != [host.lower() for host in hosts]:
+    if found is None or len(hosts) != 1:
         return False
-    if found[1].lower() == "https" or not access.is_local or access.knows_host(hosts[0]):
-        return True
-    host = host_of(hosts[0])
-    return host is not None and plain_address(host) is not None
+    name = host_of(hosts[0])
+    if name is None:
+        return False
+    is_same = found[2].lower() == hosts[0].lower()
+    if found[1].lower() == "https":
+        # Some proxies pass on the name without the port, or with their own. To loopback a page of
+        # any port can speak directly, and its browser sends the gateway's port.
+        is_direct = is_loopback_name(name) and has_port(hosts[0])
+        return is_same or (name == host_of(found[2]) and not is_direct)
+    is_known = access.knows_host(hosts[0]) or plain_address(name) is not None
+    return is_same and (is_known or not access.is_local)
+
+
+def why_not_scraper(head: Head, access: Access) -> str:
+    """Returns why a request may not read the metrics; empty if it may.
+
+    Where only its own machine reaches the gateway, they are served under its own names, and under
+    those by which containers call their host: nobody outside can have these resolved, so no page
+    was rebound to them. They make nobody an operator, because every container has them.
+    """
+    if not access.is_local:
+        return ""
+    for authority in head.all("host"):
+        if not (access.knows_host(authority) or host_of(authority) in _CONTAINER_HOSTS):
+            return (
+                f"The metrics are not served under the host {authority[:200]!r}. Use 127.0.0.1 or "
+                "localhost. If only operators use that name, it can be added to hosts in [gateway] "
+                "of cortex.toml, which makes operators of all who use it on this machine."
+            )
+    return ""
 
 
 def _strange_page(origin: str) -> str:

@@ -1,8 +1,9 @@
-"""How much memory the bodies that are still arriving may take together, and which one gives way.
+"""How much memory bodies may take together until they are decoded, and which one gives way.
 
 Pure bookkeeping. What one client sends must not keep the others from sending: the address that
 holds the most gives way, and there the large body that began last. So the oldest large one gets to
-its end, and nobody is refused on account of what another address holds.
+its end, and nobody is refused on account of what another address holds. A body that is complete
+counts until it has been looked at, but does not give way any more.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from protocol.runtime.sizes import size_text
 
 MAX_UNFINISHED_BYTES = 64 << 20
-"""What all unfinished bodies of a gateway may hold together."""
+"""What all bodies of a gateway that are arriving or being looked at may hold together."""
 SMALL_BYTES = 64 << 10
 """Up to this size a body gives way only where its address has no larger one."""
 
@@ -25,13 +26,16 @@ class UnfinishedBody:
         self.number = number
         """Its place in the order of beginnings."""
         self.data = bytearray()
+        self.size = 0
+        """What it holds, also when its data has been handed over."""
+        self.is_complete = False
         self.gave_way = False
         self.on_giving_way: Callable[[], object] = lambda: None
         """Called when others have taken its place; its bytes are gone then."""
 
 
 class BodyBudget:
-    """The unfinished bodies of one gateway."""
+    """The bodies of one gateway that are not decoded yet."""
 
     def __init__(self, limit: int = MAX_UNFINISHED_BYTES) -> None:
         self.limit = limit
@@ -61,23 +65,34 @@ class BodyBudget:
             self._give_way(self._victim(body, len(chunk)))
         if not body.gave_way:
             body.data += chunk
+            body.size += len(chunk)
             self._held += len(chunk)
 
+    def complete(self, body: UnfinishedBody) -> bytes:
+        """Hands over the data of a body that has not given way, which then counts on until it is
+        discarded."""
+        whole = bytes(body.data)
+        body.data = bytearray()
+        body.is_complete = True
+        return whole
+
     def discard(self, body: UnfinishedBody) -> None:
-        """Drops a body that is complete or given up; does nothing if it is gone already."""
+        """Drops a body that is done with or given up; does nothing if it is gone already."""
         if body in self._bodies:
             del self._bodies[body]
-            self._held -= len(body.data)
+            self._held -= body.size
+            body.size = 0
             body.data.clear()
 
     def _victim(self, growing: UnfinishedBody, by: int) -> UnfinishedBody:
-        sizes = {body: len(body.data) for body in self._bodies}
+        sizes = {body: body.size for body in self._bodies}
         sizes[growing] += by
         totals: Counter[str] = Counter()
         for body, size in sizes.items():
             totals[body.address] += size
-        most = max(totals, key=totals.__getitem__)
-        theirs = [body for body in sizes if body.address == most]
+        arriving = [body for body in sizes if not body.is_complete]
+        most = max((body.address for body in arriving), key=totals.__getitem__)
+        theirs = [body for body in arriving if body.address == most]
         large = [body for body in theirs if sizes[body] > SMALL_BYTES]
         return max(large or theirs, key=lambda body: body.number)
 

@@ -8,7 +8,14 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cortex.api.access import Access, Head, why_not_json, why_not_operator, why_not_page
+from cortex.api.access import (
+    Access,
+    Head,
+    why_not_json,
+    why_not_operator,
+    why_not_page,
+    why_not_scraper,
+)
 from cortex.api.error_responses import plain_envelope, style_of
 from cortex.api.http import send_json
 
@@ -61,12 +68,7 @@ class ForScrapers:
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hosts = Head(scope).all("host")
-        if self._access.is_local and not all(self._access.knows_host(host) for host in hosts):
-            why = (
-                f"The metrics are not served under the host {hosts[0][:200]!r}. Use 127.0.0.1 or "
-                "localhost, or add the name to hosts in [gateway] of cortex.toml."
-            )
+        if why := why_not_scraper(Head(scope), self._access):
             await _refuse(scope, send, 403, why)
         else:
             await self._app(scope, receive, send)

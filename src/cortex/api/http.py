@@ -19,7 +19,10 @@ from protocol.runtime.heap import HeapKeeper
 from protocol.runtime.listen import address_group
 from protocol.runtime.sizes import size_text
 
-MAX_BODY_BYTES = 32 << 20
+MAX_BODY_BYTES = 16 << 20
+"""Twice what the bus takes: text may be twice as long in JSON, with everything escaped."""
+LARGE_BYTES = 1 << 20
+"""Bodies from this size on hold the loop for milliseconds, in each step of their handling."""
 MAX_ORDER_BYTES = 1 << 20
 """Of the body of an operator's request."""
 SILENT_SECONDS = 30.0
@@ -45,7 +48,7 @@ class ClientGone(Exception):
 
 
 class BodyReader:
-    """Reads the bodies of one gateway's requests, of which the unfinished ones share a budget."""
+    """Reads the bodies of one gateway's requests, which share a budget until they are decoded."""
 
     def __init__(self, budget: BodyBudget | None = None) -> None:
         self._budget = budget or BodyBudget()
@@ -64,32 +67,41 @@ class BodyReader:
         ``INVALID_REQUEST`` or ``BODY_TIMEOUT`` when it does not come, and ``INVALID_REQUEST`` when
         it has too many values.
         """
-        body = await self._read(scope, receive, limit)
-        await self._screener.check(body)
-        return body
-
-    async def _read(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         announced = announced_bytes(scope)
         if announced > limit:
             raise _too_large(announced, limit)
         body = self._budget.begin(address_group((scope.get("client") or ("", 0))[0]))
-        began = asyncio.get_running_loop().time()
         try:
-            while True:
-                message = await _receive(receive, body, began)
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                self._budget.add(body, message.get("body", b""))
-                if body.gave_way:
-                    raise _gave_way(self._budget)
-                if len(body.data) > limit:
-                    raise _too_large(len(body.data), limit)
-                if not message.get("more_body", False):
-                    return bytes(body.data)
+            await self._receive_all(receive, body, limit)
+            whole = self._budget.complete(body)
+            await _let_others(len(whole))  # a copy, a look and a decoding take their time together
+            await self._screener.check(whole)  # others may be looked at first, for seconds
+            await _let_others(len(whole))
+            return whole
         finally:
-            if body.gave_way or len(body.data) > SMALL_BYTES:
+            if body.gave_way or body.size > SMALL_BYTES:
                 self._heap.note_burst()
             self._budget.discard(body)
+
+    async def _receive_all(self, receive: Receive, body: UnfinishedBody, limit: int) -> None:
+        began = asyncio.get_running_loop().time()
+        while True:
+            message = await _receive(receive, body, began)
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self._budget.add(body, message.get("body", b""))
+            if body.gave_way:
+                raise _gave_way(self._budget)
+            if body.size > limit:
+                raise _too_large(body.size, limit)
+            if not message.get("more_body", False):
+                return
+
+
+async def _let_others(size: int) -> None:
+    """Lets others have their turn on the event loop after a step that takes as long as *size*."""
+    if size > LARGE_BYTES:
+        await asyncio.sleep(0)
 
 
 def announced_bytes(scope: Scope) -> int:
@@ -102,19 +114,19 @@ async def _receive(receive: Receive, body: UnfinishedBody, began: float) -> Mess
     """Receives the next part of a body; a client that sends nothing, or too little for too long,
     does not keep its connection. Returns an empty part when the body has given way."""
     loop = asyncio.get_running_loop()
-    allowed = BODY_SECONDS + len(body.data) / MIN_BYTES_PER_SECOND
+    allowed = BODY_SECONDS + body.size / MIN_BYTES_PER_SECOND
     left = began + allowed - loop.time()
     if left <= 0:
-        raise _too_slow(len(body.data), loop.time() - began)
+        raise _too_slow(body.size, loop.time() - began)
     try:
         async with asyncio.timeout(min(SILENT_SECONDS, left)) as waiting:
-            body.on_giving_way = lambda: waiting.reschedule(0)
+            body.on_giving_way = lambda: _end_now(waiting)
             return await receive()
     except TimeoutError:
         if body.gave_way:
             return {"type": "http.request", "more_body": True}
         if left < SILENT_SECONDS:
-            raise _too_slow(len(body.data), loop.time() - began) from None
+            raise _too_slow(body.size, loop.time() - began) from None
         raise FleetError(
             ErrorCode.INVALID_REQUEST,
             f"The body is incomplete: nothing has arrived for {SILENT_SECONDS:.0f} s. Send the "
@@ -122,6 +134,12 @@ async def _receive(receive: Receive, body: UnfinishedBody, began: float) -> Mess
         ) from None
     finally:
         body.on_giving_way = lambda: None
+
+
+def _end_now(waiting: asyncio.Timeout) -> None:
+    """Ends a wait that may have ended in this very tick, of which its task does not know yet."""
+    with contextlib.suppress(RuntimeError):
+        waiting.reschedule(0)
 
 
 def _too_slow(received: int, seconds: float) -> FleetError:
@@ -137,8 +155,8 @@ def _gave_way(budget: BodyBudget) -> FleetError:
     return FleetError(
         ErrorCode.OVERLOADED,
         f"The gateway is receiving more than it keeps at a time: {budget.limit_text} of bodies "
-        "that are not complete. This one began later than the others of its address, and gave "
-        "way. Send it again in a moment.",
+        "that are arriving or waiting to be decoded. This one began later than the others of its "
+        "address, and gave way. Send it again in a moment.",
         retry_after_seconds=RETRY_SECONDS,
     )
 

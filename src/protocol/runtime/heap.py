@@ -29,7 +29,11 @@ class HeapKeeper:
         self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._give_back)
 
     def _give_back(self) -> None:
-        give_back_memory()
+        # In a thread: it takes longer the more there is, up to tenths of a second.
+        given = asyncio.get_running_loop().run_in_executor(None, give_back_memory)
+        given.add_done_callback(self._go_on)
+
+    def _go_on(self, _: object) -> None:
         self._left -= 1
         self._timer = None
         if self._left:

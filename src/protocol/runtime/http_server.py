@@ -103,7 +103,11 @@ class _Connections:
     def begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves a new connection. It is not a coroutine, because asyncio would report how that
         ends."""
-        peer = (writer.get_extra_info("peername") or ("",))[0]
+        peername = writer.get_extra_info("peername")
+        if peername is None:  # it has reset the connection already, as some health checks do
+            writer.transport.abort()
+            return
+        peer = (peername or ("",))[0]
         if self._crowd.too_many(peer):
             self._note_too_many(peer)
             oldest = self._crowd.makes_way(peer)
@@ -148,7 +152,7 @@ class _Connections:
         the bound."""
         await self._shared.context.terminated.set()
         for connection in self._crowd.resting():
-            connection.leave()
+            connection.leave_when_read()
         await self._until_none_is_open(drain_seconds)
         self._is_cut_off = True
         for connection in self._open.values():

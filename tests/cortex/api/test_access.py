@@ -14,6 +14,7 @@ from cortex.api.access import (
     why_not_json,
     why_not_operator,
     why_not_page,
+    why_not_scraper,
 )
 
 LOCAL_NAMES = ("localhost", "LOCALHOST", "a.b.localhost", "localhost.", "127.0.0.1", "127.9.8.7")
@@ -198,6 +199,48 @@ def test_a_page_of_the_gateways_own_origin(name: str, port: str) -> None:
     assert let_in("http", host, is_local=True, hosts=(name,))
     if is_plain and not name.replace(".", "").isdigit():
         assert not let_in("http", host, is_local=True), "its name was rebound"
+
+
+@given(NAME, PORTS, PORTS, st.booleans())
+def test_a_page_of_the_gateways_own_https_name_on_any_port(
+    name: str, port: str, passed_on: str, is_local: bool
+) -> None:
+    """A proxy may pass on the name without the port, or with its own."""
+    access = Access(is_local=is_local)
+    page = ("Origin", f"https://{name}{port}")
+    for host in (name, name.upper(), f"{name}."):
+        assert not why_not_page(head(("Host", host + passed_on), page), access)
+    for other in (f"x.{name}", f"{name}.x", f"x{name}", "", f"x@{name}"):
+        assert why_not_page(head(("Host", other + passed_on), page), access)
+    assert why_not_page(head(page), access)
+    assert why_not_page(head(("Host", name), ("Host", name), page), access)
+    for own in ("127.0.0.1", "localhost", "[::1]", "ui.localhost"):
+        page_of_own = head(("Host", f"{own}{passed_on}"), ("Origin", f"https://{own}{port}"))
+        is_let_in = not passed_on or passed_on == port
+        assert bool(why_not_page(page_of_own, access)) is not is_let_in, "any port may be anybody's"
+    if port != passed_on:
+        plain = ("Origin", f"http://{name}{port}")
+        assert why_not_page(head(("Host", name + passed_on), plain), access), "may be anybody's"
+
+
+@given(NAME, PORTS, st.booleans())
+def test_metrics_are_read_from_containers_too(name: str, port: str, is_local: bool) -> None:
+    access = Access(hosts=("gpu-box.lan",), is_local=is_local)
+
+    def why(host: str) -> str:
+        return why_not_scraper(head(("Host", host), method="GET"), access)
+
+    containers = ("host.docker.internal", "host.containers.internal", "HOST.Docker.Internal.")
+    for host in (*LOCAL_HOSTS, *containers, "gpu-box.lan"):
+        assert not why(host + port)
+        assert host == "gpu-box.lan" or host in LOCAL_HOSTS or not is_operator(("Host", host))
+    for strange in ("docker.internal", "x.host.docker.internal", "host.docker.internal.x", name):
+        if is_loopback_name(host_of(strange) or ""):
+            continue
+        assert bool(why(strange + port)) is is_local
+        both = head(("Host", "localhost"), ("Host", strange + port), method="GET")
+        assert bool(why_not_scraper(both, access)) is is_local
+    assert not why_not_scraper(head(method="GET", version="1.0"), access)
 
 
 @given(NAME, PORTS, SCHEMES)

@@ -9,6 +9,7 @@ Hypercorn reads, parses and writes. What is different here:
 - HTTP/2 is spoken only where it was asked for, and WebSockets are not spoken at all.
 - What an application has not yet received is bounded in bytes, and nobody waits for an application
   that has ended.
+- A client that reads nothing of what it is sent is cut off; one that reads slowly is not.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from hypercorn.utils import parse_socket_addr
 from protocol.runtime.http.hang_ups import HangUps
 from protocol.runtime.http.http1 import Http1
 from protocol.runtime.http.inbox import ConnectionTasks
+from protocol.runtime.http.unread import given_up_when_unread, unread_bytes
 
 MAX_READ_BYTES = 32 << 10
 """How much is read from a connection before the others have their turn. asyncio would read eight
@@ -35,6 +37,10 @@ times as much, and keep it for every connection of a crowd."""
 FIRST_PAUSE_SECONDS = 1.0
 """Between the first two bytes that ask whether a half-closed client is still there; each following
 pause is twice as long."""
+UNREAD_SECONDS = 30.0
+"""How long a client may read nothing while something waits for it to read."""
+CLOSING_SECONDS = 5.0
+"""The same, of the rest of its last answer, when nothing more comes behind it."""
 
 
 class Shared:
@@ -67,6 +73,8 @@ class Connection(TCPServer):
         self._shared = shared
         self._on_rest = on_rest
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+        """How many bytes the client had yet to read when the timer was started."""
         self._over = asyncio.Event()
         self._watched = -1
         self._ahead = 0
@@ -74,16 +82,15 @@ class Connection(TCPServer):
 
     async def run(self) -> None:
         """Serves the connection until one of its sides has closed it."""
-        sock = self.writer.get_extra_info("socket")
         try:
             tasks = ConnectionTasks(self.loop)
             async with tasks:
-                self.protocol = _Protocols(self, tasks, sock)
+                self.protocol = _Protocols(self, tasks)
                 await self.protocol.initiate()
                 self._start_timer()
                 await self._read_data()
                 self._stop_timer()
-        except OSError:
+        except* OSError:  # a task group wraps it
             pass
         finally:
             self._stop_timer()
@@ -91,7 +98,16 @@ class Connection(TCPServer):
             await self._close()
 
     def leave(self) -> None:
-        """Closes a connection on which nothing is under way."""
+        """Closes a connection on which nothing is under way, at once: a client that has not read
+        its last answer by now does not get the rest."""
+        if self.writer.transport.get_write_buffer_size():
+            self.cut_off()
+        else:
+            self.writer.close()
+
+    def leave_when_read(self) -> None:
+        """Closes a connection on which nothing is under way, when its client has read its last
+        answer."""
         self.writer.close()
 
     def cut_off(self) -> None:
@@ -110,12 +126,28 @@ class Connection(TCPServer):
             return
         if isinstance(event, Closed):
             self._end_watch()
-        elif isinstance(event, RawData) and self._ahead:
-            event = RawData(event.data[self._ahead :])
-            self._ahead = 0
-        await super().protocol_send(event)
+            await self._close()
+        elif isinstance(event, RawData):
+            data, self._ahead = event.data[self._ahead :], 0
+            await self._write(data)
         if self.writer.is_closing():  # a write has failed, before the hang-up was reported
             self._end_watch()
+
+    async def _write(self, data: bytes) -> None:
+        async with self.send_lock:
+            try:
+                if self.writer.is_closing():  # asyncio would log what is written to it
+                    raise ConnectionResetError
+                self.writer.write(data)
+                with given_up_when_unread(self.writer, UNREAD_SECONDS, self.cut_off):
+                    await self.writer.drain()
+            except (ConnectionError, RuntimeError):
+                await asyncio.sleep(0)  # an application may write on without ever waiting
+                await self.protocol.handle(Closed())
+
+    async def _close(self) -> None:
+        with given_up_when_unread(self.writer, CLOSING_SECONDS, self.cut_off):
+            await super()._close()
 
     async def _read_data(self) -> None:
         with contextlib.suppress(OSError):  # the client has reset it
@@ -159,7 +191,14 @@ class Connection(TCPServer):
         self._stop_timer()
         # A crowd that came at once does not go at once, which would hold everybody else up.
         seconds = self.config.keep_alive_timeout * random.uniform(1.0, 1.1)
-        self._idle_timer = self.loop.call_later(seconds, self.leave)
+        self._idle_timer = self.loop.call_later(seconds, self._is_idle)
+        self._unread = unread_bytes(self.writer)
+
+    def _is_idle(self) -> None:
+        if 0 < unread_bytes(self.writer) < self._unread:
+            self._start_timer()  # it is reading its last answer
+        else:
+            self.leave()
 
     def _stop_timer(self) -> None:
         if self._idle_timer:
@@ -169,7 +208,10 @@ class Connection(TCPServer):
 class _Protocols(ProtocolWrapper):
     """HTTP/1 as it is spoken here, which hands over to HTTP/2 where that is allowed."""
 
-    def __init__(self, connection: Connection, tasks: ConnectionTasks, sock: socket.socket) -> None:
+    def __init__(self, connection: Connection, tasks: ConnectionTasks) -> None:
+        # What asyncio has noted: the socket itself does not know its peer once that has reset it.
+        known = connection.writer.get_extra_info
+        sock: socket.socket = known("socket")
         super().__init__(
             connection.app,
             connection.config,
@@ -177,8 +219,8 @@ class _Protocols(ProtocolWrapper):
             tasks,
             ConnectionState(connection.state),
             False,
-            parse_socket_addr(sock.family, sock.getpeername()),
-            parse_socket_addr(sock.family, sock.getsockname()),
+            parse_socket_addr(sock.family, known("peername")),
+            parse_socket_addr(sock.family, known("sockname")),
             connection.protocol_send,
         )
         self.protocol = Http1(self, allows_http2=connection._shared.allows_http2)
