@@ -85,7 +85,7 @@ class KeptStream:
                 self._cannot("a write to its disk failed, and it has confirmed none since")
                 return
             await self._wait_for_others(info)
-            await self._stream.replace(info)
+            await self._stream.replace(info, only_if_dead=True)
             await self._stream.probe()
         if self.why_not:
             log.info("the stream %s stores again", self.name)

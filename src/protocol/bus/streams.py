@@ -32,6 +32,8 @@ _UNSTATED: Mapping[str, object] = {
     "max_age": 0,
     "no_ack": False,
     "sealed": False,
+    "deny_delete": False,
+    "deny_purge": False,
 }
 """What every stream of the fleet leaves at its default; an operator may have changed it."""
 _KEPT = ("num_replicas", "placement", "metadata", "description")
@@ -136,14 +138,13 @@ class Stream:
         kept = {name: info.config[name] for name in _KEPT if info.config.get(name)}
         await self._ask("UPDATE", {**kept, **self._config})
 
-    async def replace(self, info: StreamInfo) -> None:
-        """Puts a new, empty stream in the place of the one that *info* describes, unless that has
-        stored something since. Raises :class:`StorageError`."""
+    async def replace(self, info: StreamInfo, *, only_if_dead: bool = False) -> None:
+        """Puts a new, empty stream in the place of the one that *info* describes; if *only_if_dead*,
+        not if that has stored something since. Raises :class:`StorageError`."""
         now = await self.info()
-        if now is not None and (now.created, now.last_sequence) == (
-            info.created,
-            info.last_sequence,
-        ):
+        is_same = now is not None and now.created == info.created
+        is_alive = now is not None and now.last_sequence != info.last_sequence
+        if is_same and not (only_if_dead and is_alive):
             log.warning("replacing the stream %s, which cannot be mended", self.name)
             try:
                 await self._ask("DELETE", {})
@@ -173,8 +174,17 @@ class Stream:
             headers["Nats-TTL"] = "1"
         sequence = checked(await self._confirmation(bytes(nbytes), headers)).get("seq")
         if not self._config.get("deny_delete"):
-            with contextlib.suppress(StorageError):  # it was stored, which was the question
-                await self._ask("MSG.DELETE", {"seq": sequence, "no_erase": True})
+            await self._remove(sequence)
+
+    async def _remove(self, sequence: object) -> None:
+        """Removes a probe. That it was stored does not mean that it is on the disk, and the server
+        may have other reasons to refuse this; so it is asked about its disk."""
+        try:
+            await self._ask("MSG.DELETE", {"seq": sequence, "no_erase": True})
+        except StorageError as error:
+            info = await self.info() if error.code else None
+            if info is not None:
+                await self.touch(info)
 
     async def _confirmation(self, data: bytes, headers: dict[str, str]) -> bytes:
         """Publishes a probe. That nothing has answered counts only if this process could hear."""
