@@ -139,8 +139,8 @@ class Stream:
         await self._ask("UPDATE", {**kept, **self._config})
 
     async def replace(self, info: StreamInfo, *, only_if_dead: bool = False) -> None:
-        """Puts a new, empty stream in the place of the one that *info* describes; if *only_if_dead*,
-        not if that has stored something since. Raises :class:`StorageError`."""
+        """Puts a new, empty stream in the place of the one that *info* describes; with
+        *only_if_dead* not if that has stored something since. Raises :class:`StorageError`."""
         now = await self.info()
         is_same = now is not None and now.created == info.created
         is_alive = now is not None and now.last_sequence != info.last_sequence
