@@ -109,7 +109,7 @@ def shared(*names: str) -> tuple[Profile, ...]:
 async def test_two_groups_on_one_host(nats: NatsServer) -> None:
     async with running_fleet(nats, shared("a", "b")) as fleet:
         await fleet.add_node(WatchedEngines().start, models=(), memory_mb=2500)
-        await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        await until(lambda: fleet.gateway.fleet.models() == ["a", "b"])
         fleet.client.timeout = 60
         answers = await asyncio.gather(
             *(fleet.chat(QUESTION, model=name, **PLAIN) for name in "abab")
@@ -124,7 +124,7 @@ async def test_several_ranks_are_evicted_kept_warm_and_started_anew(nats: NatsSe
         node = await fleet.add_node(
             WatchedEngines().start, models=(), memory_mb=1500, host_cache_mb=warm
         )
-        await until(lambda: len(fleet.gateway.fleet.models()) == 2)
+        await until(lambda: fleet.gateway.fleet.models() == ["a", "b"])
         fleet.client.timeout = 60
         answers, groups = [], []
         for name in "aba":
