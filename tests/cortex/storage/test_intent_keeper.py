@@ -131,7 +131,7 @@ async def test_what_goes_with_its_bucket_comes_back_however_long_nobody_saw_it(
 
 
 async def test_what_an_older_gateway_removes_stays_away(nats: NatsServer) -> None:
-    """Those before 0.19 do not mark a removal, but let its marker expire."""
+    """It does not mark a removal as meant, but lets the marker expire."""
     async with keeping(nats) as (bucket, bus, _):
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "60"}
         await bus.request(subjects.kv_write(keys.PLACEMENT, KEY), b"", headers=headers)

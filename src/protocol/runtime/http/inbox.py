@@ -45,7 +45,7 @@ class ConnectionTasks(TaskGroup):
 
 
 def _no_threads(*_: Any) -> Any:
-    raise NotImplementedError
+    raise TypeError("applications here are coroutines; none runs in a thread")
 
 
 class Inbox:
