@@ -1,7 +1,8 @@
 """Whatever a hand at the ``nats`` command does to the fleet's streams, the fleet mends by itself.
 
 After each command, models that are loaded and models that are not are served within three seconds,
-and a stream that was running goes on to its last character.
+and a stream that was running goes on to its last character. ``DEATHS`` says how often each, in the
+slow test, which has other clients beside it.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import pytest
 from protocol.catalogue import Profile
 from tests.fleet.test_placing import profiles
 from tests.support.fleet import TestFleet, running_fleet
+from tests.support.matrix import RUNS
 from tests.support.nats import NatsServer
 from tests.support.processes import Tape, http_client, play
 from tests.support.scripted import Script
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.xdist_group("wall_clock")
 MENDED_SECONDS = 3.0
 """Within which everything is served again."""
 LONG = 4000
+CLIENTS = 3
 
 
 @contextlib.asynccontextmanager
@@ -91,18 +94,31 @@ async def test_a_slip_of_the_hand_is_mended(nats: NatsServer, kind: str) -> None
         assert await is_served(fleet, "b") == ""
 
 
+async def ask_on(fleet: TestFleet, wrong: list[str]) -> None:
+    """One of the clients beside: asks without a pause."""
+    while True:
+        if found := await is_served(fleet, "a"):
+            wrong.append(f"meanwhile: {found}")
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(600 * RUNS)
 async def test_every_slip_of_the_hand_is_mended(nats: NatsServer) -> None:
     wrong: list[str] = []
-    count = 0
-    async with small_fleet(nats) as fleet:
-        slips = [slip async for slip in Nats(fleet.gateway.bus).slips()]
-        random.Random(1).shuffle(slips)
-        for count, slip in enumerate(slips, start=1):
-            await until(Nats(fleet.gateway.bus).is_whole)
-            found = await mended(fleet, slip, "bc"[count % 2])
-            sys.stdout.write(f"{slip.what}: {found}\n")
-            wrong += found
-    assert count > 100
+    done = 0
+    async with small_fleet(nats) as fleet, asyncio.TaskGroup() as beside:
+        clients = [beside.create_task(ask_on(fleet, wrong)) for _ in range(CLIENTS)]
+        for run in range(RUNS):
+            slips = [slip async for slip in Nats(fleet.gateway.bus).slips()]
+            assert len(slips) > 100
+            random.Random(run).shuffle(slips)
+            for slip in slips:
+                await until(Nats(fleet.gateway.bus).is_whole)
+                found = await mended(fleet, slip, "bc"[done % 2])
+                done += 1
+                sys.stdout.write(f"{slip.what}: {found}\n")
+                wrong += found
+        for client in clients:
+            client.cancel()
+    sys.stdout.write(f"{done} slips, {len(wrong)} faults\n")
     assert wrong == []

@@ -49,7 +49,7 @@ class Lease:
         self._until = float("-inf")
         self._sequence = 0
         self._seen = 0
-        self._seen_at = float("inf")
+        self._seen_at = float("-inf")
         self._told: Epoch | None = None
         self._end: asyncio.TimerHandle | None = None
         self._reconnects = bus.reconnects
@@ -120,11 +120,13 @@ class Lease:
 
     def _is_free(self, stored: Stored) -> bool:
         """Whether nobody holds the lease: its record was released or has expired, or is this very
-        gateway's, left over from a request whose answer got lost. What somebody else has deleted or
-        overwritten may still be held; its holder renews it within its TTL."""
-        if stored.sequence != self._seen:
+        gateway's, left over from a request whose answer got lost. What somebody else has deleted,
+        purged or overwritten may still be held; its holder renews it within its TTL."""
+        if stored.sequence not in (0, self._seen):
             self._seen, self._seen_at = stored.sequence, self._clock()
-        if stored.value == self._record or (stored.value is None and stored.is_meant):
+        if stored.value == self._record:
+            return True
+        if stored.value is None and stored.is_meant and stored.sequence:
             return True
         return self._clock() - self._seen_at > self._timing.lease_ttl_seconds
 

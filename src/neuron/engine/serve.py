@@ -67,7 +67,6 @@ def serve(channel: EngineEnd, leader: RankBroadcast, held: list[object]) -> int:
     another rank is gone.
     """
     start, tokenizer, rest = _start(channel)
-    _mind_others(start)
     loaded = _load(channel, start, lambda: load_engine(start, channel.send, leader, tokenizer))
     if loaded is None:
         return LOAD_FAILED
@@ -83,7 +82,6 @@ def serve_rank(channel: EngineEnd, line: FollowerEnd, rank: int, held: list[obje
     *held* keeps its part for longer than this call. Raises ChannelClosed when rank 0 is gone.
     """
     start, _, _ = _start(channel)
-    _mind_others(start)
     forward = _load(channel, start, lambda: load_follower(start, channel.send, line, rank))
     if forward is None:
         return LOAD_FAILED
@@ -104,16 +102,18 @@ def _start(channel: EngineEnd) -> tuple[Start, Tokenizer | None, list[ToEngine]]
     return first, prepared.get(first.model_dir), rest
 
 
-def _mind_others(start: Start) -> None:
-    """Keeps compute threads from spinning against whatever else the host does."""
-    if torch.device(start.device).type == "cpu":
-        BarrierWaits().start()
-
-
 def _load(channel: EngineEnd, start: Start, load: Callable[[], T]) -> T | None:
-    """Runs *load*; returns None if it fails, after telling the service why."""
+    """Runs *load*; returns None if it fails, after telling the service why.
+
+    From then on compute threads don't spin against whatever else the host does.
+    """
+    waits = BarrierWaits()
+    if torch.device(start.device).type == "cpu":
+        waits.start()
     try:
-        return load()
+        loaded = load()
+        waits.forget()
+        return loaded
     except LoadError as error:
         channel.send(LoadFailed(error.code, error.message))
     except Exception as error:

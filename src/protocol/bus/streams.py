@@ -10,8 +10,8 @@ the server, helps.
 import contextlib
 import json
 import logging
-import secrets
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -155,10 +155,15 @@ class Stream:
 
     async def check_room(self, nbytes: int) -> None:
         """Has the server store *nbytes* in a stream of their own, and drops them. Raises
-        :class:`StorageError` when it cannot."""
-        name = f"cortex-room-{secrets.token_hex(4)}"
-        config = {"name": name, "subjects": [f"cortex.room.{name}"], "storage": "file"}
-        room = Stream(self._bus, config, f"cortex.room.{name}")
+        :class:`StorageError` when it cannot.
+
+        Should this process die meanwhile, one of the same name uses that stream again, and
+        *nbytes* don't stay in it.
+        """
+        name = f"cortex-room-{zlib.crc32(f'{self._bus.name} {self.name}'.encode()):08x}"
+        subject = f"cortex.room.{name}"
+        config = {"name": name, "subjects": [subject], "storage": "file", "max_age": 60 * 10**9}
+        room = Stream(self._bus, config, subject)
         try:
             await room._ask("CREATE", config)
             await room.probe(nbytes)

@@ -279,6 +279,23 @@ async def test_a_holder_that_returns_does_not_renew_what_is_not_its_own(nats: Na
             assert first < second
 
 
+async def test_a_purged_lease_is_still_its_holders(nats: NatsServer) -> None:
+    """Nothing is left of it to tell, and others may look before its holder writes it again."""
+    async with contender(nats.url, "a") as a, contender(nats.url, "b") as b:
+        await until(lambda: a.epoch or b.epoch)
+        holder, other = (a, b) if a.epoch else (b, a)
+        stored = await other._bucket.read(keys.PLACER)
+        assert stored is not None
+        assert not other._is_free(stored)
+        await holder._turn.acquire()  # it is slow
+        await holder._bus.request(f"$JS.API.STREAM.PURGE.KV_{keys.LEADER}")
+        while holder.epoch:
+            assert other.epoch is None
+            await asyncio.sleep(0.002)
+        await until(lambda: other.epoch)
+        holder._turn.release()
+
+
 @pytest.mark.parametrize(
     ("earlier", "later"),
     [

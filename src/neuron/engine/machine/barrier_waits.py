@@ -27,8 +27,10 @@ CROWDED = 0.25
 nobody spins."""
 ALONE = 0.15
 """The same, below which they spin again."""
-CALM_SECONDS = 2.0
-"""How long it must have been so."""
+CALM_SECONDS = 0.5
+"""How long it must have been so, after what may have been a passing disturbance. Each time that
+proves too short, it is twice as long, up to a limit."""
+MOST_CALM_SECONDS = 4.0
 _LEAST_BUSY = 0.05
 """Share of a look in which the process must have computed for the look to say anything."""
 _TASKS = Path("/proc/self/task")
@@ -72,20 +74,24 @@ class Policy:
 
     def __init__(self) -> None:
         self.spins = True
-        self._calm = 0.0
+        self._needed = CALM_SECONDS
+        self._calm = MOST_CALM_SECONDS
+        """Seconds without crowding since that last changed anything."""
 
     def look(self, crowd: float | None, seconds: float) -> None:
         """Takes in the crowding of the last *seconds*."""
         if crowd is None:
             return
-        if crowd > CROWDED:
-            self.spins, self._calm = False, 0.0
-        elif crowd > ALONE:
-            self._calm = 0.0
-        else:
+        if crowd <= (CROWDED if self.spins else ALONE):
             self._calm += seconds
-            if self._calm >= CALM_SECONDS:
-                self.spins = True
+            if not self.spins and self._calm >= self._needed:
+                self.spins, self._calm = True, 0.0
+            return
+        if self.spins:
+            was_long_calm = self._calm >= MOST_CALM_SECONDS
+            self._needed = CALM_SECONDS if was_long_calm else 2 * self._needed
+            self._needed = min(self._needed, MOST_CALM_SECONDS)
+        self.spins, self._calm = False, 0.0
 
 
 class BarrierWaits:
@@ -95,18 +101,23 @@ class BarrierWaits:
     def __init__(self) -> None:
         self._gomp = _loaded_gomp()
         self._idle_threads: threading.Event | None = None
+        self._policy = Policy()
 
     def start(self) -> None:
         """Begins, for the rest of the process's life, where that is possible."""
         if self._gomp is not None and thread_times():
             threading.Thread(target=self._run, name="barrier-waits", daemon=True).start()
 
+    def forget(self) -> None:
+        """Starts afresh: what was seen so far was this process crowding itself, as loading does."""
+        self._policy = Policy()
+
     def _run(self) -> None:
-        policy = Policy()
         before, at = thread_times(), time.monotonic()
         while True:
             time.sleep(LOOK_SECONDS)
             after, now = thread_times(), time.monotonic()
+            policy = self._policy
             policy.look(crowding(before, after, now - at), now - at)
             before, at = after, now
             if policy.spins != (self._idle_threads is None):

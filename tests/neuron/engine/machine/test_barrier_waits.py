@@ -13,6 +13,7 @@ from neuron.engine.machine.barrier_waits import (
     ALONE,
     CALM_SECONDS,
     CROWDED,
+    MOST_CALM_SECONDS,
     BarrierWaits,
     Policy,
     Times,
@@ -71,6 +72,27 @@ def test_idle_threads_come_and_go() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not [t for t in threading.enumerate() if t.name == "no-spinning"]
+
+
+def test_what_loading_did_to_itself_is_forgotten() -> None:
+    waits = BarrierWaits()
+    waits._policy.look(CROWDED + 0.1, 0.25)
+    assert not waits._policy.spins
+    waits.forget()
+    assert waits._policy.spins
+
+
+def test_a_disturbance_that_passes_costs_little_and_one_that_stays_is_not_tried_often() -> None:
+    policy = Policy()
+    waited = []
+    for spun in (0, 0, 0, 0, 0, 2 * MOST_CALM_SECONDS, 0):
+        policy.look(ALONE - 0.1, spun)
+        policy.look(CROWDED + 0.1, 0.25)
+        waited.append(0.0)
+        while not policy.spins:
+            policy.look(ALONE - 0.1, CALM_SECONDS)
+            waited[-1] += CALM_SECONDS
+    assert waited == [0.5, 1.0, 2.0, 4.0, 4.0, 0.5, 1.0]
 
 
 PROGRAM = """
