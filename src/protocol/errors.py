@@ -11,6 +11,10 @@ from typing import Self
 
 import msgspec
 
+MAX_MESSAGE = 2_000
+"""Characters of a message. What is longer repeats what somebody has sent."""
+MAX_PARAM = 200
+
 
 class ErrorCode(StrEnum):
     """What went wrong, as programs read it."""
@@ -63,8 +67,9 @@ class FleetError(Exception):
     def __init__(
         self, code: ErrorCode, message: str, *, retry_after_seconds: int = 0, param: str = ""
     ) -> None:
+        message = shortened(message, MAX_MESSAGE)
         super().__init__(message)
-        self.error = WireError(code, message, retry_after_seconds, param)
+        self.error = WireError(code, message, retry_after_seconds, shortened(param, MAX_PARAM))
 
     @classmethod
     def of(cls, error: WireError) -> Self:
@@ -75,6 +80,14 @@ class FleetError(Exception):
             retry_after_seconds=error.retry_after_seconds,
             param=error.param,
         )
+
+
+def shortened(text: str, limit: int) -> str:
+    """Returns *text*, without its middle if it has more than *limit* characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 def first_of(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:

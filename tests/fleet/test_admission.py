@@ -1,10 +1,13 @@
 """Who is let in, when, and how quickly the others are told."""
 
 import asyncio
+import contextlib
 import functools
 import json
+import socket
 import statistics
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -161,25 +164,59 @@ async def test_a_second_delivery_computes_nothing_twice(nats: NatsServer) -> Non
         await until(lambda: not any(e.open for e in script.engines), seconds=5)
 
 
+def small_buffered() -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    return sock
+
+
+@contextlib.asynccontextmanager
+async def asked_for_a_stream(
+    fleet: TestFleet,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client on a socket of its own, which reads when it wants to."""
+    host, port = fleet.url.removeprefix("http://").split(":")
+    sock = small_buffered()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    body = json.dumps(chat_body("Hi", stream=True)).encode()
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
+    )
+    yield reader, writer
+    writer.close()
+
+
 async def test_a_client_that_does_not_read_is_given_up(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cortex.api.http.UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr("protocol.runtime.http.connection.UNREAD_SECONDS", 0.5)
     script = Script(lambda add: ["x" * 50_000] * 2000, step_seconds=0.001)
-    async with scripted_fleet(nats, script) as fleet:
-        host, port = fleet.url.removeprefix("http://").split(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        body = json.dumps(chat_body("Hi", stream=True)).encode()
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
-        )
+    async with scripted_fleet(nats, script) as fleet, asked_for_a_stream(fleet):
         engine = script.engines[0]
         await until(lambda: engine.open == 1)
         await until(lambda: engine.open == 0, seconds=15, what="it is cancelled")
         assert sum(engine.steps_of.values()) < 2000
         await until(lambda: fleet.gateway.dispatcher.in_flight == 0)
-        writer.close()
+
+
+async def test_a_client_that_reads_slowly_gets_its_stream(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine tells that there is room only when a third of what it keeps has been read."""
+    monkeypatch.setattr("cortex.api.http.UNREAD_SECONDS", 0.25)
+    monkeypatch.setattr("protocol.runtime.http.connection.UNREAD_SECONDS", 0.25)
+    script = Script(lambda add: ["x" * 50_000] * 120, step_seconds=0.001)
+    async with scripted_fleet(nats, script) as fleet, asked_for_a_stream(fleet) as (reader, _):
+        got = 0
+        while piece := await reader.read(65_536):
+            got += piece.count(b"x")
+            await asyncio.sleep(0.06)
+            if b"[DONE]" in piece:
+                break
+        assert got > 120 * 50_000
 
 
 async def test_choices_of_one_answer_wait_for_each_other(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,7 @@ NOTICED_SECONDS = 3.0
 REFUSED_SECONDS = 0.1
 MENDED_SECONDS = 3.0
 LONG = 4000
+CLIENTS = 3
 
 
 @contextlib.asynccontextmanager
@@ -97,8 +99,22 @@ async def test_a_full_disk_is_told_and_mended(tmp_path: Path) -> None:
             await full_and_freed(fleet, disk, seed)
 
 
+async def ask_on(fleet: TestFleet) -> None:
+    """One of the clients beside: asks without a pause, and is never kept waiting."""
+    while True:
+        began = time.monotonic()
+        said = await fleet.chat(max_tokens=2)
+        assert said.status_code in (200, 503), said.text
+        assert time.monotonic() - began < NOTICED_SECONDS
+        await asyncio.sleep(0.01)
+
+
 @pytest.mark.slow
 async def test_a_full_disk_many_times(tmp_path: Path) -> None:
-    async with fleet_on_a_small_disk(tmp_path) as (fleet, disk):
+    async with fleet_on_a_small_disk(tmp_path) as (fleet, disk), asyncio.TaskGroup() as beside:
+        clients = [beside.create_task(ask_on(fleet)) for _ in range(CLIENTS)]
         seen = [await full_and_freed(fleet, disk, seed) for seed in range(10)]
+        for client in clients:
+            client.cancel()
+    sys.stdout.write("".join(f"noticed {a:.2f} s, mended {b:.2f} s\n" for a, b in seen))
     assert max(mended for _, mended in seen) < MENDED_SECONDS, seen

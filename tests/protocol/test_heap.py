@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from protocol.runtime import heap
+from protocol.runtime import heap, malloc
 from protocol.runtime.heap import HeapKeeper
-from protocol.runtime.malloc import give_back_memory
+from protocol.runtime.malloc import give_back_memory, give_back_much_memory
 from tests.support.waiting import until
 
 
@@ -17,7 +17,7 @@ async def test_memory_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch)
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(heap, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(heap, "TIMES", 3)
-    monkeypatch.setattr(heap, "give_back_memory", lambda: given.append(loop.time()))
+    monkeypatch.setattr(heap, "give_back_much_memory", lambda: given.append(loop.time()))
     keeper = HeapKeeper()
     for _ in range(5):
         keeper.note_burst()
@@ -39,7 +39,7 @@ async def test_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(heap, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(heap, "TIMES", 2)
-    monkeypatch.setattr(heap, "give_back_memory", slow)
+    monkeypatch.setattr(heap, "give_back_much_memory", slow)
     HeapKeeper().note_burst()
     longest = 0.0
     while given < 2:
@@ -51,5 +51,23 @@ async def test_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_can_be_given_back_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     give_back_memory()
+    give_back_much_memory()
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     give_back_memory()
+    give_back_much_memory()
+
+
+def test_a_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(malloc, "give_back_memory", lambda: given.append(0))
+    before = malloc._free_bytes()
+    pieces = [bytearray(3000) for _ in range(3 * malloc.MUCH_BYTES // 3000)]
+    some = pieces[::50]
+    del pieces
+    assert malloc._free_bytes() - before > malloc.MUCH_BYTES
+    malloc.give_back_much_memory()
+    assert given == [0]
+    monkeypatch.setattr(malloc, "_free_bytes", lambda: malloc.MUCH_BYTES - 1)
+    malloc.give_back_much_memory()
+    assert given == [0]
+    del some

@@ -141,6 +141,14 @@ def structures() -> Requests:
         ),
         "applying a template to 6 MB": ("/apply-template", _chat(messages=_turns(6, PAGE))),
         "128 choices of a page": (TEXT, _chat(messages=_turns(1, LONG[:8_000]), n=128)),
+        "128 choices of 7 MB": (TEXT, _chat(messages=_turns(1, LONG[:7_000_000]), n=128)),
+        "30 choices of a megabyte": (TEXT, _chat(messages=_turns(1, LONG[:1_000_000]), n=30)),
+        "a role of 7 MB": (TEXT, _chat(messages=[{"role": PAGE * 7, "content": "hi"}])),
+        "a role that looks like paths": (
+            TEXT,
+            _chat(messages=[{"role": " - at `$" * 500_000 + "\n", "content": "hi"}]),
+        ),
+        "a long field of many values": (TEXT, _chat(**{"k" * 70_000: list(range(60_000))})),
         "texts of a million tokens": ("/detokenize", {"model": MODEL, "tokens": [5] * 1_000_000}),
     }
 

@@ -14,6 +14,47 @@ GARBAGE = {
     "deep": b'{"a":' * 5000 + b"1" + b"}" * 5000,
     "wrong types": b'{"instance":1,"node":[],"model":{},"state":"ready","models":3}',
 }
+EDITS: tuple[dict[str, Any], ...] = (
+    {"retention": "interest"},
+    {"retention": "workqueue"},
+    {"retention": "limits"},
+    {"discard": "old"},
+    {"discard": "new", "discard_new_per_subject": True, "max_msgs_per_subject": 1},
+    {"max_msgs": 1},
+    {"max_msgs_per_subject": 1},
+    {"max_msgs_per_subject": -1},
+    {"max_bytes": 1000},
+    {"max_msg_size": 10},
+    {"max_consumers": 1},
+    {"max_age": 200_000_000, "duplicate_window": 200_000_000},
+    {"duplicate_window": 100_000_000},
+    {"subjects": ["elsewhere"]},
+    {"subject_transform": {"src": ">", "dest": "elsewhere.>"}},
+    {"republish": {"src": ">", "dest": "elsewhere.>"}},
+    {"republish": None},
+    {"sources": [{"name": STREAM}]},
+    {"sources": [{"name": "KV_cortex_nodes"}]},
+    {"consumer_limits": {"inactive_threshold": 1_000_000_000, "max_ack_pending": 1}},
+    {"no_ack": True},
+    {"deny_delete": True},
+    {"deny_delete": False},
+    {"deny_purge": True},
+    {"allow_rollup_hdrs": False},
+    {"allow_rollup_hdrs": True},
+    {"allow_direct": False},
+    {"allow_msg_ttl": False},
+    {"subject_delete_marker_ttl": 1_000_000_000},
+    {"allow_atomic": True},
+    {"allow_msg_counter": True},
+    {"allow_msg_schedules": True},
+    {"mirror_direct": True},
+    {"first_seq": 1_000_000},
+    {"compression": "s2"},
+    {"storage": "memory"},
+    {"placement": {"tags": ["nowhere"]}},
+    {"metadata": {"owner": "somebody"}},
+)
+"""What a stream's configuration may be changed to, as far as the server lets it."""
 KINDS = (
     *(f"{name}: delete the bucket" for name in keys.BUCKETS),
     *(f"{name}: purge the bucket" for name in keys.BUCKETS),
@@ -21,6 +62,7 @@ KINDS = (
     *(f"{name}: purge a key" for name in keys.BUCKETS),
     *(f"{name}: delete a key" for name in keys.BUCKETS),
     *(f"{name}: overwrite a key" for name in keys.BUCKETS),
+    *(f"{name}: edit" for name in (STREAM, *(f"KV_{name}" for name in keys.BUCKETS))),
     *(f"{STREAM}: {what}" for what in ("delete", "purge", "seal", "one message at most")),
     *(f"{STREAM}: {what} a consumer" for what in ("delete", "pause")),
 )
@@ -51,9 +93,15 @@ class Nats:
         return found
 
     async def edit(self, stream: str, **changes: Any) -> None:
-        config = (await self.api(f"STREAM.INFO.{stream}"))["config"]
-        found = await self.api(f"STREAM.UPDATE.{stream}", {**config, **changes})
+        found = await self._edited(stream, changes)
         assert "error" not in found, found
+
+    async def edit_if_allowed(self, stream: str, **changes: Any) -> None:
+        await self._edited(stream, changes)
+
+    async def _edited(self, stream: str, changes: dict[str, Any]) -> dict[str, Any]:
+        config = (await self.api(f"STREAM.INFO.{stream}"))["config"]
+        return await self.api(f"STREAM.UPDATE.{stream}", {**config, **changes})
 
     async def keys_of(self, bucket: str) -> list[str]:
         body = {"subjects_filter": subjects.kv_write(bucket, ">")}
@@ -94,6 +142,9 @@ class Nats:
         yield self._slip(f"{STREAM}: purge", self.api, f"STREAM.PURGE.{STREAM}")
         yield self._slip(f"{STREAM}: seal", self.edit, STREAM, sealed=True)
         yield self._slip(f"{STREAM}: one message at most", self.edit, STREAM, max_msgs=1)
+        for stream in (STREAM, *(f"KV_{bucket}" for bucket in keys.BUCKETS)):
+            for changes in EDITS:
+                yield self._slip(f"{stream}: edit", self.edit_if_allowed, stream, **changes)
         for name in (await self.api(f"CONSUMER.NAMES.{STREAM}"))["consumers"] or ():
             yield self._slip(
                 f"{STREAM}: delete a consumer", self.api, f"CONSUMER.DELETE.{STREAM}.{name}"

@@ -2,8 +2,8 @@
 
 Pure bookkeeping. What one client sends must not keep the others from sending: the address that
 holds the most gives way, and there the large body that began last. So the oldest large one gets to
-its end, and nobody is refused on account of what another address holds. A body that is complete
-counts until it has been looked at, but does not give way any more.
+its end, and nobody is refused on account of what another address holds. A body that has come counts
+until it has been looked at, and gives way like the others except while it is.
 """
 
 import itertools
@@ -27,8 +27,9 @@ class UnfinishedBody:
         """Its place in the order of beginnings."""
         self.data = bytearray()
         self.size = 0
-        """What it holds, also when its data has been handed over."""
-        self.is_complete = False
+        """What it holds."""
+        self.is_fixed = False
+        """Whether it does not give way now."""
         self.gave_way = False
         self.on_giving_way: Callable[[], object] = lambda: None
         """Called when others have taken its place; its bytes are gone then."""
@@ -68,14 +69,6 @@ class BodyBudget:
             body.size += len(chunk)
             self._held += len(chunk)
 
-    def complete(self, body: UnfinishedBody) -> bytes:
-        """Hands over the data of a body that has not given way, which then counts on until it is
-        discarded."""
-        whole = bytes(body.data)
-        body.data = bytearray()
-        body.is_complete = True
-        return whole
-
     def discard(self, body: UnfinishedBody) -> None:
         """Drops a body that is done with or given up; does nothing if it is gone already."""
         if body in self._bodies:
@@ -90,9 +83,9 @@ class BodyBudget:
         totals: Counter[str] = Counter()
         for body, size in sizes.items():
             totals[body.address] += size
-        arriving = [body for body in sizes if not body.is_complete]
-        most = max((body.address for body in arriving), key=totals.__getitem__)
-        theirs = [body for body in arriving if body.address == most]
+        possible = [body for body in sizes if not body.is_fixed]
+        most = max((body.address for body in possible), key=totals.__getitem__)
+        theirs = [body for body in possible if body.address == most]
         large = [body for body in theirs if sizes[body] > SMALL_BYTES]
         return max(large or theirs, key=lambda body: body.number)
 

@@ -34,7 +34,7 @@ MIN_BYTES_PER_SECOND = 64_000
 RETRY_SECONDS = 2
 """When to send a body again that gave way to others."""
 UNREAD_SECONDS = 30.0
-"""How long a client may leave its stream unread."""
+"""How long an HTTP/2 client may leave its stream unread."""
 _JSON = (b"content-type", b"application/json")
 _SSE = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -73,9 +73,9 @@ class BodyReader:
         body = self._budget.begin(address_group((scope.get("client") or ("", 0))[0]))
         try:
             await self._receive_all(receive, body, limit)
-            whole = self._budget.complete(body)
+            whole = bytes(body.data)
             await _let_others(len(whole))  # a copy, a look and a decoding take their time together
-            await self._screener.check(whole)  # others may be looked at first, for seconds
+            await self._screen(receive, body, whole)
             await _let_others(len(whole))
             return whole
         finally:
@@ -96,6 +96,19 @@ class BodyReader:
                 raise _too_large(body.size, limit)
             if not message.get("more_body", False):
                 return
+
+    async def _screen(self, receive: Receive, body: UnfinishedBody, whole: bytes) -> None:
+        """Has a body looked at. Others may be first, for seconds: meanwhile it may give way, and
+        its client may leave."""
+        if not self._screener.has_to_look(whole):
+            return
+        try:
+            async with asyncio.timeout(None) as waiting:
+                body.on_giving_way = lambda: _end_now(waiting)
+                async with watching_disconnect(receive, lambda: _end_now(waiting)):
+                    await self._screener.check(whole, lambda now: setattr(body, "is_fixed", now))
+        except TimeoutError:
+            raise (_gave_way(self._budget) if body.gave_way else ClientGone) from None
 
 
 async def _let_others(size: int) -> None:
@@ -155,8 +168,8 @@ def _gave_way(budget: BodyBudget) -> FleetError:
     return FleetError(
         ErrorCode.OVERLOADED,
         f"The gateway is receiving more than it keeps at a time: {budget.limit_text} of bodies "
-        "that are arriving or waiting to be decoded. This one began later than the others of its "
-        "address, and gave way. Send it again in a moment.",
+        "that are arriving or waiting to be looked at. The address of this one holds the most, and "
+        "it began later than its others. Send it again in a moment.",
         retry_after_seconds=RETRY_SECONDS,
     )
 
@@ -220,16 +233,25 @@ async def open_sse(send: Send, request_id: str) -> None:
 
 
 async def send_chunk(send: Send, data: bytes, *, more: bool = True) -> None:
-    """Sends one chunk of the stream; the last one has ``more=False``.
+    """Sends one chunk of the stream; the last one has ``more=False``."""
+    await send({"type": "http.response.body", "body": data, "more_body": more})
 
-    Raises :class:`ClientGone` when the client does not read: unread data would otherwise pile up
-    here for as long as the model generates.
+
+def given_up_when_unread(scope: Scope, send: Send) -> Send:
+    """Returns a *send* that raises :class:`ClientGone` when an HTTP/2 client does not read. Over
+    HTTP/1, the connection itself notices that, and tells slow clients from those that read nothing.
     """
-    try:
-        async with asyncio.timeout(UNREAD_SECONDS):
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-    except TimeoutError:
-        raise ClientGone from None
+    if scope["http_version"].startswith("1"):
+        return send
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(UNREAD_SECONDS):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return send_in_time
 
 
 def request_id_headers(request_id: str) -> list[tuple[bytes, bytes]]:

@@ -6,16 +6,25 @@ Each choice is a job of its own, so each one moves by itself when its neuron die
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
+from cortex.dispatch import refusals
+from cortex.dispatch.admission import characters
 from cortex.dispatch.dispatcher import Dispatcher
 from cortex.dispatch.receiver import Stream
 from cortex.streams.events import Event
+from protocol.errors import FleetError
 from protocol.generate import GenerateRequest
 from protocol.job import Client, Priority
 from protocol.names import new_job_id, sibling_job_id
 from protocol.runtime.waiting import wait_at_most
+
+MAX_CHARACTERS = 32 << 20
+"""What all choices of one request may read together: each is a job of its own on the bus."""
+LARGE_CHARACTERS = 1 << 20
+"""From which on others have their turn on the event loop between two choices."""
 
 
 class Choice(NamedTuple):
@@ -73,11 +82,14 @@ async def answered(
     priority: Priority,
 ) -> AsyncIterator[AnswerStream]:
     """Admits all choices or none: then ``FleetError`` says why. See ``Dispatcher.stream``."""
+    size = _check_size(choices)
     job_id, arrived = new_job_id(), asyncio.Event()
     seed = secrets.randbits(62) if seed is None else seed
+    streams: list[Stream] = []
+    like: dict[int, Stream] = {}
     async with contextlib.AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(
+        for position, choice in enumerate(choices):
+            stream = await stack.enter_async_context(
                 dispatcher.stream(
                     choice.request,
                     seed=seed,
@@ -87,13 +99,26 @@ async def answered(
                     job_id=sibling_job_id(job_id, position),
                     choice=choice.number,
                     arrived=arrived,
+                    like=like.get(id(choice.request)),
                 )
             )
-            for position, choice in enumerate(choices)
-        ]
+            streams.append(stream)
+            like[id(choice.request)] = stream
+            if size > LARGE_CHARACTERS:
+                await asyncio.sleep(0)
         for stream in streams:
             stream.siblings = tuple(streams)
         yield AnswerStream(streams, arrived)
+
+
+def _check_size(choices: Sequence[Choice]) -> int:
+    """Returns how many characters all choices read. Raises ``FleetError`` for too many."""
+    times = Counter(id(choice.request) for choice in choices)
+    requests = {id(choice.request): choice.request for choice in choices}
+    size = sum(times[key] * characters(request) for key, request in requests.items())
+    if size > MAX_CHARACTERS and len(choices) > 1:
+        raise FleetError.of(refusals.answer_is_too_large(len(choices), size, MAX_CHARACTERS))
+    return size
 
 
 @contextlib.asynccontextmanager

@@ -124,9 +124,11 @@ class Dispatcher:
         job_id: str = "",
         choice: int = 0,
         arrived: asyncio.Event | None = None,
+        like: Stream | None = None,
     ) -> AsyncIterator[Stream]:
         """Admits a request and yields its stream at once; leaving the block cancels it. Each
-        number of *choice* gives a different answer under one seed. Raises ``FleetError`` for
+        number of *choice* gives a different answer under one seed. *like* is a stream of the same
+        request, whose size and prefixes need not be computed again. Raises ``FleetError`` for
         what is known at once: an unknown model, a full queue, no bus. Everything that goes wrong
         later arrives in the stream's inbox as ``Broken``."""
         self._check_bus()
@@ -142,9 +144,11 @@ class Dispatcher:
             deadline_ms=int(QUEUE_SECONDS * 1000),
             client=client,
         )
-        self._hand_over.check_size(job)
+        if like is None:
+            self._hand_over.check_size(job)
         ticket = self._admission.admit(request, tenant, priority)
         stream = Stream(job, arrived)
+        stream.prefixes = prefixes_of(request) if like is None else like.prefixes
         async with self._carried(stream, self._begin(stream, ticket)):
             yield stream
 
@@ -194,7 +198,7 @@ class Dispatcher:
     async def _begin(self, stream: Stream, ticket: Ticket) -> None:
         """Takes a new request all the way: the queue, the first neuron, and every neuron after
         it."""
-        known = prefixes_of(stream.job.request)
+        known = stream.prefixes
         try:
             budget = WaitBudget(stream.job.request.model, time.monotonic, self._place_seconds)
             while not ticket.has_turn:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from cortex.dispatch import refusals
+from cortex.dispatch.prefix_affinity import Prefix
 from cortex.streams.events import Action, Alive, Broken, Event, Move, Parts, Repair, Stranger
 from cortex.streams.inbox import Inbox
 from cortex.streams.state import StreamState
@@ -62,6 +63,8 @@ class Stream:
         """The streams of all choices of its answer."""
         self.waits_for = ""
         """What happens to its model while it waits, for people."""
+        self.prefixes: list[Prefix] = []
+        """Those of its conversation, by which the node that has computed them is found."""
 
     @property
     def waits_for_siblings(self) -> bool:

@@ -191,6 +191,15 @@ def job_is_too_large(size: int, limit: int) -> WireError:
     )
 
 
+def answer_is_too_large(choices: int, total: int, limit: int) -> WireError:
+    """The prompts of all choices together are more than one request may have (in characters)."""
+    return WireError(
+        ErrorCode.REQUEST_TOO_LARGE,
+        f"Each of the {choices} choices reads its whole prompt, {total:,} characters in all; at "
+        f"most {limit:,} are read for one request. Ask for fewer choices (n), or send less text.",
+    )
+
+
 def prompt_is_too_large(size: int, limit: int) -> WireError:
     """A question about a prompt does not fit through the bus (in bytes)."""
     return WireError(

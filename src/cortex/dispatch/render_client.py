@@ -14,7 +14,7 @@ from cortex.fleet.state import Fleet
 from protocol import codec, subjects
 from protocol.bus import Bus
 from protocol.bus.connection import BusOverflow
-from protocol.errors import ErrorCode, FleetError
+from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.fleet import ModelState
 from protocol.generate import GenerateRequest
 from protocol.render import Render, Rendered
@@ -63,6 +63,7 @@ class RenderClient(NamedTuple):
         model = self.catalogue.resolve(request.model, self.fleet.models())
         request = self.catalogue.applied(request, self.fleet.models())
         data = codec.encode(Render(request, time.time(), pieces))
+        busy: WireError | None = None
         for node in self._nodes(model)[:NODES_ASKED]:
             try:
                 answer = await self._asked(node, model, data)
@@ -77,8 +78,12 @@ class RenderClient(NamedTuple):
                 continue
             if rendered.error is None:
                 return rendered
-            if rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
+            if rendered.error.code is ErrorCode.OVERLOADED:
+                busy = rendered.error
+            elif rendered.error.code is not ErrorCode.MODEL_UNAVAILABLE:
                 raise FleetError.of(rendered.error)
+        if busy is not None:
+            raise FleetError.of(busy)
         decision = self.decisions.decide(model)
         if isinstance(decision, router.Refuse):
             raise FleetError.of(decision.error)

@@ -121,7 +121,8 @@ class Lease:
     def _is_free(self, stored: Stored) -> bool:
         """Whether nobody holds the lease: its record was released or has expired, or is this very
         gateway's, left over from a request whose answer got lost. What somebody else has deleted,
-        purged or overwritten may still be held; its holder renews it within its TTL."""
+        purged or overwritten may still be held; its holder renews it within its TTL. A gateway that
+        has never seen a record takes the lease; orders of the earlier epoch are then refused."""
         if stored.sequence not in (0, self._seen):
             self._seen, self._seen_at = stored.sequence, self._clock()
         if stored.value == self._record:

@@ -9,6 +9,7 @@ A source is ``cortex-demo`` (or ``demo``), a folder, ``org/name[@revision]`` on 
 """
 
 import asyncio
+import errno
 import hashlib
 import importlib.resources
 import logging
@@ -299,7 +300,7 @@ def _unreadable(path: Path, error: OSError) -> FleetError:
             advice = "Check the spelling, or download the model to this folder"
         case NotADirectoryError():
             advice = "Name the folder that holds config.json, the weights and tokenizer.json"
-        case UnsuitableFile():
+        case UnsuitableFile() | OSError(errno=errno.ELOOP):
             advice = "Replace that file, or download the model again"
         case _:
             advice = "Give the user that runs the neuron read permission"

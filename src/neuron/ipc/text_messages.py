@@ -46,6 +46,8 @@ class RenderText(msgspec.Struct, frozen=True, tag="render"):
     """The ``Render`` as JSON."""
     context_limit: int
     """What to answer for it."""
+    max_answer_bytes: int
+    """What a message on the bus may have."""
 
 
 class ListVocabulary(msgspec.Struct, frozen=True, tag="list_vocabulary"):

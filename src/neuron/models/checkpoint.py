@@ -172,8 +172,10 @@ def read_header(file: Path) -> list[TensorEntry]:
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
+            if size < 8:
+                raise _corrupt(file, f"it has {size} bytes, and its header alone takes more")
             length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > size - 8:
+            if length > size - 8:
                 raise _corrupt(file, f"it has {size} bytes, but its header claims {length}")
             _check_number(file, length, MAX_HEADER_BYTES, "bytes of header")
             text = stream.read(length)

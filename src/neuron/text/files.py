@@ -30,10 +30,13 @@ def read_config(path: Path, shape: type[T]) -> T | None:
         content = json.loads(read_bounded(path, MAX_CONFIG_BYTES).decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise broken(path, f"the content cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
         raise broken(path, f"the content cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise broken(path, f"the content is a JSON {type(content).__name__} instead of an object")
+        kind = "null" if content is None else f"a JSON {type(content).__name__}"
+        raise broken(path, f"the content is {kind} instead of an object")
     try:
         return msgspec.convert(content, shape)
     except msgspec.ValidationError as error:

@@ -189,7 +189,10 @@ class _TextServer:
             }
             pieces = tuple(texts[token] for token in found.tokens)
         rendered = Rendered(tuple(found.tokens), found.text, pieces, message.context_limit)
-        return RenderedText(codec.encode(rendered))
+        answer = codec.encode(rendered)
+        if len(answer) > message.max_answer_bytes:
+            raise _too_large(len(answer), message.max_answer_bytes)
+        return RenderedText(answer)
 
     def _failed(self, why: str) -> WireError:
         what = self._stages.what or "request"
@@ -226,6 +229,14 @@ def _read_request(data: bytes) -> GenerateRequest:
 
 def _unreadable(error: Exception) -> FleetError:
     return FleetError(ErrorCode.INVALID_REQUEST, f"The request cannot be read: {error}.")
+
+
+def _too_large(size: int, limit: int) -> FleetError:
+    return FleetError(
+        ErrorCode.REQUEST_TOO_LARGE,
+        f"The answer has {size:,} bytes, but a message on the bus may have at most {limit:,}. Send "
+        "less text.",
+    )
 
 
 def _too_slow(cpu_seconds: float) -> FleetError:

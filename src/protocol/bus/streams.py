@@ -10,8 +10,8 @@ the server, helps.
 import contextlib
 import json
 import logging
+import secrets
 import time
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +26,16 @@ _STREAM_MISSING = 10059
 _INVALID_CHANGE = 10052
 """NATS's code for a change of configuration that it never allows, such as taking back a denial."""
 _UNSTATED: Mapping[str, object] = {
+    "retention": "limits",
+    "discard_new_per_subject": False,
+    "subject_transform": None,
+    "republish": None,
+    "sources": None,
+    "mirror": None,
+    "consumer_limits": None,
+    "allow_rollup_hdrs": False,
     "max_msgs": -1,
+    "max_msgs_per_subject": -1,
     "max_msg_size": -1,
     "max_consumers": -1,
     "max_age": 0,
@@ -111,12 +120,7 @@ class Stream:
         for _ in range(3):
             info = await self.info()
             if info is None:
-                try:
-                    await self._ask("CREATE", self._config)
-                    log.info("created the stream %s", self.name)
-                except StorageError as error:
-                    if error.code != _STREAM_EXISTS:
-                        raise
+                await self._create(self._config)
             elif info.config.get("sealed"):
                 await self.replace(info)
             elif self._differs(info.config):
@@ -135,8 +139,7 @@ class Stream:
     async def touch(self, info: StreamInfo) -> None:
         """Has the server write the stream's configuration to its disk: raises
         :class:`StorageError` with the reason where a failed write of messages gives none."""
-        kept = {name: info.config[name] for name in _KEPT if info.config.get(name)}
-        await self._ask("UPDATE", {**kept, **self._config})
+        await self._ask("UPDATE", self._config_like(info))
 
     async def replace(self, info: StreamInfo, *, only_if_dead: bool = False) -> None:
         """Puts a new, empty stream in the place of the one that *info* describes; with
@@ -151,16 +154,28 @@ class Stream:
             except StorageError as error:
                 if error.code != _STREAM_MISSING:  # another gateway was faster
                     raise
+            await self._create(self._config_like(info))
         await self.ensure()
+
+    async def _create(self, config: Mapping[str, Any]) -> None:
+        """Creates the stream, unless another gateway is faster."""
+        try:
+            await self._ask("CREATE", config)
+            log.info("created the stream %s", self.name)
+        except StorageError as error:
+            if error.code != _STREAM_EXISTS:
+                raise
+
+    def _config_like(self, info: StreamInfo) -> dict[str, Any]:
+        """The stream's configuration, with what an operator has chosen."""
+        kept = {name: info.config[name] for name in _KEPT if info.config.get(name)}
+        return {**kept, **self._config}
 
     async def check_room(self, nbytes: int) -> None:
         """Has the server store *nbytes* in a stream of their own, and drops them. Raises
-        :class:`StorageError` when it cannot.
-
-        Should this process die meanwhile, one of the same name uses that stream again, and
-        *nbytes* don't stay in it.
-        """
-        name = f"cortex-room-{zlib.crc32(f'{self._bus.name} {self.name}'.encode()):08x}"
+        :class:`StorageError` when it cannot. Should this process die meanwhile, an empty stream
+        is left."""
+        name = f"cortex-room-{secrets.token_hex(4)}"
         subject = f"cortex.room.{name}"
         config = {"name": name, "subjects": [subject], "storage": "file", "max_age": 60 * 10**9}
         room = Stream(self._bus, config, subject)

@@ -1,5 +1,6 @@
 """Reads files that somebody else made: never a device, a pipe, or more than a bound."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,14 +15,26 @@ class UnsuitableFile(OSError):
 def read_bounded(path: Path, limit: int) -> bytes:
     """Returns the content of *path*, at most *limit* bytes. Raises :class:`UnsuitableFile`, or
     another OSError when it cannot be read."""
-    # without waiting, as a pipe would wait for its writer
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise UnsuitableFile(f"{path.name} is not an ordinary file")
-        if found.st_size > limit:
+    with os.fdopen(_open(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
             raise UnsuitableFile(
-                f"{path.name} has {size_text(found.st_size)}, and at most {size_text(limit)} of "
-                "it are read"
+                f"{path.name} has {size_text(size)}, and at most {size_text(limit)} of it are read"
             )
         return file.read(limit)
+
+
+def _open(path: Path) -> int:
+    """Opens an ordinary file, and nothing else."""
+    no_file = UnsuitableFile(f"{path.name} is not an ordinary file")
+    try:
+        # without waiting, as a pipe would wait for its writer
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise no_file from error
+        raise
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise no_file
+    return opened

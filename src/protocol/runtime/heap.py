@@ -6,10 +6,10 @@ the allocator keeps it. glibc can give back whole pages in between; elsewhere no
 
 import asyncio
 
-from protocol.runtime.malloc import give_back_memory
+from protocol.runtime.malloc import give_back_much_memory
 
-PAUSE_SECONDS = 5.0
-TIMES = 8
+PAUSE_SECONDS = 10.0
+TIMES = 4
 
 
 class HeapKeeper:
@@ -29,8 +29,8 @@ class HeapKeeper:
         self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._give_back)
 
     def _give_back(self) -> None:
-        # In a thread: it takes longer the more there is, up to tenths of a second.
-        given = asyncio.get_running_loop().run_in_executor(None, give_back_memory)
+        # In a thread: the event loop waits only where it has to allocate meanwhile.
+        given = asyncio.get_running_loop().run_in_executor(None, give_back_much_memory)
         given.add_done_callback(self._go_on)
 
     def _go_on(self, _: object) -> None:

@@ -22,8 +22,9 @@ TICK_SECONDS = 0.05
 LOG_SECONDS = 1.0
 """The shortest time between two lines."""
 UNSEEN_SECONDS = 0.25
-"""A delay for which nothing in this process can be named is told only from this length on: on a
+"""A delay for which nothing in this process can be named is logged only from this length on: on a
 busy host, a process waits for its turn."""
+_NO_TURN = ", by a library's call that lets no other thread run, or by other processes"
 
 
 class LoopWatch:
@@ -62,15 +63,19 @@ class LoopWatch:
         self.longest_seconds = max(self.longest_seconds, seconds)
         self._on_held(seconds)
         now = time.monotonic()
-        if now - self._logged > LOG_SECONDS:
+        is_worth_a_line = bool(found) or seconds >= UNSEEN_SECONDS
+        if is_worth_a_line and now - self._logged > LOG_SECONDS:
             self._logged = now
-            log.warning(
-                "the event loop was held for %.2f s%s", seconds, found or ", by nothing seen"
-            )
+            log.warning("the event loop was held for %.2f s%s", seconds, found or _NO_TURN)
 
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        now = time.monotonic()
+        unseen = 0.0  # when the timer was due that something unseen has held
         while not self._ended.wait(TICK_SECONDS):
-            if time.monotonic() - self._due > HELD_SECONDS:
+            before, now = now, time.monotonic()
+            if now - before > TICK_SECONDS + HELD_SECONDS:
+                unseen = self._due  # this thread had no turn either: nobody else is to blame
+            elif now - self._due > HELD_SECONDS and self._due != unseen:
                 task = asyncio.current_task(loop)
                 frame = sys._current_frames().get(thread)
                 if task is None and frame is not None and frame.f_code.co_name == "select":

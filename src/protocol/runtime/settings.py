@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
+from protocol.runtime.validation_errors import split_error
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -67,9 +69,7 @@ def parse(text: str, kind: type[T], name: str) -> T:
 
 
 def _explain(sentence: str, text: str, kind: type[msgspec.Struct], name: str) -> str:
-    match = re.search(r" - at `\$\.?(.*)`$", sentence)
-    path = match[1] if match else ""
-    what = sentence[: match.start()] if match else sentence
+    what, path = split_error(sentence)
     unknown = re.search(r"unknown field `([^`]+)`", what)
     if unknown:
         allowed = _fields_at(kind, path)

@@ -15,6 +15,7 @@ from protocol.errors import ErrorCode, FleetError
 from protocol.generate import Message, Sampling, Tool
 from protocol.job import Priority
 from protocol.names import InvalidName, check_model_id
+from protocol.runtime.validation_errors import split_error
 
 T = TypeVar("T")
 
@@ -29,7 +30,6 @@ Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 MAX_STOPS = 16
 MAX_TOOLS = 10_000
 MAX_BIASES = 1024
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
 _PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
 _FIXED_OPTIONS = ("messages", "tools")
 
@@ -103,14 +103,10 @@ def read(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
 
 def _explain(text: str) -> tuple[str, str]:
     """Puts the path in front of msgspec's sentence: ``messages[0].role: Invalid enum value …``."""
-    match = _PATH.search(text)
-    field = re.search(r"missing required field `(\w+)`", text)
-    if not match:
-        return f"{text}.", field[1] if field else ""
-    path = match[1]
-    if field:
-        path = f"{path}.{field[1]}".lstrip(".")
-    return f"{path}: {text[: match.start()]}.", path
+    problem, path = split_error(text)
+    field = re.search(r"missing required field `(\w+)`", problem)
+    param = ".".join(filter(None, (path, field[1] if field else "")))
+    return (f"{param}: {problem}." if path else f"{problem}."), param
 
 
 def checked_model(model: str) -> str:

@@ -16,7 +16,13 @@ from cortex.api.dialects.base import Call, Dialect
 from cortex.api.dialects.cursor import UNNUMBERED, Seen, parse_event_id
 from cortex.api.dialects.sse_writer import Head
 from cortex.api.endpoints.relay import Relay
-from cortex.api.http import BodyReader, ClientGone, send_error, watching_disconnect
+from cortex.api.http import (
+    BodyReader,
+    ClientGone,
+    given_up_when_unread,
+    send_error,
+    watching_disconnect,
+)
 from cortex.dispatch.answer import AnswerStream, Choice, answered, taken_up
 from cortex.gateway import Gateway
 from cortex.telemetry.metrics import Outcome
@@ -35,7 +41,7 @@ class Generation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request from decoding to its last byte."""
-        metrics = self._gateway.metrics
+        metrics, send = self._gateway.metrics, given_up_when_unread(scope, send)
         records: list[Record] = []
         try:
             call = self._dialect.decode(await self._bodies.read(scope, receive))
@@ -74,7 +80,9 @@ class Generation:
     def _resolved(self, call: Call) -> list[Choice]:
         """Replaces aliases by model ids, and fills in the defaults of the models' profiles."""
         catalogue, known = self._gateway.catalogue, self._gateway.fleet.models()
-        return [c._replace(request=catalogue.applied(c.request, known)) for c in call.choices]
+        asked = {id(c.request): c.request for c in call.choices}
+        applied = {key: catalogue.applied(request, known) for key, request in asked.items()}
+        return [c._replace(request=applied[id(c.request)]) for c in call.choices]
 
     async def _relay(
         self, answer: AnswerStream, client: Client, is_stream: bool, receive: Receive, send: Send
@@ -97,7 +105,7 @@ class Streams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one client that came back for its stream."""
-        metrics = self._gateway.metrics
+        metrics, send = self._gateway.metrics, given_up_when_unread(scope, send)
         records: list[Record] = []
         try:
             job_id = scope["path_params"]["job_id"]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.errors import MAX_PARAM, shortened
+
 QUICK_SIGNS = 49_152
 """Bodies with fewer brackets, braces and commas are decoded at once, in 30 ms at most."""
 MAX_VALUES = 49_152
@@ -57,6 +59,7 @@ def too_complex(body: bytes) -> tuple[str, str]:
         seen += containers
         bound = _BOUNDS.get(field, MAX_OTHER_VALUES)
         if values > bound:
+            field = shortened(field, MAX_PARAM)
             return field, f"{field}: it has {values:,} values; at most {bound:,} are read."
     if seen < brackets:  # they would be decoded all the same
         return "", "The body has a field twice. Send every field once."

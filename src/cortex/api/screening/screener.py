@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 
 from cortex.api.screening.complexity import QUICK_SIGNS, signs
 from cortex.api.screening.process import LENGTH_BYTES
@@ -34,11 +35,15 @@ class Screener:
         self._process: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
 
-    async def check(self, body: bytes) -> None:
-        """Raises ``FleetError(INVALID_REQUEST)`` for a body of too many values."""
-        if signs(body) <= QUICK_SIGNS:
-            return
-        field, why = await self._ask_patiently(body)
+    @staticmethod
+    def has_to_look(body: bytes) -> bool:
+        """Whether *body* may have so many values that it has to be looked at."""
+        return signs(body) > QUICK_SIGNS
+
+    async def check(self, body: bytes, on_turn: Callable[[bool], object] = lambda _: None) -> None:
+        """Raises ``FleetError(INVALID_REQUEST)`` for a body of too many values. *on_turn* is told
+        when its turn comes and when it is over."""
+        field, why = await self._ask_patiently(body, on_turn)
         if why:
             advice = "Send a shorter request." if field or "twice" not in why else ""
             raise FleetError(ErrorCode.INVALID_REQUEST, f"{why} {advice}".rstrip(), param=field)
@@ -57,9 +62,12 @@ class Screener:
             process.kill()
         return process
 
-    async def _ask_patiently(self, body: bytes) -> tuple[str, str]:
+    async def _ask_patiently(
+        self, body: bytes, on_turn: Callable[[bool], object]
+    ) -> tuple[str, str]:
         for _ in range(TRIES):
             async with self._turn:  # the second time behind all others: it may be to blame
+                on_turn(True)
                 try:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         return await self._ask(body)
@@ -69,6 +77,8 @@ class Screener:
                 except asyncio.CancelledError:
                     self._drop()  # its next answer would be about this body
                     raise
+                finally:
+                    on_turn(False)
         raise FleetError(
             ErrorCode.OVERLOADED,
             f"The gateway could not look at the body within {TRIES * ANSWER_SECONDS:.0f} s. Try "

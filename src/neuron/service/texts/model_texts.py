@@ -110,10 +110,13 @@ class ModelTexts:
         )
         return Prompt(rendering, answer.hash, answer.sample)
 
-    async def render(self, data: bytes, model: str, context_limit: int) -> bytes:
+    async def render(
+        self, data: bytes, model: str, context_limit: int, max_answer_bytes: int
+    ) -> bytes:
         """Answers a ``Render`` in JSON by a ``Rendered`` in JSON. Raises what :meth:`prepare`
-        does."""
-        answer = await self._ask(RenderText(data, context_limit), len(data), model)
+        does, and ``FleetError`` when the answer is too large."""
+        asked = RenderText(data, context_limit, max_answer_bytes)
+        answer = await self._ask(asked, len(data), model)
         assert isinstance(answer, RenderedText)
         return answer.answer
 

@@ -1,11 +1,20 @@
 """Reads tool calls written as tags around plain text, as by Qwen3-Coder and its successors."""
 
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from neuron.text.tool_calls.call_reader import HELD_CHARACTERS, CallDelta, CallReader
 from neuron.text.tool_calls.json_stream import JsonStream, Token
+
+MAX_SCHEMA_BYTES = 256 << 10
+"""The arguments of a tool with a longer schema are taken as text."""
+MAX_SCHEMAS = 256
+"""How many alternatives, or values, of one argument are looked at."""
+MAX_STEPS = 32
+"""In a reference to another part of the schema."""
 
 
 class XmlReader(CallReader):
@@ -128,41 +137,59 @@ class XmlReader(CallReader):
 
 
 class Schema:
-    """The types of a tool's arguments, from its JSON schema."""
+    """The types of a tool's arguments, from its JSON schema, which is read when a call needs it.
+
+    Schemas are from strangers, and are read between two tokens: however often one refers to itself,
+    and whatever it contains, that takes milliseconds.
+    """
 
     def __init__(self, raw: bytes = b"{}") -> None:
-        try:
-            found = msgspec.json.decode(raw, type=dict[str, object])
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            found = {}
-        self._root = found
-        properties = found.get("properties")
-        self._properties = properties if isinstance(properties, dict) else {}
+        self._raw = raw
 
     def types(self, key: str) -> frozenset[str]:
         """The JSON types that an argument may have; empty = unknown."""
-        return frozenset(self._types(self._properties.get(key), 0))
+        properties = self._root.get("properties")
+        schema = properties.get(key) if isinstance(properties, dict) else None
+        return frozenset(self._types(schema))
 
-    def _types(self, schema: object, depth: int) -> set[str]:
-        if not isinstance(schema, dict) or depth > 8:
-            return set()
+    @functools.cached_property
+    def _root(self) -> dict[str, object]:
+        if len(self._raw) > MAX_SCHEMA_BYTES:
+            return {}
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+            return msgspec.json.decode(self._raw, type=dict[str, object])
+        return {}
+
+    def _types(self, schema: object) -> set[str]:
+        """Collects the types of a schema and of all that it may be instead, each looked at once."""
         found: set[str] = set()
-        named = schema.get("type")
-        names = named if isinstance(named, list) else [named]
-        found.update(name for name in names if isinstance(name, str))
-        for key in ("anyOf", "oneOf", "allOf"):
-            inner = schema.get(key)
-            for one in inner if isinstance(inner, list) else []:
-                found |= self._types(one, depth + 1)
-        if not found and isinstance(schema.get("enum"), list):
-            found |= {_type_of(value) for value in schema["enum"]}
-        reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#/"):
-            target: object = self._root
-            for step in reference.removeprefix("#/").split("/"):
-                target = target.get(step) if isinstance(target, dict) else None
-            found |= self._types(target, depth + 1)
+        seen: set[int] = set()
+        left = [schema]
+        while left and len(seen) < MAX_SCHEMAS:
+            one = left.pop()
+            if not isinstance(one, dict) or id(one) in seen:
+                continue
+            seen.add(id(one))
+            named = one.get("type")
+            names = named if isinstance(named, list) else [named]
+            types = {name for name in names[:MAX_SCHEMAS] if isinstance(name, str)}
+            values = one.get("enum")
+            if not types and isinstance(values, list):
+                types = {_type_of(value) for value in values[:MAX_SCHEMAS]}
+            found |= types
+            for key in ("anyOf", "oneOf", "allOf"):
+                inner = one.get(key)
+                left += inner[:MAX_SCHEMAS] if isinstance(inner, list) else []
+            left.append(self._referred(one.get("$ref")))
         return found
+
+    def _referred(self, reference: object) -> object:
+        if not (isinstance(reference, str) and reference.startswith("#/")):
+            return None
+        target: object = self._root
+        for step in reference.removeprefix("#/").split("/", MAX_STEPS)[:MAX_STEPS]:
+            target = target.get(step) if isinstance(target, dict) else None
+        return target
 
 
 def _type_of(value: object) -> str:

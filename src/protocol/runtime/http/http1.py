@@ -17,6 +17,10 @@ from hypercorn.protocol.events import Body, EndBody, Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
+from protocol.runtime.http import h11_patterns
+
+h11_patterns.install()
+
 MAX_AHEAD_BYTES = 64 << 10
 """How much may come behind a request that is being answered, and is kept as the next ones."""
 AHEAD_SECONDS = 0.25
@@ -134,7 +138,8 @@ class Http1(H11Protocol):
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
-                await self._refuse(error.error_status_hint, _INVALID.format(error))
+                what, _, _ = str(error).partition(":")  # behind it is what the client sent
+                await self._refuse(error.error_status_hint, _INVALID.format(what))
                 return
             if isinstance(event, h11.Request):
                 await self.send(Updated(idle=False))
