@@ -25,10 +25,12 @@ pytestmark = pytest.mark.xdist_group("wall_clock")
 LOADED_SECONDS = 20.0
 GAP_SECONDS = 1.0
 LOOP_SECONDS = 0.05
+NOISE = 4.0
+"""By how much the limits may be exceeded beside other tests."""
 
 
 @contextlib.asynccontextmanager
-async def somebody_else(fleet: TestFleet) -> AsyncIterator[list[str]]:
+async def somebody_else(fleet: TestFleet, noise: float) -> AsyncIterator[list[str]]:
     """Reads streams of the demo model, again and again; what was wrong with them."""
     wrong: list[str] = []
 
@@ -38,7 +40,7 @@ async def somebody_else(fleet: TestFleet) -> AsyncIterator[list[str]]:
                 tape = Tape()
                 sent = {"model": "cortex-demo", "max_tokens": 200, "min_tokens": 200}
                 await play(client, fleet.url, tape, **sent)
-                if tape.error or tape.worst_gap > GAP_SECONDS:
+                if tape.error or tape.worst_gap > noise * GAP_SECONDS:
                     wrong.append(f"a gap of {tape.worst_gap:.1f} s: {tape.error}")
 
     async with background(read()):
@@ -63,10 +65,10 @@ async def fate(fleet: TestFleet, model: str, folder: Path) -> str:
     return "" if answer.status_code == 200 else str(answer.json()["error"]["message"])
 
 
-def faults(reason: str, stood_still: float) -> list[str]:
+def faults(reason: str, stood_still: float, noise: float) -> list[str]:
     """What is wrong with how a load ended."""
     found = []
-    if stood_still > LOOP_SECONDS:
+    if stood_still > noise * LOOP_SECONDS:
         found.append(f"the loop stood still for {stood_still:.3f} s")
     if len(reason) > 1_000:
         found.append(f"{len(reason)} characters")
@@ -75,7 +77,9 @@ def faults(reason: str, stood_still: float) -> list[str]:
     return found
 
 
-async def try_out(fleet: TestFleet, folder: Path, hostile: Hostile) -> tuple[str, list[str]]:
+async def try_out(
+    fleet: TestFleet, folder: Path, hostile: Hostile, noise: float
+) -> tuple[str, list[str]]:
     """Loads one; why it was refused, and what was wrong."""
     worst = [0.0]
     began = time.monotonic()
@@ -84,19 +88,24 @@ async def try_out(fleet: TestFleet, folder: Path, hostile: Hostile) -> tuple[str
         await fleet.client.post("/models/unload", json={"model": "hostile"})
         await until(lambda: not fleet.gateway.fleet.placed("hostile"), seconds=LOADED_SECONDS)
     seconds = time.monotonic() - began
-    found = faults(reason, worst[0])
+    found = faults(reason, worst[0], noise)
     sys.stdout.write(f"{hostile.name}: {seconds:.1f} s: {reason or 'it is served'} {found}\n")
     return reason, [f"{hostile.name}: {one}: {reason}" for one in found]
 
 
-async def try_all(nats: NatsServer, folder: Path, hostiles: list[Hostile]) -> Counter[str]:
+async def try_all(
+    nats: NatsServer, folder: Path, hostiles: list[Hostile], noise: float
+) -> Counter[str]:
     """Loads them one after the other, beside somebody else's streams; how often how it ended."""
     ends: Counter[str] = Counter()
     for number, hostile in enumerate(hostiles):
         hostile.make(folder / str(number))
-    async with real_fleet(nats, WatchedEngines()) as fleet, somebody_else(fleet) as wrong:
+    async with (
+        real_fleet(nats, WatchedEngines()) as fleet,
+        somebody_else(fleet, noise) as wrong,
+    ):
         for number, hostile in enumerate(hostiles):
-            reason, found = await try_out(fleet, folder / str(number), hostile)
+            reason, found = await try_out(fleet, folder / str(number), hostile, noise)
             ends["refused" if reason else "served"] += 1
             wrong += found
         assert (await fleet.chat(max_tokens=2)).status_code == 200
@@ -105,13 +114,14 @@ async def try_all(nats: NatsServer, folder: Path, hostiles: list[Hostile]) -> Co
 
 
 async def test_some_hostile_folders(nats: NatsServer, tmp_path: Path) -> None:
-    ends = await try_all(nats, tmp_path, random.Random(0).sample([*hostile_folders()], 12))
+    some = random.Random(0).sample([*hostile_folders()], 12)
+    ends = await try_all(nats, tmp_path, some, NOISE)
     assert ends["refused"] > 6
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 async def test_all_hostile_folders(nats: NatsServer, tmp_path: Path) -> None:
-    ends = await try_all(nats, tmp_path, [*hostile_folders()])
+    ends = await try_all(nats, tmp_path, [*hostile_folders()], 1.0)
     sys.stdout.write(f"{ends}\n")
     assert ends["refused"] > 100
