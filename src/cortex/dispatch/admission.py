@@ -17,6 +17,8 @@ from protocol.job import Priority
 
 USUAL_ANSWER = 512
 """Tokens that an answer without a limit is assumed to have."""
+LONGEST_ANSWER = 32_768
+"""Tokens that an answer counts with at most: some clients ask for two billion, meaning no limit."""
 SHORT_SECONDS = 1.0
 """The placer is not told of shorter waits beside ready nodes."""
 
@@ -71,9 +73,12 @@ class Admission:
     def update_room(self, live_gateways: int) -> None:
         """Opens the queues as far as the fleet has room now, shared with the other gateways."""
         self._live_gateways = live_gateways
-        for model, queue in self._queues.items():
+        for model, queue in list(self._queues.items()):
             if queue.waiting:
                 self._open(model)
+            elif queue.is_idle and not self._decisions.is_known(model):
+                del self._queues[model]  # a name that somebody has made up
+                self._clients.forget(model)
 
     def _open(self, model: str) -> None:
         if self._fleet.ready(model):
@@ -86,7 +91,8 @@ class Admission:
 
 def estimated_tokens(request: GenerateRequest) -> int:
     """Estimates what a request costs its tenant: four characters are about one token."""
-    return characters(request) // 4 + (request.sampling.max_tokens or USUAL_ANSWER)
+    answer = request.sampling.max_tokens or USUAL_ANSWER
+    return characters(request) // 4 + min(answer, LONGEST_ANSWER)
 
 
 def characters(request: GenerateRequest) -> int:

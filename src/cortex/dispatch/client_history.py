@@ -49,6 +49,10 @@ class ClientHistory:
         if not busy.requests:
             del self._busy[tenant]
 
+    def forget(self, model: str) -> None:
+        """Forgets a model that there is not."""
+        self._last_uses.pop(model, None)
+
     def released_by(self, tenants: Collection[str], model: str) -> dict[str, float]:
         """Returns the models that nobody but *tenants* has used lately, with the seconds since:
         while they all wait for *model*, nobody misses these. Empty when one of *tenants*, all of

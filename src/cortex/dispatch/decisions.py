@@ -44,12 +44,20 @@ class Decisions:
         return router.ModelView(
             model,
             placed,
-            known_models=(*self._fleet.models(), *self._catalogue.models),
+            known_models=self._known_models,
             feasible=self._feasible(model),
             lost_node=self._fleet.remembers(model),
-            is_listed=model in self._catalogue.models,
+            is_listed=model in self._catalogue,
+            is_known=self.is_known(model),
             is_unsettled=self._fleet.is_unsettled or self._fleet.misses(model),
         )
+
+    def is_known(self, model: str) -> bool:
+        """Whether a model has a profile, or some living node has it or could load it."""
+        return model in self._catalogue or model in self._fleet
+
+    def _known_models(self) -> tuple[str, ...]:
+        return (*self._fleet.models(), *self._catalogue.models)
 
     def decide(self, model: str) -> router.Decision:
         """Decides what a request for *model* should do now."""

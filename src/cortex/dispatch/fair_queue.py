@@ -81,15 +81,41 @@ class FairQueue(Generic[W]):
         """Removes and returns the next request of a tenant that *may* have a turn; None if there is
         none."""
         for ring in self._rings.values():
-            allowed = [tenant for tenant in ring if may(tenant)]
-            while allowed:
-                for tenant in list(allowed):
-                    queue = ring[tenant]
-                    if queue.deficit >= queue.waiting[0].cost:
-                        one = queue.waiting[0]
-                        queue.deficit -= one.cost
-                        self.remove(one)
-                        return one
-                    queue.deficit += QUANTUM
-                    ring[tenant] = ring.pop(tenant)  # to the end of the ring
+            queue = _next(ring, may)
+            if queue is not None:
+                one = queue.waiting[0]
+                queue.deficit -= one.cost
+                self.remove(one)
+                return one
         return None
+
+
+def _next(ring: dict[str, _Queue[W]], may: Callable[[str], bool]) -> _Queue[W] | None:
+    """The queue whose first request is served next; those that it passes have saved up more."""
+    passed: list[str] = []
+    for tenant, queue in ring.items():
+        if not may(tenant):
+            continue
+        if queue.deficit >= queue.waiting[0].cost:
+            _credit(ring, passed)
+            return queue
+        passed.append(tenant)
+    if not passed:
+        return None
+    # Rounds in which nobody is served are made up for at once: a cost may be any number.
+    _credit(ring, passed, min(_rounds(ring[tenant]) for tenant in passed))
+    served = next(tenant for tenant in passed if not _rounds(ring[tenant]))
+    _credit(ring, passed[: passed.index(served)])
+    return ring[served]
+
+
+def _rounds(queue: _Queue[W]) -> int:
+    """How many more allowances a tenant needs for its first request."""
+    return max(0, -((queue.deficit - queue.waiting[0].cost) // QUANTUM))
+
+
+def _credit(ring: dict[str, _Queue[W]], tenants: list[str], rounds: int = 1) -> None:
+    """Gives tenants their allowances, and moves them to the end of the ring."""
+    for tenant in tenants:
+        ring[tenant].deficit += rounds * QUANTUM
+        ring[tenant] = ring.pop(tenant)

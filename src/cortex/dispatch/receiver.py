@@ -32,6 +32,7 @@ IDLE_SECONDS = 300.0
 makes progress has no limit."""
 _REPAIR_EVERY_SECONDS = 0.2
 _STOP_EVERY_SECONDS = 0.5
+_STOPPED_SECONDS = 10.0
 
 
 class Stream:
@@ -293,8 +294,10 @@ class Receiver:
         node = frame.node if isinstance(frame, Accepted) else self._node_of_instance(frame.instance)
         key, now = (job_id, frame.instance, frame.attempt), time.monotonic()
         if node and now - self._stopped.get(key, 0.0) > _STOP_EVERY_SECONDS:
-            self._stopped = {k: at for k, at in self._stopped.items() if now - at < 10}
-            self._stopped[key] = now
+            while self._stopped and now - next(iter(self._stopped.values())) > _STOPPED_SECONDS:
+                del self._stopped[next(iter(self._stopped))]
+            self._stopped.pop(key, None)
+            self._stopped[key] = now  # at the end: the oldest are first
             self._order(node, job_id, Cancel(frame.attempt))
 
     def steer(self, stream: Stream, order: Steer) -> None:

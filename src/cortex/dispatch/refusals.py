@@ -20,6 +20,10 @@ _RETRY_SECONDS = 5
 # -- no node serves the model ------------------------------------------------------------------
 
 
+MAX_ALIKE = 200
+"""How many names, and how many characters of one, are looked at to find what was meant."""
+
+
 def unknown_model(model: str, known: Sequence[str]) -> WireError:
     """Nobody has heard of the model; *known* are those of the fleet."""
     if not known:
@@ -29,7 +33,8 @@ def unknown_model(model: str, known: Sequence[str]) -> WireError:
             "'neuron serve', or wait a moment if the fleet has just started.",
             retry_after_seconds=_RETRY_SECONDS,
         )
-    close = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
+    alike = [name for name in known if abs(len(name) - len(model)) <= len(model) // 2 + 1]
+    close = difflib.get_close_matches(model[:MAX_ALIKE], alike[:MAX_ALIKE], n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else _listing(known)
     return WireError(
         ErrorCode.MODEL_NOT_FOUND,

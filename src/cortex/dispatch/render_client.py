@@ -60,8 +60,8 @@ class RenderClient(NamedTuple):
     async def render(self, request: GenerateRequest, *, pieces: bool = False) -> PassedOn:
         """Renders the prompt of *request*. Raises ``FleetError`` when it has none, or when no node
         can tell."""
-        model = self.catalogue.resolve(request.model, self.fleet.models())
-        request = self.catalogue.applied(request, self.fleet.models())
+        model = self.catalogue.resolve(request.model, self.fleet)
+        request = self.catalogue.applied(request, self.fleet)
         data = codec.encode(Render(request, time.time(), pieces))
         busy: WireError | None = None
         for node in self._nodes(model)[:NODES_ASKED]:

@@ -97,12 +97,17 @@ class RequestQueue:
         self._bound = 0
         self._slots = 0
         self._holds: Counter[str] = Counter()  # requests that have had their turn, by tenant
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # by tenant, when it last asked; the oldest first
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for their turn."""
         return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits, or has had its turn and is not over."""
+        return not (self._waiting or self._holds)
 
     @property
     def waited_seconds(self) -> float:
@@ -145,6 +150,7 @@ class RequestQueue:
                 max_of_tenant=self._max_waiting_of_tenant,
             )
             raise FleetError.of(full)
+        self._seen.pop(tenant, None)
         self._seen[tenant] = self._clock()
         ticket = Ticket(self, tenant, priority, max(1, cost), self._clock())
         self._waiting.add(ticket)
@@ -180,7 +186,8 @@ class RequestQueue:
 
     def _limit(self) -> float:
         """The number of requests that one tenant may have under way."""
-        now = self._clock()
-        self._seen = {t: at for t, at in self._seen.items() if now - at < ABOUT_SECONDS}
-        about = self._seen.keys() | self._holds.keys()
-        return max(1, int(TENANT_SHARE * self._slots)) if len(about) > 1 else float("inf")
+        forgotten = self._clock() - ABOUT_SECONDS
+        while self._seen and next(iter(self._seen.values())) <= forgotten:
+            del self._seen[next(iter(self._seen))]
+        is_alone = len(self._seen) < 2 and len(self._seen.keys() | self._holds.keys()) < 2
+        return float("inf") if is_alone else max(1, int(TENANT_SHARE * self._slots))

@@ -4,6 +4,7 @@ In: a :class:`ModelView`. Out: run it, wait for a load, have it loaded, or refus
 that a person can act on (``refusals`` words it). No I/O, no clock.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cortex.dispatch import refusals
@@ -51,14 +52,17 @@ class ModelView(NamedTuple):
     model: str
     placed: tuple[Placed, ...] = ()
     """Where it is or is on its way, on living nodes."""
-    known_models: tuple[str, ...] = ()
-    """Every model of the fleet and of the catalogue."""
+    known_models: Callable[[], Sequence[str]] = tuple
+    """Lists every model of the fleet and of the catalogue, which takes a while where there are
+    many."""
     feasible: FitResult | None = None
     """Where it could be loaded if nothing were in use."""
     lost_node: str = ""
     """The node that had it until a moment ago."""
     is_listed: bool = False
     """Whether it has a profile in the catalogue."""
+    is_known: bool = False
+    """Whether it has one, or some living node has the model or could load it."""
     is_unsettled: bool = False
     """Whether some node has not been heard yet, or one that could load it is silent."""
 
@@ -78,13 +82,12 @@ def decide(view: ModelView) -> Decision:
         return Refuse(refusals.not_served_now(model, placed))
     if view.lost_node:
         return Refuse(refusals.node_is_silent(model, view.lost_node), may_change=True)
-    is_known = view.is_listed or model in view.known_models
-    if feasible is not None and feasible.misfits and is_known:
+    if feasible is not None and feasible.misfits and view.is_known:
         error = refusals.fits_nowhere(model, feasible.misfits)
     elif view.is_listed:
         error = refusals.no_node_loads(model)
     else:
-        error = refusals.unknown_model(model, view.known_models)
+        error = refusals.unknown_model(model, view.known_models())
     return Refuse(error, may_change=view.is_unsettled)
 
 

@@ -6,7 +6,8 @@ pattern: of several patterns that match, the one with the most fixed characters.
 
 import fnmatch
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,13 +19,34 @@ from protocol.names import InvalidName, untoken
 log = logging.getLogger("catalogue")
 
 
+class _Names(NamedTuple):
+    """The aliases of all models."""
+
+    aliases: dict[str, str]
+    """The model behind each, patterns included."""
+    patterns: tuple[str, ...]
+    """The best first."""
+    is_pattern: frozenset[str]
+
+    @classmethod
+    def of(cls, records: Mapping[str, CatalogueRecord]) -> "_Names":
+        aliases = {
+            alias: model
+            for model, record in sorted(records.items())
+            for alias in record.profile.aliases
+        }
+        patterns = (alias for alias in aliases if any(sign in alias for sign in "*?["))
+        found = sorted(patterns, key=lambda alias: (-_fixed(alias), alias))
+        return cls(aliases, tuple(found), frozenset(found))
+
+
 class Catalogue:
     """All profiles, from files and operators."""
 
     def __init__(self) -> None:
         self._records: dict[str, CatalogueRecord] = {}
-        self._aliases: dict[str, str] = {}
-        self._patterns: list[str] = []
+        self._made = _Names({}, (), frozenset())
+        self._names_of = 0
         self.version = 0
         """Changes whenever a profile does."""
 
@@ -40,13 +62,17 @@ class Catalogue:
             log.warning("ignored the unreadable record %s in %s: %s", key, keys.CATALOGUE, error)
             return
         self.version += 1
-        self._aliases = {
-            alias: model
-            for model, record in sorted(self._records.items())
-            for alias in record.profile.aliases
-        }
-        patterns = (alias for alias in self._aliases if any(sign in alias for sign in "*?["))
-        self._patterns = sorted(patterns, key=lambda alias: (-_fixed(alias), alias))
+
+    def __contains__(self, model: str) -> bool:
+        """Whether a model has a profile."""
+        return model in self._records
+
+    @property
+    def _names(self) -> "_Names":
+        """All aliases; made when they are needed, as profiles come by the thousand at the start."""
+        if self._names_of != self.version:
+            self._made, self._names_of = _Names.of(self._records), self.version
+        return self._made
 
     @property
     def models(self) -> list[str]:
@@ -56,7 +82,8 @@ class Catalogue:
     @property
     def names(self) -> dict[str, str]:
         """Returns exact aliases with their models."""
-        return {a: model for a, model in self._aliases.items() if a not in self._patterns}
+        names = self._names
+        return {a: model for a, model in names.aliases.items() if a not in names.is_pattern}
 
     def listed(self, model: str) -> Profile | None:
         """Returns the model's profile; None if it has none."""
@@ -70,25 +97,26 @@ class Catalogue:
 
     def owner(self, alias: str) -> str:
         """Returns the model that has exactly this alias; empty if none has."""
-        return self._aliases.get(alias, "")
+        return self._names.aliases.get(alias, "")
 
     def profile(self, model: str) -> Profile:
         """Returns the profile of *model*; all defaults when it has none."""
         return self.listed(model) or Profile(model)
 
-    def resolve(self, name: str, known: Collection[str]) -> str:
+    def resolve(self, name: str, known: Container[str]) -> str:
         """Returns the model that *name* means: *name* itself when it is a model (*known* ones have
         no profile), or when no alias leads anywhere."""
         if name in self._records or name in known:
             return name
-        if name in self._aliases:
-            return self._aliases[name]
-        for pattern in self._patterns:
+        names = self._names
+        if name in names.aliases:
+            return names.aliases[name]
+        for pattern in names.patterns:
             if fnmatch.fnmatchcase(name, pattern):
-                return self._aliases[pattern]
+                return names.aliases[pattern]
         return name
 
-    def applied(self, request: GenerateRequest, known: Collection[str]) -> GenerateRequest:
+    def applied(self, request: GenerateRequest, known: Container[str]) -> GenerateRequest:
         """Returns *request* with its model's id, and with the profile's sampling where it sets
         none."""
         model = self.resolve(request.model, known)

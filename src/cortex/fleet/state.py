@@ -203,6 +203,10 @@ class Fleet:
             if any(self._record(node, model) for node in nodes.values())
         )
 
+    def __contains__(self, model: object) -> bool:
+        """Whether a living node has a model, or could load it."""
+        return isinstance(model, str) and any(True for _ in self._of(model))
+
     @property
     def is_unsettled(self) -> bool:
         """Whether some nodes may not have been heard yet because this gateway has just started,

@@ -123,7 +123,7 @@ class Operations:
     async def _load_from(self, name: str, node: str, source: str) -> Planned:
         """Loads from a source that the node may not know yet: the node finds out what that
         takes."""
-        model = self._catalogue.resolve(name, self._fleet.models())
+        model = self._catalogue.resolve(name, self._fleet)
         node = node or self._only_node()
         self._check_node(node)
         profile = self._catalogue.listed(model)
@@ -135,7 +135,7 @@ class Operations:
         self, name: str, node: str = "", drain_seconds: float = 0.0, *, force: bool = False
     ) -> tuple[str, list[str]]:
         """Unloads a model; returns it and the nodes that unload it."""
-        model = self._catalogue.resolve(name, self._fleet.models())
+        model = self._catalogue.resolve(name, self._fleet)
         if node:
             self._check_node(node)
         nodes = sorted(
@@ -164,7 +164,7 @@ class Operations:
 
     async def pull(self, name: str, node: str = "", source: str = "") -> tuple[str, list[str]]:
         """Fetches a model's files; returns the model and the nodes that fetch them."""
-        model = self._catalogue.resolve(name, self._fleet.models())
+        model = self._catalogue.resolve(name, self._fleet)
         nodes = [node] if node else sorted(self._fleet.alive_names())
         if not nodes:
             self._only_node()
@@ -239,7 +239,7 @@ class Operations:
 
     async def unpin(self, name: str, node: str = "") -> tuple[str, list[str]]:
         """Unpins a model; returns it and the nodes on which it is no longer pinned."""
-        model = self._catalogue.resolve(name, self._fleet.models())
+        model = self._catalogue.resolve(name, self._fleet)
         pinned = self._intent.pinned_on(model)
         gone = ({node} if node else set(pinned)) & pinned
         if not gone:
@@ -280,8 +280,8 @@ class Operations:
     # -- checks --------------------------------------------------------------------------------
 
     def _known(self, name: str) -> str:
-        model = self._catalogue.resolve(name, self._fleet.models())
-        if model not in self._fleet.models() and model not in self._catalogue.models:
+        model = self._catalogue.resolve(name, self._fleet)
+        if model not in self._fleet and model not in self._catalogue:
             have = ", ".join(self._fleet.models()) or "none"
             raise FleetError(
                 ErrorCode.MODEL_NOT_FOUND,

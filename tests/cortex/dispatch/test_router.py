@@ -19,7 +19,8 @@ def placed(state: ModelState, node: str = "n1", error: WireError | None = None) 
 
 
 def view(model: str, where: list[Placed], known_models: list[str], **known: Any) -> ModelView:
-    return ModelView(model, tuple(where), tuple(known_models), **known)
+    known.setdefault("is_known", model in known_models)
+    return ModelView(model, tuple(where), lambda: known_models, **known)
 
 
 def test_ready_anywhere_runs() -> None:

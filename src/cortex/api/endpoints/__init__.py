@@ -5,5 +5,5 @@ models or nodes: ``cortex.dispatch`` and ``cortex.placement`` do.
 
 Read ``generation`` (decode, admit, relay) and ``relay`` (one answer, one client) first: they carry
 all the traffic. ``models`` and ``tokenization`` serve clients, ``fleet_view`` and ``admin`` serve
-operators, ``openapi`` describes the API, and ``cached_body`` renders popular bodies only once.
+operators, ``openapi`` describes the API, and ``cached`` keeps what many ask for.
 """

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cortex.api.endpoints.cached_body import CachedBody
+from cortex.api.endpoints.cached import Cached
 from cortex.api.error_responses import plain_envelope
 from cortex.gateway import Gateway
 from cortex.placement.eviction import eviction_candidates
@@ -80,7 +80,7 @@ class FleetView:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._kept = CachedBody(self._made, lambda: gateway.placement.snapshots.version)
+        self._kept = Cached(self._made, lambda: gateway.placement.snapshots.version)
 
     def _made(self) -> bytes:
         return msgspec.json.encode(self._shown())

@@ -79,7 +79,7 @@ class Generation:
 
     def _resolved(self, call: Call) -> list[Choice]:
         """Replaces aliases by model ids, and fills in the defaults of the models' profiles."""
-        catalogue, known = self._gateway.catalogue, self._gateway.fleet.models()
+        catalogue, known = self._gateway.catalogue, self._gateway.fleet
         asked = {id(c.request): c.request for c in call.choices}
         applied = {key: catalogue.applied(request, known) for key, request in asked.items()}
         return [c._replace(request=applied[id(c.request)]) for c in call.choices]

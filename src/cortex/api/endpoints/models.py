@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cortex.api.dialects.request_fields import invalid
-from cortex.api.endpoints.cached_body import CachedBody
+from cortex.api.endpoints.cached import Cached
 from cortex.api.error_responses import envelope, status_of, style_of
 from cortex.dispatch.router import Refuse
 from cortex.gateway import Gateway
@@ -78,9 +78,8 @@ class Models:
         self._created = int(gateway.started_at)
         moment = datetime.fromtimestamp(self._created, UTC)
         self._created_at = moment.isoformat().replace("+00:00", "Z")
-        self._list = CachedBody(
-            self._listed, lambda: (self._fleet.version, self._catalogue.version)
-        )
+        self._objects = Cached(self._described, self._version)
+        self._list = Cached(self._listed, self._version)
 
     async def list_all(self, request: Request) -> Response:
         """``GET /v1/models``: every model that nodes have or the catalogue lists, under each of its
@@ -89,15 +88,18 @@ class Models:
         if not {"after_id", "before_id", "limit"} & asked.keys():
             return Response(self._list(), media_type="application/json")
         try:
-            page = _page(self._described(), asked)
+            page = _page(self._objects(), asked)
         except FleetError as error:
             style = style_of(request.scope)
             body, status = envelope(error.error, style), status_of(error.error, style)
             return Response(body, status, media_type="application/json")
         return _json(page)
 
+    def _version(self) -> tuple[int, int]:
+        return self._fleet.version, self._catalogue.version
+
     def _listed(self) -> bytes:
-        data = self._described()
+        data = self._objects()
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return msgspec.json.encode(ModelList(data, first, last))
 
@@ -109,9 +111,8 @@ class Models:
     async def get(self, request: Request) -> Response:
         """``GET /v1/models/{id}``, by any name."""
         name = request.path_params["model"]
-        known = self._fleet.models()
-        model = self._catalogue.resolve(name, known)
-        if model in known or model in self._catalogue.models:
+        model = self._catalogue.resolve(name, self._fleet)
+        if model in self._fleet or model in self._catalogue:
             return _json(self._describe(name, model))
         decision = self._decide(model)
         assert isinstance(decision, Refuse)
