@@ -49,8 +49,10 @@ async def pulse() -> AsyncIterator[Pulse]:
     gc.collect()
     gc.disable()  # the objects of other tests are not what is measured
     task = asyncio.create_task(measured.run())
+    await asyncio.sleep(0)
     try:
         yield measured
+        await asyncio.sleep(0)
     finally:
         task.cancel()
         gc.enable()
