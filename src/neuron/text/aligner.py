@@ -56,6 +56,8 @@ class Aligner:
 
 def _common(token: bytes, text: bytes, at: int) -> int:
     """The length of the longest beginning of *token* that is in *text* at index *at*."""
+    if text.startswith(token, at):
+        return len(token)
     size = min(len(token), len(text) - at)
     if text.startswith(token[:size], at):
         return size

@@ -124,7 +124,7 @@ async def test_scores_of_a_long_prompt_leave_room_for_others(nats: NatsServer) -
     (delta,) = (frame for frame in gateway.frames if isinstance(frame, frames.Delta))
     assert isinstance(delta.parts[0], frames.Text)
     assert len(delta.parts[0].logprobs) == len(scores) + 1
-    assert measured.longest < 2 * MOST_SECONDS  # one frame is one step
+    assert measured.longest < MOST_SECONDS
 
 
 @pytest.mark.parametrize("pauses", [1, 2, 5])
