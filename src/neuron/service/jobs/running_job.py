@@ -51,6 +51,8 @@ class RunningJob:
         self._transcript = Transcript()
         self._parts = AnswerParts(job.request, prompt, text, _CallIds(job.id))
         self._accepted = False
+        self._growing = asyncio.Lock()
+        """Held while tokens are added to the answer."""
         self._resent: int | None = None
         """Where sending again stands. Until it has caught up, all pieces are left to it, so that
         none overtakes another."""
@@ -71,6 +73,14 @@ class RunningJob:
     def hold(self) -> None:
         """Marks it as waiting outside the engine."""
         self._phase = Phase.HELD
+
+    async def settle(self) -> None:
+        """Waits until the answer stands still; who goes on with it must begin at its end.
+
+        An earlier task may have been cancelled and yet have to complete what it began.
+        """
+        async with self._growing:
+            pass
 
     def let_in(self) -> None:
         """Marks it as handed to the engine."""
@@ -219,9 +229,10 @@ class RunningJob:
             self._done = len(self.prompt.tokens)
             self._first_token = self._first_token or time.monotonic()
             self._cached_tokens = self._cached_tokens or output.cached
-        await self._replay(output)
         finish, stop_text = output.finish, output.stop_text
-        piece = await self._grow(output) if output.tokens and not self.is_over else None
+        async with self._growing:
+            await self._replay(output)
+            piece = await self._grow(output) if output.tokens and not self.is_over else None
         if self.is_over:
             return  # it was ended during a pause
         if piece is not None:

@@ -168,7 +168,7 @@ class Worker:
             return False
         log.info("job %s resumed", entry.id)
         running.is_parked = False
-        self._start(entry, self._run(entry, running, entry.task))
+        self._start(entry, self._run(entry, running))
         return True
 
     # -- incoming jobs -------------------------------------------------------------------------
@@ -318,17 +318,13 @@ class Worker:
             )
         return prompt
 
-    async def _run(
-        self, entry: JobEntry, running: RunningJob, earlier: asyncio.Task[None] | None = None
-    ) -> None:
-        """Has the engine compute a job, from wherever its answer stands after the *earlier* task,
-        which was cancelled but may have to complete what it began."""
+    async def _run(self, entry: JobEntry, running: RunningJob) -> None:
+        """Has the engine compute a job, from wherever its answer stands."""
         sequence_id = next(self._sequence_ids)
         was_let_in = False
         try:
             running.hold()
-            if earlier is not None:
-                await asyncio.wait([earlier])
+            await running.settle()
             await self._suspects.enter(sequence_id, suspect=running.job.suspect)
             prompt = running.prompt
             add = Add(sequence_id, prompt.tokens, prompt.sample, list(running.tokens))

@@ -168,9 +168,10 @@ async def test_a_piece_that_was_begun_is_completed(nats: NatsServer) -> None:
         task = asyncio.create_task(running.on_event(Output(1, 0, [1], LONG), 0.01))
         await asyncio.sleep(0)
         task.cancel()
+        await running.settle()
+        assert running.tokens == (1,), "what the engine is given again"
         await asyncio.wait([task])
         assert task.cancelled()
-        assert running.tokens == (1,)
         await running.on_event(Output(1, 1, [2], "]}}</tool_call>", FinishReason.STOP), 0.01)
         await running.resume(0, 0.0)
         await until(lambda: isinstance(gateway.last, frames.Finished) and len(gateway.frames) > 4)

@@ -105,20 +105,24 @@ async def test_a_job_goes_on_after_what_its_cancelled_task_had_to_complete(
         idle.add, idle.abort = add, lambda _: None
         worker = Worker(ServedModel("m", cast(Any, SlowTexts()), "r"), idle, context)
         entry = context.jobs.add("j", 1, worker)
+        may_go_on = asyncio.Event()
         prompt = SimpleNamespace(tokens=[1], sample=SamplingParams(max_tokens=1))
         entry.running = cast(
             Any,
             SimpleNamespace(
-                hold=lambda: None, job=JOB, prompt=prompt, tokens=(), is_over=False, is_parked=True
+                hold=lambda: None,
+                settle=may_go_on.wait,
+                job=JOB,
+                prompt=prompt,
+                tokens=(),
+                is_over=False,
+                is_parked=True,
             ),
         )
-        may_end = asyncio.Event()
-        earlier = entry.task = asyncio.create_task(cast(Any, may_end.wait()))
         assert worker.go_on(entry)
         for _ in range(10):
             await asyncio.sleep(0)
         assert not asked.is_set()
-        may_end.set()
+        may_go_on.set()
         await asyncio.wait_for(asked.wait(), 5)
-        assert earlier.done()
         entry.stop()
