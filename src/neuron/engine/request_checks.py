@@ -18,9 +18,10 @@ restricting more of the vocabulary than this is a grammar's job."""
 MAX_STOPS = 256
 MAX_STOP_CHARACTERS = 65_536
 """Of all stop texts together; the automaton that finds them has one state per character."""
-MAX_PROMPT_SCORES = 1_000_000
-"""Numbers that prompt_logprobs may ask for. At up to 15 bytes each they leave the engine in one
-frame, whose limit is 32 MiB."""
+MAX_PROMPT_SCORES = 200_000
+"""Numbers that prompt_logprobs may ask for. With their tokens' text they leave the node in one
+frame, whose limit is 8 MB: about 33 bytes each, and up to 40 where words are long or where each is
+of another prompt token."""
 
 
 def refusal(add: Add, *, context_limit: int, vocab_size: int) -> Refused | None:

@@ -40,24 +40,25 @@ class Aligner:
         return tuple(given)
 
     def _match(self, text: bytes) -> list[TokenLogprobs]:
-        common = _common(self._over, text)
-        self._over = self._over[common:] if common == len(text) else b""
-        text = text[common:]
+        at = _common(self._over, text, 0)
+        self._over = self._over[at:] if at == len(text) else b""
         matched = []
-        while text and self._tokens:
+        while at < len(text) and self._tokens:
             entry = self._tokens.popleft()
-            common = _common(entry.token, text)
+            common = _common(entry.token, text, at)
             if not common:
                 continue  # a tag, or removed white space
             matched.append(entry)
-            self._over = entry.token[common:] if common == len(text) else b""
-            text = text[common:]
+            at += common
+            self._over = entry.token[common:] if at == len(text) else b""
         return matched
 
 
-def _common(one: bytes, other: bytes) -> int:
-    """The length of the prefix that both share."""
-    size = min(len(one), len(other))
-    if one[:size] == other[:size]:
+def _common(token: bytes, text: bytes, at: int) -> int:
+    """The length of the longest beginning of *token* that is in *text* at index *at*."""
+    if text.startswith(token, at):
+        return len(token)
+    size = min(len(token), len(text) - at)
+    if text.startswith(token[:size], at):
         return size
-    return next(n for n in range(size) if one[n] != other[n])
+    return next(n for n in range(size) if token[n] != text[at + n])

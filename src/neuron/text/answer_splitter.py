@@ -18,6 +18,7 @@ tokens; the caller counts those that it fed while :attr:`AnswerSplitter.in_reaso
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
+from neuron.text.joining import joined
 from neuron.text.tool_calls.call_reader import CallReader
 from neuron.text.tool_calls.call_style import (
     CALL,
@@ -32,6 +33,10 @@ from neuron.text.tool_calls.call_style import (
 from neuron.text.tool_calls.json_calls import JsonReader, NamedReader
 from neuron.text.tool_calls.xml_calls import Schema, XmlReader
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
+
+MOST_AT_ONCE = 4096
+"""Characters that are looked at together. What follows a tag is copied at each tag, so that a long
+text with many of them must come in pieces."""
 
 
 class _State(Enum):
@@ -80,6 +85,9 @@ class AnswerSplitter:
         """At a boundary: drop white space even when text follows."""
         self._held = ""
         """Text that has arrived but is not decided yet."""
+        self._white: list[str] = []
+        """White space before it, kept apart because there may be much, and each step reads all of
+        the former."""
         self._gap = ""
         """White space before the mark, needed if the mark does not open a call."""
         self._mark = ""
@@ -97,12 +105,30 @@ class AnswerSplitter:
 
     def feed(self, text: str) -> tuple[AnswerPart, ...]:
         """Takes the next chunk of the answer; returns the parts that became certain."""
-        self._held += text
-        self._run()
+        for start in range(0, len(text), MOST_AT_ONCE):
+            self._take(text[start : start + MOST_AT_ONCE])
         return self._taken()
+
+    def _take(self, text: str) -> None:
+        if not self._held and self._waits_for_text and text.isspace():
+            self._white.append(text)
+            return
+        self._held = "".join((*self._white, self._held, text))
+        self._white.clear()
+        self._run()
+        if self._waits_for_text and self._held.isspace():
+            self._white, self._held = [self._held], ""
+
+    @property
+    def _waits_for_text(self) -> bool:
+        """Whether white space alone decides nothing."""
+        waits = (_State.BOUNDARY, _State.CALL_BEGINS, _State.CALL_ENDS)
+        return self._state in waits or (self._state is _State.THINKING_BEGINS and self._may_open)
 
     def finish(self) -> tuple[AnswerPart, ...]:
         """Ends the answer; returns what was held back."""
+        self._held = "".join((*self._white, self._held))
+        self._white.clear()
         if self._state is _State.CALL:
             self._reader.finish()
             if self._reader.is_over or self._reader.has_begun:
@@ -339,19 +365,8 @@ class AnswerSplitter:
 
     def _taken(self) -> tuple[AnswerPart, ...]:
         """Returns the parts so far, with neighbours of the same kind joined."""
-        taken: list[AnswerPart] = []
-        for part in self._parts:
-            match taken[-1] if taken else None, part:
-                case Text(earlier), Text(text):
-                    taken[-1] = Text(earlier + text)
-                case Reasoning(earlier), Reasoning(text):
-                    taken[-1] = Reasoning(earlier + text)
-                case ToolCallPart(number, call_id, name, earlier), ToolCallPart(name="") as more:
-                    taken[-1] = ToolCallPart(number, call_id, name, earlier + more.arguments)
-                case _:
-                    taken.append(part)
-        self._parts.clear()
-        return tuple(taken)
+        parts, self._parts = self._parts, []
+        return joined(parts)
 
 
 def _split_white(text: str) -> tuple[str, str]:

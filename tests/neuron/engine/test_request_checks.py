@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from neuron.engine.request_checks import refusal
+from neuron.engine.request_checks import MAX_PROMPT_SCORES, refusal
 from neuron.ipc.messages import Add, SamplingParams
+from protocol import codec
 from protocol.errors import ErrorCode
+from protocol.frames import Delta, Text
+from protocol.generate import TokenLogprob, TokenLogprobs
 
 
 def check(add: Add) -> tuple[str, str] | None:
@@ -113,6 +116,16 @@ def test_prompt_scores_are_bounded_by_their_number() -> None:
         refused = refusal(made, context_limit=10**6, vocab_size=50)
         return "" if refused is None else refused.message
 
-    assert fault(47_619, 20) == ""
-    assert "47620 prompt tokens: 1000020 numbers" in fault(47_620, 20)
-    assert fault(500_000, 1) == ""
+    assert fault(9_523, 20) == ""
+    assert "9524 prompt tokens: 200004 numbers" in fault(9_524, 20)
+    assert fault(100_000, 1) == ""
+
+
+@pytest.mark.parametrize("top", [0, 1, 20])
+def test_as_many_prompt_scores_as_are_allowed_fit_into_one_frame(top: int) -> None:
+    token, value = b" word", -12.345678329467773  # as long as such numbers are
+    score = TokenLogprobs(token, value, (TokenLogprob(token, value),) * top)
+    count = MAX_PROMPT_SCORES // (top + 1)
+    text = Text(token.decode() * count, (score,) * count)
+    frame = Delta(attempt=1, instance="i", index=0, tokens=(1,), parts=(text,))
+    assert len(codec.encode(frame)) < (8 << 20) - 4096

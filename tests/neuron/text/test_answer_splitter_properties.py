@@ -1,18 +1,23 @@
 """Whatever a model writes and however it is cut: nothing changes, nothing is lost."""
 
 import json
+import random
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.tool_calls.call_style import CallStyle
 from neuron.text.tool_calls.xml_calls import Schema
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
 from tests.support.properties import examples
 
+ANSWERS = Path(__file__).with_name("answers.json")
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 CALL = '{"name":"f","arguments":{"k": "</tool_call>"}}'
 
@@ -27,13 +32,37 @@ fragments = st.sampled_from(
 )
 outputs = st.lists(fragments | st.text(max_size=3), max_size=14).map("".join)
 
+SCHEMA = (
+    b'{"properties": {"a": {"type": "object"}, "b": {"type": ["integer", "null"]},'
+    b' "c": {"type": "string"}, "d": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}'
+)
+XML = "<tool_call>\n<function=f>\n"
+others = st.sampled_from(
+    [
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", CALL, XML, "</function>"),
+        *("<parameter=a>\n", "<parameter=b>", "<parameter=c>", "<parameter=d>", "</parameter>\n"),
+        *("[TOOL_CALLS]", "f[ARGS]", "[CALL_ID]", "<|python_tag|>", ";", "<function=f>"),
+        *('{"name":"f"}', '{"arguments":{"x":[1,2', '{"arguments":"{}",', ']},"name":"f"}'),
+        *("[1, 2,", "1]", "{'a': 1}", '{"a": [1, {"b": None,}]}', '"a,b"', '"x"', "1.5e3", "-"),
+        *("null", "None", "True", "\\u00", ", \n ", "word", "{", "}", "[", "]", '"', ",", ":"),
+        *("\n", " ", " " * 70, "\t", "\u00a0", "\u2003", "9" * 50, "ä🕙", "<", "</"),
+    ]
+)
+styled = st.tuples(
+    st.sampled_from(["", XML, f"{XML}<parameter=a>\n", f"{XML}<parameter=b>", "[TOOL_CALLS]"]),
+    st.lists(others, max_size=20).map("".join),
+).map("".join)
 
-def split(chunks: Iterable[str], thinking: bool, tools: bool) -> list[AnswerPart]:
+
+def split(
+    chunks: Iterable[str], thinking: bool, tools: bool, style: CallStyle = CallStyle.HERMES
+) -> list[AnswerPart]:
     numbers = iter(range(10_000))
     splitter = AnswerSplitter(
         starts_in_thinking=thinking,
-        tools={"f": Schema()} if tools else None,
+        tools={"f": Schema(SCHEMA)} if tools else None,
         new_call_id=lambda: f"call_{next(numbers)}",
+        style=style,
     )
     parts = [part for chunk in chunks for part in splitter.feed(chunk)]
     return merge([*parts, *splitter.finish()])
@@ -67,6 +96,32 @@ def test_chunks_do_not_matter(text: str, places: list[int], thinking: bool, tool
     whole = split([text], thinking, tools)
     assert split(cut(text, places), thinking, tools) == whole
     assert split(text, thinking, tools) == whole
+
+
+@examples(150)
+@given(
+    styled,
+    st.lists(st.integers(0, 10_000), max_size=12),
+    st.booleans(),
+    st.sampled_from(CallStyle),
+)
+def test_chunks_do_not_matter_in_any_style(
+    text: str, places: list[int], thinking: bool, style: CallStyle
+) -> None:
+    whole = split([text], thinking, True, style)
+    assert split(cut(text, places), thinking, True, style) == whole
+    assert split(text, thinking, True, style) == whole
+
+
+def test_answers_come_out_as_they_always_have() -> None:
+    """What 300 answers of all styles became before long ones were read in parts."""
+    chance = random.Random(7)
+    for answer in json.loads(ANSWERS.read_text()):
+        text, thinking, style = answer["text"], answer["thinking"], CallStyle(answer["style"])
+        places = [chance.randrange(10_000) for _ in range(8)]
+        for chunks in ([text], list(text), cut(text, places)):
+            found = split(chunks, thinking, True, style)
+            assert [msgspec.to_builtins(part) for part in found] == answer["parts"], text
 
 
 def squash(text: str) -> str:

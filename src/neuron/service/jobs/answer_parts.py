@@ -1,15 +1,23 @@
-"""Turns an engine's output for one answer into the parts that its client gets."""
+"""Turns an engine's output for one answer into the parts that its client gets.
 
-from collections.abc import Callable, Sequence
+One output may have much text, or the scores of a whole prompt. The methods that read it are
+therefore generators, which also yield None wherever others should run.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 from neuron.ipc.messages import Logprobs
 from neuron.text.aligner import Aligner
-from neuron.text.answer_splitter import AnswerSplitter
+from neuron.text.answer_splitter import MOST_AT_ONCE, AnswerSplitter
+from neuron.text.joining import joined
 from neuron.text.prompt import Prompt
 from neuron.text.tool_calls.xml_calls import Schema
 from neuron.text.vocabulary import ModelText
 from protocol.frames import AnswerPart, Text
 from protocol.generate import GenerateRequest, TokenLogprob, TokenLogprobs
+
+SCORED_AT_ONCE = 256
+"""Prompt tokens whose scores are converted together, each with those of 20 alternatives."""
 
 
 class AnswerParts:
@@ -53,22 +61,24 @@ class AnswerParts:
         """Whether the single call that was requested is complete."""
         return self._request.one_call and bool(self._splitter and self._splitter.ended_calls)
 
-    def echo(self, scores: Sequence[Logprobs] | None) -> tuple[AnswerPart, ...]:
-        """The prompt's text, with which the answer begins if that was requested."""
+    def echo(self, scores: Sequence[Logprobs] | None) -> Iterator[tuple[AnswerPart, ...] | None]:
+        """Yields the prompt's text, with which the answer begins if that was requested."""
         if not self._request.echo:
-            return ()
+            return
         if self._request.sampling.logprobs is None:
-            return (Text(self._prompt.rendering.text),)
+            yield (Text(self._prompt.rendering.text),)
+            return
         first, *others = self._prompt.tokens
         entries = [TokenLogprobs(self._model_text.token_bytes(first), None)]
-        entries += [
-            self._scored(token, score) for token, score in zip(others, scores or (), strict=False)
-        ]
-        return (Text(self._prompt.rendering.text, tuple(entries)),)
+        for number, (token, score) in enumerate(zip(others, scores or (), strict=False), 1):
+            entries.append(self._scored(token, score))
+            if number % SCORED_AT_ONCE == 0:
+                yield None
+        yield (Text(self._prompt.rendering.text, tuple(entries)),)
 
     def feed(
         self, tokens: Sequence[int], text: str, scores: Sequence[Logprobs] = (), stop_text: str = ""
-    ) -> tuple[AnswerPart, ...]:
+    ) -> Iterator[tuple[AnswerPart, ...] | None]:
         """Takes new tokens, the text that became certain with them, and the stop text if any."""
         text += "".join(self._marks.get(token, "") for token in tokens)
         if self._request.sampling.include_stop:
@@ -77,13 +87,18 @@ class AnswerParts:
         if self._splitter is None:
             parts = (Text(text),) if text else ()
         else:
-            parts = self._splitter.feed(text)
-        if self._aligner is None:
-            return parts
-        self._aligner.add(
-            self._scored(token, score) for token, score in zip(tokens, scores, strict=False)
-        )
-        return self._aligner.give(parts)
+            found: list[AnswerPart] = []
+            for start in range(0, len(text), MOST_AT_ONCE):
+                if start:
+                    yield None
+                found += self._splitter.feed(text[start : start + MOST_AT_ONCE])
+            parts = joined(found)
+        if self._aligner is not None:
+            self._aligner.add(
+                self._scored(token, score) for token, score in zip(tokens, scores, strict=False)
+            )
+            parts = self._aligner.give(parts)
+        yield parts
 
     def finish(self) -> tuple[AnswerPart, ...]:
         """Ends the answer; returns what was held back."""

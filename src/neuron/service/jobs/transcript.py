@@ -1,7 +1,7 @@
 """A job's answer so far, kept so that any part of it can be sent again."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from protocol.frames import AnswerPart
@@ -44,10 +44,10 @@ class Transcript:
         self._pieces[-1] = last._replace(parts=last.parts + parts)
         return self._pieces[-1]
 
-    def since(self, index: int) -> Iterator[TranscriptEntry]:
-        """Iterates over the entries from token *index* on."""
-        first = bisect_left(self._pieces, index, key=lambda piece: piece.start)
-        return iter(self._pieces[first:])
+    def at(self, index: int) -> TranscriptEntry | None:
+        """Returns the entry that begins with token *index* or is the next after it."""
+        number = bisect_left(self._pieces, index, key=lambda piece: piece.start)
+        return self._pieces[number] if number < len(self._pieces) else None
 
     def tokens(self) -> tuple[int, ...]:
         """All tokens of the answer."""

@@ -324,6 +324,7 @@ class Worker:
         was_let_in = False
         try:
             running.hold()
+            await running.settle()
             await self._suspects.enter(sequence_id, suspect=running.job.suspect)
             prompt = running.prompt
             add = Add(sequence_id, prompt.tokens, prompt.sample, list(running.tokens))

@@ -26,7 +26,7 @@ class JsonReader(CallReader):
         """Bracket depth of a call's own object."""
         self._key = ""
         self._name = ""
-        self._text = ""
+        self._text: list[str] = []
         """The current string or key so far, with its quotes."""
         self._early: list[str] = []
         """Arguments that came before the name."""
@@ -69,9 +69,10 @@ class JsonReader(CallReader):
             case Kind.CLOSE:
                 self._end_call()
             case Kind.KEY | Kind.STRING:
-                self._text += token.text
+                self._text.append(token.text)
                 if token.ends:
-                    text, self._text = _decoded(self._text), ""
+                    text = _decoded("".join(self._text))
+                    self._text.clear()
                     self._string(token.kind, text)
             case Kind.WORD if self._key == "name":
                 self.is_wrong = True
@@ -88,8 +89,8 @@ class JsonReader(CallReader):
             self.is_wrong = not text or bool(self._name)
             self._name = text
             early, self._early = self._early, []
-            for piece in early:
-                self._say(piece)
+            if early:
+                self._say("".join(early))
         elif self._key in _ARGUMENTS and not self._arguments_key and text.strip():
             self.is_wrong = not _is_object(text)
             self._arguments_key = self._key

@@ -96,13 +96,13 @@ class JsonStream:
         self._escape = ""
         """An unfinished escape sequence: the backslash and what follows so far."""
         self._word = ""
-        self._comma = ""
+        self._comma: list[str] = []
         """A comma and the space after it, held back because the bracket may close next."""
 
     @property
     def held(self) -> str:
         """Input that has been read but is in no token yet, verbatim."""
-        return self._comma + self._word + self._escape + self._mark_text
+        return "".join((*self._comma, self._word, self._escape, self._mark_text))
 
     def take(self, text: str, at: int = 0) -> Iterator[Token]:
         """Yields the tokens in *text* from index *at* on.
@@ -132,11 +132,11 @@ class JsonStream:
         space = _SPACE.match(text, at)
         if space:
             if self._comma:
-                self._comma += space[0]
+                self._comma.append(space[0])
                 return [], space.end()
             return [self._token(Kind.BETWEEN, space[0])], space.end()
         if self._comma and text[at] not in "}]":
-            comma, self._comma = self._comma, ""
+            comma, self._comma = "".join(self._comma), []
             return [self._token(Kind.BETWEEN, comma)], at
         found = self._mark(text[at])
         return found, at if self.failed else at + 1
@@ -160,7 +160,7 @@ class JsonStream:
         if character in "}]" and self._open and self._open[-1] == character and self._may_close:
             token = self._token(Kind.CLOSE, character)
             self._open.pop()
-            self._comma = ""
+            self._comma = []
             self._want = _Want.COMMA
             self.complete = not self._open
             return [token]
@@ -172,7 +172,7 @@ class JsonStream:
             self._want = _Want.VALUE
             return [self._token(Kind.BETWEEN, ":")]
         if character == "," and want is _Want.COMMA and self._open:
-            self._comma = ","
+            self._comma = [","]
             self._want = _Want.KEY if self._open[-1] == "}" else _Want.VALUE
             return []
         self.failed = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from neuron.text.tool_calls.call_reader import HELD_CHARACTERS, CallDelta, CallReader
-from neuron.text.tool_calls.json_stream import JsonStream, Token
+from neuron.text.tool_calls.json_stream import JsonStream
 
 MAX_SCHEMA_BYTES = 256 << 10
 """The arguments of a tool with a longer schema are taken as text."""
@@ -38,6 +38,8 @@ class XmlReader(CallReader):
         self._schemas = schemas
         self._rest = ""
         """Text that has arrived but is not decided yet."""
+        self._white: list[str] = []
+        """White space before it, between two tags, kept apart because there may be much."""
         self._name = ""
         self._has_parameters = False
         self._value: _Value | None = None
@@ -45,13 +47,20 @@ class XmlReader(CallReader):
 
     def take(self, text: str) -> str:
         """Implements :meth:`CallReader.take` for tags."""
-        self._rest += text
+        if self._value is None and not self._rest and text.isspace():
+            self._white.append(text)
+            return ""
+        self._rest = "".join((*self._white, self._rest, text))
+        self._white.clear()
         while not (self.is_over or self.is_wrong) and self._step():
             pass
-        if not (self.is_over or self.is_wrong):
-            return ""
-        rest, self._rest = self._rest, ""
-        return rest
+        rest = self._rest
+        if self.is_over or self.is_wrong:
+            self._rest = ""
+            return rest
+        if self._value is None and rest.isspace():
+            self._white, self._rest = [rest], ""
+        return ""
 
     def finish(self) -> None:
         """Implements :meth:`CallReader.finish`: only the closing tags may be missing."""
@@ -145,12 +154,16 @@ class Schema:
 
     def __init__(self, raw: bytes = b"{}") -> None:
         self._raw = raw
+        self._known: dict[str, frozenset[str]] = {}
 
     def types(self, key: str) -> frozenset[str]:
         """The JSON types that an argument may have; empty = unknown."""
         properties = self._root.get("properties")
-        schema = properties.get(key) if isinstance(properties, dict) else None
-        return frozenset(self._types(schema))
+        if not isinstance(properties, dict) or key not in properties:
+            return frozenset()
+        if key not in self._known:  # a model may write the same argument again and again
+            self._known[key] = frozenset(self._types(properties[key]))
+        return self._known[key]
 
     @functools.cached_property
     def _root(self) -> dict[str, object]:
@@ -209,15 +222,18 @@ class _Value:
     def __init__(self, types: frozenset[str]) -> None:
         self._types = types
         self._streams = types <= {"string"}
-        self._text = ""
         self._has_begun = False
+        self._text: list[str] = []
+        self._json = None if self._streams or "string" in types else _OneValue()
 
     def add(self, text: str) -> str:
         """Takes more text; returns the JSON that is certain."""
-        if not self._streams:
-            self._text += text
-            return ""
         if not text:
+            return ""
+        if not self._streams:
+            self._text.append(text)
+            if self._json is not None:
+                self._json.add(text)
             return ""
         start = "" if self._has_begun else '"'
         self._has_begun = True
@@ -227,21 +243,56 @@ class _Value:
         """Returns the rest of the JSON."""
         if self._streams:
             return '"' if self._has_begun else '""'
-        text = self._text.strip()
-        if text.lower() in ("null", "none") and "null" in self._types:
+        text = "".join(self._text)
+        if "null" in self._types and text.strip().lower() in ("null", "none"):
             return "null"
-        if "string" in self._types:
-            return _quoted(self._text)
-        mended = "".join(token.text for token in _json_tokens(text))
-        return mended or _quoted(self._text)
+        return (self._json.end() if self._json is not None else "") or _quoted(text)
 
 
-def _json_tokens(text: str) -> Sequence[Token]:
-    """*text* as one JSON value, repaired if necessary; empty if it is not one."""
-    stream = JsonStream()
-    wrapped = list(stream.take(f"[{text}]"))
-    is_one = stream.complete and not any(t.depth == 1 and "," in t.text for t in wrapped[1:-1])
-    return wrapped[1:-1] if is_one else ()
+class _OneValue:
+    """Reads text as one JSON value, repaired if necessary, while it arrives.
+
+    The value is looked for in brackets, because a stream reads an object or array. White space
+    around it is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._stream = JsonStream()
+        self._white: list[str] = []
+        """What may be the white space after the value."""
+        self._mended: list[str] = []
+        self._has_text = False
+        self._is_one = True
+        self._read("[")
+        self._mended.clear()
+
+    def add(self, text: str) -> None:
+        """Takes more text."""
+        text = text if self._has_text else text.lstrip()
+        inner = text.rstrip()
+        if inner:
+            self._read("".join((*self._white, inner)))
+            self._white.clear()
+            self._has_text = True
+        if self._has_text:
+            self._white.append(text[len(inner) :])
+
+    def end(self) -> str:
+        """Returns the value; empty if it is not one."""
+        self._read("]")
+        return "".join(self._mended) if self._is_one and self._stream.complete else ""
+
+    def _read(self, text: str) -> None:
+        if self._stream.complete or not self._is_one:
+            return
+        read = []
+        for token in self._stream.take(text):
+            if self._stream.complete:
+                break
+            self._is_one = self._is_one and not (token.depth == 1 and "," in token.text)
+            read.append(token.text)
+        self._mended.append("".join(read))
+        self._is_one = self._is_one and not self._stream.failed
 
 
 def _quoted(text: str) -> str:

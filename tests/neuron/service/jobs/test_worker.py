@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from neuron.ipc.messages import EngineStats
+from neuron.ipc.messages import EngineStats, SamplingParams
 from neuron.service.identity import Identity
 from neuron.service.jobs.gateway_liveness import GatewayLiveness
 from neuron.service.jobs.registry import Jobs
@@ -86,3 +86,43 @@ async def test_a_job_whose_prompt_is_not_ready_goes_to_the_next_worker(
         async with background(second.run()):
             await until(lambda: texts.asked > asked, seconds=3)
         assert time.monotonic() - began < 1.0, "it was given back, not only left"
+
+
+async def test_a_job_goes_on_after_what_its_cancelled_task_had_to_complete(
+    nats: NatsServer,
+) -> None:
+    """Two tasks that work on one answer would mix its tokens."""
+    async with connected(nats.url) as bus:
+        identity = Identity(bus, "n", "i")
+        context = WorkerContext(identity, GatewayLiveness(), Jobs(identity), lambda: None)
+        engine, asked = IdleEngine(), asyncio.Event()
+
+        async def add(_: object) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        idle = cast(Any, engine)
+        idle.add, idle.abort = add, lambda _: None
+        worker = Worker(ServedModel("m", cast(Any, SlowTexts()), "r"), idle, context)
+        entry = context.jobs.add("j", 1, worker)
+        may_go_on = asyncio.Event()
+        prompt = SimpleNamespace(tokens=[1], sample=SamplingParams(max_tokens=1))
+        entry.running = cast(
+            Any,
+            SimpleNamespace(
+                hold=lambda: None,
+                settle=may_go_on.wait,
+                job=JOB,
+                prompt=prompt,
+                tokens=(),
+                is_over=False,
+                is_parked=True,
+            ),
+        )
+        assert worker.go_on(entry)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not asked.is_set()
+        may_go_on.set()
+        await asyncio.wait_for(asked.wait(), 5)
+        entry.stop()
