@@ -104,8 +104,8 @@ class Relay:
                 headers = request_id_headers(self._answer.id)
                 self._headers_sent = True
                 await open_json(self._send, sum(map(len, pieces)), headers=headers)
-                await self._send_pieces(pieces, more=False)
-                return Outcome.CANCELLED if self._answer.is_closed else Outcome.FINISHED
+                is_sent = await self._send_pieces(pieces, more=False)
+                return Outcome.FINISHED if is_sent else Outcome.CANCELLED
         return Outcome.CANCELLED
 
     def _fold_events(self, folder: Aggregator, arrived: Arrived) -> Broken | None:
@@ -148,8 +148,8 @@ class Relay:
         data = opening + data
         while True:
             if outcome is not None:
-                await self._send_pieces(data, more=False)
-                return outcome
+                is_sent = await self._send_pieces(data, more=False)
+                return outcome if is_sent else Outcome.CANCELLED
             await self._send_pieces(data or [writer.keep_alive(self._answer.waits_for)])
             data, outcome = await self._next_data(writer)
             if self._answer.is_closed:
@@ -166,18 +166,19 @@ class Relay:
             arrived = await self._answer.take(left)
         return arrived
 
-    async def _send_pieces(self, pieces: Iterable[bytes], *, more: bool = True) -> None:
-        """Sends pieces of the body, and lets others have their turn after each large block; stops
-        when the client has left."""
+    async def _send_pieces(self, pieces: Iterable[bytes], *, more: bool = True) -> bool:
+        """Sends pieces of the body, and lets others have their turn after each large block. Stops
+        when the client has left; returns whether all was sent."""
         waiting: bytes | None = None
         for block in blocks(pieces):
             if waiting is not None:
                 await send_chunk(self._send, waiting)
                 await asyncio.sleep(0)  # a fast client makes nobody wait
                 if self._answer.is_closed:
-                    return
+                    return False
             waiting = block
         await send_chunk(self._send, waiting or b"", more=more)
+        return True
 
     async def _next_events(self, timeout: float) -> Arrived:
         """Returns the next events to render; empty after *timeout* seconds without any."""
