@@ -206,15 +206,26 @@ async def send_json(
     send: Send, body: bytes, *, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
     """Sends a whole JSON response."""
-    length = (b"content-length", str(len(body)).encode())
+    await open_json(send, len(body), status=status, headers=headers)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def open_json(
+    send: Send,
+    length: int,
+    *,
+    status: int = 200,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """Sends the headers of a JSON response of *length* bytes."""
+    content_length = (b"content-length", str(length).encode())
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [_JSON, length, *(headers or [])],
+            "headers": [_JSON, content_length, *(headers or [])],
         }
     )
-    await send({"type": "http.response.body", "body": body})
 
 
 async def send_error(

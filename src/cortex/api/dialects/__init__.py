@@ -5,6 +5,7 @@ chunks or documents. It decides what is refused, ignored or translated; it knows
 dialect nor the bus. The endpoints find dialects in ``registry``.
 
 Read ``base`` (the contract), ``fields`` (decoding and refusing), ``cursor`` (event ids) and
-``sse_writer`` (streaming and folding) first, then one dialect: ``chat`` is the best example, with
-its ``types``, ``decode`` and ``render``. ``openai_common`` is for the three dialects of OpenAI.
+``sse_writer`` (streaming and folding, with ``pieces`` for long answers) first, then one dialect:
+``chat`` is the best example, with its ``types``, ``decode`` and ``render``. ``openai_common`` is
+for the three dialects of OpenAI.
 """

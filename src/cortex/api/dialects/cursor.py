@@ -9,6 +9,7 @@ and sees nothing twice.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _PLACE = re.compile(r"(\d{1,11})(?:\.(\d{1,11}))?|(-1)\.(\d{1,11})", re.ASCII)
@@ -49,9 +50,18 @@ class Seen(NamedTuple):
 
 def event_id(job_id: str, place: Place, number: int = UNNUMBERED) -> bytes:
     """Renders a position as an SSE line."""
-    spelt = ",".join("-1" if cursor == START else str(cursor) for cursor in place)
+    return spelt_id(job_id, [spell(cursor) for cursor in place], number)
+
+
+def spell(cursor: Cursor) -> str:
+    """Renders the position in one choice."""
+    return "-1" if cursor == START else str(cursor)
+
+
+def spelt_id(job_id: str, spelt: Sequence[str], number: int = UNNUMBERED) -> bytes:
+    """Renders a position whose parts are spelt already: of many choices, only one has moved."""
     numbered = f"~{number}" if number >= 0 else ""
-    return f"id: {job_id}:{spelt}{numbered}\n".encode()
+    return f"id: {job_id}:{','.join(spelt)}{numbered}\n".encode()
 
 
 def parse_event_id(text: str) -> Seen:

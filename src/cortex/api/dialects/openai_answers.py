@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from msgspec import Struct
 
-from protocol.generate import FinishReason, TokenLogprob, TokenLogprobs, Usage
+from protocol.generate import FinishReason, TokenLogprobs, Usage
 
 DONE = b"data: [DONE]\n\n"
 LEAST_LOGPROB = -9999.0
@@ -63,25 +64,43 @@ def usage_out(usages: Sequence[Usage], prompts: int = 1) -> UsageOut:
     )
 
 
-def logprobs_out(entries: Iterable[TokenLogprobs]) -> dict[str, object]:
-    """Renders OpenAI's ``logprobs`` object of a choice."""
-    return {"content": logprob_entries(entries), "refusal": None}
+class LogprobOut(Struct, frozen=True, gc=False):
+    """A token and its log-probability. The garbage collector need not look at it: there are up to
+    twenty of them per token of an answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
 
 
-def logprob_entries(entries: Iterable[TokenLogprobs]) -> list[dict[str, object]]:
-    """Renders one object per token."""
-    return [
-        {
-            **_scored(TokenLogprob(entry.token, entry.logprob)),
-            "top_logprobs": [_scored(top) for top in entry.top],
-        }
-        for entry in entries
-    ]
+class TokenOut(Struct, frozen=True, gc=False):
+    """A token of the answer, and the likeliest tokens in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[LogprobOut]
 
 
-def _scored(entry: TokenLogprob) -> dict[str, object]:
-    return {
-        "token": entry.token.decode(errors="replace"),
-        "logprob": max(entry.logprob or 0.0, LEAST_LOGPROB),
-        "bytes": list(entry.token),
-    }
+def logprob_items(entries: Iterable[TokenLogprobs]) -> bytes:
+    """Renders one object per token, with commas between them."""
+    return msgspec.json.encode(
+        [
+            TokenOut(
+                entry.token.decode(errors="replace"),
+                _finite(entry.logprob),
+                list(entry.token),
+                [
+                    LogprobOut(
+                        top.token.decode(errors="replace"), _finite(top.logprob), list(top.token)
+                    )
+                    for top in entry.top
+                ],
+            )
+            for entry in entries
+        ]
+    )[1:-1]
+
+
+def _finite(logprob: float | None) -> float:
+    return max(logprob or 0.0, LEAST_LOGPROB)

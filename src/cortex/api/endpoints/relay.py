@@ -5,21 +5,23 @@ HTTP errors) or one second after admission, whichever comes first; from then on 
 bytes at least every two seconds.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from starlette.types import Send
 
+from cortex.api.dialects.pieces import blocks
 from cortex.api.dialects.sse_writer import Aggregator, Writer
 from cortex.api.error_responses import Style
 from cortex.api.http import (
     ClientGone,
+    open_json,
     open_sse,
     request_id_headers,
     send_chunk,
     send_error,
-    send_json,
 )
 from cortex.dispatch import refusals
 from cortex.dispatch.answer import AnswerStream
@@ -31,6 +33,11 @@ log = logging.getLogger("api")
 
 HEADERS_AFTER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 2.0
+EVENTS_AT_ONCE = 500
+"""How many events are rendered before others have their turn: with the most log-probabilities, that
+takes 10 ms. After a client that reads slowly, 100,000 may have arrived."""
+PIECES_AT_ONCE = 16
+"""The same for the pieces of a whole answer, each of which may be the text of a choice."""
 
 Arrived = list[tuple[int, list[Event]]]
 """Events, by the number of their choice."""
@@ -53,6 +60,7 @@ class Relay:
         self._admitted = clock()
         self._ended: dict[int, Ended] = {}
         self._headers_sent = False
+        self._unrendered: Iterator[Arrived] = iter(())
 
     async def stream(self, writer: Writer) -> Outcome:
         """Sends the answer as it arrives, until it is complete or broken or the client has left."""
@@ -72,7 +80,7 @@ class Relay:
             log.exception("request %s", self._answer.id)
             error = refusals.gateway_failed()
             if writer is not None and self._headers_sent:
-                await send_chunk(self._send, writer.failure(error), more=False)
+                await self._send_pieces(writer.failure(error), more=False)
             elif not self._headers_sent:
                 await self._refuse(error)
             return Outcome.FAILED
@@ -83,25 +91,37 @@ class Relay:
 
     async def _run_folding(self, folder: Aggregator) -> Outcome:
         while not self._answer.is_closed:
-            for choice, events in await self._answer.take(KEEP_ALIVE_SECONDS):
-                for event in events:
-                    match event:
-                        case Parts():
-                            folder.add(choice, event.parts)
-                        case Ended():
-                            self._ended[choice] = event
-                        case Broken(error):
-                            await self._refuse(error)
-                            return Outcome.of(error)
-                        case Started() | Alive():
-                            pass
+            broken = self._fold_events(folder, await self._next_events(KEEP_ALIVE_SECONDS))
+            if broken is not None:
+                await self._refuse(broken.error)
+                return Outcome.of(broken.error)
             if self._is_complete:
-                body = folder.answer(self._in_order())
+                pieces: list[bytes] = []
+                for piece in folder.answer(self._in_order()):
+                    pieces.append(piece)
+                    if len(pieces) % PIECES_AT_ONCE == 0:
+                        await asyncio.sleep(0)
                 headers = request_id_headers(self._answer.id)
                 self._headers_sent = True
-                await send_json(self._send, body, headers=headers)
-                return Outcome.FINISHED
+                await open_json(self._send, sum(map(len, pieces)), headers=headers)
+                is_sent = await self._send_pieces(pieces, more=False)
+                return Outcome.FINISHED if is_sent else Outcome.CANCELLED
         return Outcome.CANCELLED
+
+    def _fold_events(self, folder: Aggregator, arrived: Arrived) -> Broken | None:
+        """Adds events to the answer, up to one that breaks it."""
+        for choice, events in arrived:
+            for event in events:
+                match event:
+                    case Parts():
+                        folder.add(choice, event.parts)
+                    case Ended():
+                        self._ended[choice] = event
+                    case Broken():
+                        return event
+                    case Started() | Alive():
+                        pass
+        return None
 
     @property
     def _is_complete(self) -> bool:
@@ -121,15 +141,16 @@ class Relay:
         self._headers_sent = True
         await open_sse(self._send, self._answer.id)
         opening = writer.opening()
-        data, outcome = self._render(writer, arrived)
+        self._unrendered = slices(arrived)
+        data, outcome = self._render(writer, next(self._unrendered, []))
         if not arrived:  # tell the client first what its request waits for
-            data = writer.keep_alive(self._answer.waits_for)
+            data = [writer.keep_alive(self._answer.waits_for)]
         data = opening + data
         while True:
             if outcome is not None:
-                await send_chunk(self._send, data, more=False)
-                return outcome
-            await send_chunk(self._send, data or writer.keep_alive(self._answer.waits_for))
+                is_sent = await self._send_pieces(data, more=False)
+                return outcome if is_sent else Outcome.CANCELLED
+            await self._send_pieces(data or [writer.keep_alive(self._answer.waits_for)])
             data, outcome = await self._next_data(writer)
             if self._answer.is_closed:
                 return Outcome.CANCELLED
@@ -145,17 +166,40 @@ class Relay:
             arrived = await self._answer.take(left)
         return arrived
 
-    async def _next_data(self, writer: Writer) -> tuple[bytes, Outcome | None]:
+    async def _send_pieces(self, pieces: Iterable[bytes], *, more: bool = True) -> bool:
+        """Sends pieces of the body, and lets others have their turn after each large block. Stops
+        when the client has left; returns whether all was sent."""
+        waiting: bytes | None = None
+        for block in blocks(pieces):
+            if waiting is not None:
+                await send_chunk(self._send, waiting)
+                await asyncio.sleep(0)  # a fast client makes nobody wait
+                if self._answer.is_closed:
+                    return False
+            waiting = block
+        await send_chunk(self._send, waiting or b"", more=more)
+        return True
+
+    async def _next_events(self, timeout: float) -> Arrived:
+        """Returns the next events to render; empty after *timeout* seconds without any."""
+        some = next(self._unrendered, None)
+        if some is not None:
+            await asyncio.sleep(0)
+            return some
+        self._unrendered = slices(await self._answer.take(timeout))
+        return next(self._unrendered, [])
+
+    async def _next_data(self, writer: Writer) -> tuple[list[bytes], Outcome | None]:
         """Returns the next bytes worth writing; none when it is time for a keep-alive."""
         deadline = self._clock() + KEEP_ALIVE_SECONDS
         while not self._answer.is_closed:
-            arrived = await self._answer.take(max(0.0, deadline - self._clock()))
+            arrived = await self._next_events(max(0.0, deadline - self._clock()))
             data, outcome = self._render(writer, arrived)
             if data or outcome or self._clock() >= deadline:
                 return data, outcome
-        return b"", None
+        return [], None
 
-    def _render(self, writer: Writer, arrived: Arrived) -> tuple[bytes, Outcome | None]:
+    def _render(self, writer: Writer, arrived: Arrived) -> tuple[list[bytes], Outcome | None]:
         """Renders all events of one tick; also returns the outcome when the answer ends with
         them."""
         out: list[bytes] = []
@@ -166,17 +210,34 @@ class Relay:
                     case Parts():
                         pieces.append(event)
                     case Started():
-                        out.append(writer.started(choice, event))
+                        out += writer.started(choice, event)
                     case Ended():
-                        out += [writer.parts(choice, pieces), writer.ended(choice, event)]
+                        out += writer.parts(choice, pieces) + writer.ended(choice, event)
                         pieces, self._ended[choice] = [], event
                     case Broken(error):
-                        out += [writer.parts(choice, pieces), writer.failure(error)]
-                        return b"".join(out), Outcome.of(error)
+                        out += writer.parts(choice, pieces) + writer.failure(error)
+                        return out, Outcome.of(error)
                     case Alive():
                         pass
-            out.append(writer.parts(choice, pieces))
+            out += writer.parts(choice, pieces)
         if self._is_complete:
-            out.append(writer.closing(self._in_order()))
-            return b"".join(out), Outcome.FINISHED
-        return b"".join(out), None
+            return out + writer.closing(self._in_order()), Outcome.FINISHED
+        return out, None
+
+
+def slices(arrived: Arrived, at_most: int = EVENTS_AT_ONCE) -> Iterator[Arrived]:
+    """Cuts what has arrived into parts of at most so many events, in the same order."""
+    some: Arrived = []
+    room = at_most
+    for choice, events in arrived:
+        start = 0
+        while start < len(events):
+            taken = events[start : start + room]
+            some.append((choice, taken))
+            start += len(taken)
+            room -= len(taken)
+            if not room:
+                yield some
+                some, room = [], at_most
+    if some:
+        yield some

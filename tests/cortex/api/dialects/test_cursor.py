@@ -69,13 +69,13 @@ def chunk_writer(usage: bool, seen: Place = ()) -> ChunkWriter:
 
 def write(writer: ChunkWriter, chance: random.Random) -> list[bytes]:
     """All events of the answer, as many joined in each tick as chance has it."""
-    out = writer.opening()
+    out = b"".join(writer.opening())
     rest = list(EVENTS)
     while rest:
         size = chance.randint(1, 3)
-        out += writer.parts(0, rest[:size])
+        out += b"".join(writer.parts(0, rest[:size]))
         rest = rest[size:]
-    out += writer.ended(0, END) + writer.closing([END])
+    out += b"".join(writer.ended(0, END) + writer.closing([END]))
     return [event for event in out.split(b"\n\n") if event]
 
 

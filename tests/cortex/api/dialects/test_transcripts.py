@@ -67,14 +67,14 @@ def streamed(
 ) -> str:
     """All that is written, when so many tokens come at once."""
     writer: Writer = dialect.writer(head(dialect), seen, number)
-    out = [writer.opening(), writer.started(0, STARTED)]
+    out = writer.opening() + writer.started(0, STARTED)
     for start in range(0, len(tokens), at_once):
         some = tokens[start : start + at_once]
-        out.append(writer.parts(0, [Parts(p, 1, start + n) for n, p in enumerate(some, 1)]))
+        out += writer.parts(0, [Parts(p, 1, start + n) for n, p in enumerate(some, 1)])
     if isinstance(end, WireError):
-        out.append(writer.failure(end))
+        out += writer.failure(end)
     else:
-        out += [writer.ended(0, end), writer.closing([end])]
+        out += writer.ended(0, end) + writer.closing([end])
     return b"".join(out).decode()
 
 
@@ -82,7 +82,7 @@ def whole(dialect: Dialect, tokens: list[tuple[AnswerPart, ...]], end: Ended) ->
     folder = dialect.folder(head(dialect))
     for parts in tokens:
         folder.add(0, parts)
-    return folder.answer([end]).decode()
+    return b"".join(folder.answer([end])).decode()
 
 
 def transcript(dialect: Dialect) -> str:

@@ -4,7 +4,7 @@ Streaming writes chunks; non-streaming is a fold over the same events, so that t
 disagree.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -15,14 +15,16 @@ from cortex.api.dialects.openai_answers import (
     FINGERPRINT,
     UsageOut,
     finish_text,
-    logprobs_out,
+    logprob_items,
     usage_out,
 )
+from cortex.api.dialects.pieces import HOLE, RenderedItems, filled, listed
 from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
 from cortex.api.error_responses import envelope
 from cortex.streams.events import Ended, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
+from protocol.generate import TokenLogprobs
 
 _encode = msgspec.json.encode
 
@@ -87,7 +89,9 @@ class ChunkWriter(Writer):
     def _said(self, choice: int, part: AnswerPart) -> bytes:
         match part:
             case Text(text, logprobs):
-                shown = _encode(logprobs_out(logprobs)) if self._echo.logprobs else b"null"
+                shown = b"null"
+                if self._echo.logprobs:
+                    shown = b'{"content":[' + logprob_items(logprobs) + b'],"refusal":null}'
                 return self._chunk(choice, b'{"content":' + _encode(text) + b"}", logprobs=shown)
             case Reasoning(text):
                 if self._echo.hides_reasoning:
@@ -109,9 +113,9 @@ class ChunkWriter(Writer):
         if self.head.include_usage:
             yield self._head + b'"choices":[],"usage":' + _encode(_usage(ended)) + b"}\n\n"
 
-    def failure(self, error: WireError) -> bytes:
+    def failure(self, error: WireError) -> list[bytes]:
         """Renders an error object, without ``[DONE]``, because the answer is incomplete."""
-        return b"data: " + envelope(error) + b"\n\n"
+        return [b"data: " + envelope(error) + b"\n\n"]
 
 
 class ChatAggregator(Aggregator):
@@ -120,23 +124,29 @@ class ChatAggregator(Aggregator):
     def __init__(self, head: Head) -> None:
         super().__init__(head)
         self._echo = head.told(Echo)
+        self._logprobs = [RenderedItems() for _ in range(head.choices)]
 
-    def answer(self, ended: Sequence[Ended]) -> bytes:
-        """Renders the whole answer as JSON."""
-        return _encode(
+    def _scored(self, choice: int, entries: Sequence[TokenLogprobs]) -> None:
+        if self._echo.logprobs:
+            self._logprobs[choice].add(logprob_items(entries))
+
+    def answer(self, ended: Sequence[Ended]) -> Iterator[bytes]:
+        """Renders the whole answer as JSON, choice by choice."""
+        document = _encode(
             {
                 "id": f"chatcmpl-{self.head.id}",
                 "object": "chat.completion",
                 "created": self.head.created,
                 "model": self.head.model,
-                "choices": [self._choice(number, one) for number, one in enumerate(ended)],
+                "choices": [HOLE],
                 "usage": _usage(ended),
                 "service_tier": "default",
                 "system_fingerprint": FINGERPRINT,
             }
         )
+        return listed(document, (self._choice(number, one) for number, one in enumerate(ended)))
 
-    def _choice(self, number: int, ended: Ended) -> dict[str, object]:
+    def _choice(self, number: int, ended: Ended) -> list[bytes]:
         parts = self.whole(number)
         texts = [part for part in parts if isinstance(part, Text)]
         content = "".join(text.text for text in texts)
@@ -156,13 +166,14 @@ class ChatAggregator(Aggregator):
             message["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": _function(call)} for call in calls
             ]
-        entries = tuple(entry for text in texts for entry in text.logprobs)
-        return {
+        shows = self._echo.logprobs
+        choice = {
             "index": number,
             "message": message,
-            "logprobs": logprobs_out(entries) if self._echo.logprobs else None,
+            "logprobs": {"content": [HOLE], "refusal": None} if shows else None,
             "finish_reason": _finish(ended, self._echo),
         }
+        return filled(_encode(choice), [self._logprobs[number].pieces()] if shows else [])
 
 
 def _usage(ended: Sequence[Ended]) -> UsageOut:

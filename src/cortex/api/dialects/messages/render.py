@@ -56,9 +56,9 @@ class EventWriter(Writer):
         message = _message(self.head, [], usage, stop_reason=None, stop_sequence=None)
         yield event("message_start", message=message)
 
-    def started(self, choice: int, started: Started) -> bytes:
+    def started(self, choice: int, started: Started) -> list[bytes]:
         """Begins the message; a ping shows that more follows."""
-        return super().started(choice, started) + PING
+        return [*super().started(choice, started), PING]
 
     def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
         kind = _KINDS[type(part)]
@@ -100,9 +100,9 @@ class EventWriter(Writer):
         yield event("message_delta", delta=delta, usage=usage_out(ended.usage))
         yield event("message_stop")
 
-    def failure(self, error: WireError) -> bytes:
+    def failure(self, error: WireError) -> list[bytes]:
         """Renders an ``error`` event; a client that sees it retries."""
-        return b"event: error\ndata: %b\n\n" % envelope(error, Style.ANTHROPIC, self.head.id)
+        return [b"event: error\ndata: %b\n\n" % envelope(error, Style.ANTHROPIC, self.head.id)]
 
     def keep_alive(self, waits_for: str) -> bytes:
         """Renders a ping once the message has begun; before that, a comment that says what the
@@ -113,21 +113,20 @@ class EventWriter(Writer):
 class MessageAggregator(Aggregator):
     """Folds an answer into a message."""
 
-    def answer(self, ended: Sequence[Ended]) -> bytes:
+    def answer(self, ended: Sequence[Ended]) -> Iterable[bytes]:
         """Renders the whole message as JSON."""
         (one,) = ended
         echo = self.head.told(Echo)
         blocks = [self._block(part, echo) for part in self.whole(0)]
         reason, stop = stop_of(one)
-        return _encode(
-            _message(
-                self.head,
-                blocks or [{"type": "text", "text": ""}],
-                usage_out(one.usage),
-                stop_reason=reason,
-                stop_sequence=stop,
-            )
+        message = _message(
+            self.head,
+            blocks or [{"type": "text", "text": ""}],
+            usage_out(one.usage),
+            stop_reason=reason,
+            stop_sequence=stop,
         )
+        return [_encode(message)]
 
     def _block(self, part: AnswerPart, echo: Echo) -> dict[str, object]:
         match part:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cortex.api.dialects.cursor import UNNUMBERED, Place
-from cortex.api.dialects.openai_answers import DONE, logprob_entries
+from cortex.api.dialects.openai_answers import DONE, logprob_items
+from cortex.api.dialects.pieces import HOLE, Body, RenderedItems, filled
 from cortex.api.dialects.responses.decode import Echo, sealed
-from cortex.api.dialects.sse_writer import Aggregator, Head, Writer
+from cortex.api.dialects.sse_writer import Aggregator, Head, Writer, continues
 from cortex.api.error_responses import http_of
-from cortex.streams.events import Ended, Started
+from cortex.streams.events import Ended, Parts, Started
 from protocol.errors import WireError
 from protocol.frames import AnswerPart, Reasoning, Text, ToolCallPart
-from protocol.generate import FinishReason, TokenLogprobs, Usage
+from protocol.generate import FinishReason, Usage
 
 _encode = msgspec.json.encode
 _UNNUMBERED = b'"sequence_number":-1'
@@ -29,30 +30,40 @@ class _Item:
         self.kind = type(part)
         self.id = f"{_PREFIXES[self.kind]}_{head.id}_{number}"
         self._echo = echo
+        self.first = Text("") if isinstance(part, Text) else part
         self._call = part if isinstance(part, ToolCallPart) else None
         self._texts: list[str] = []
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs = RenderedItems()
 
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._texts)
+        self._texts = ["".join(self._texts)]
+        return self._texts[0]
 
     @property
     def name(self) -> str:
         """The name of the function."""
         return self._call.name if self._call else ""
 
-    def add(self, part: AnswerPart) -> None:
-        """Appends a part to the item."""
+    def add(self, part: AnswerPart) -> list[bytes]:
+        """Appends a part to the item; returns its log-probabilities, rendered, if requested."""
+        rendered: list[bytes] = []
         match part:
             case Text(text, logprobs):
                 self._texts.append(text)
-                self._logprobs += logprobs
+                if self._echo.logprobs:
+                    rendered = [logprob_items([entry]) for entry in logprobs]
+                    self._logprobs.add(b",".join(rendered))
             case Reasoning(text):
                 self._texts.append(text)
             case ToolCallPart(arguments=arguments):
                 self._texts.append(arguments)
+        return rendered
+
+    def fills(self) -> list[Sequence[bytes]]:
+        """Returns what belongs into the holes of everything that shows its text."""
+        return [self._logprobs.pieces()] if self.kind is Text else []
 
     def shown(self, status: str, *, is_empty: bool = False) -> Json:
         """Renders the item as JSON; empty when it has only begun."""
@@ -80,16 +91,15 @@ class _Item:
         text = "" if is_empty else self.text
         if self.kind is Reasoning:
             return {"type": "reasoning_text", "text": text}
-        shown = [] if is_empty else self.logprobs()
+        shown = [] if is_empty else [HOLE]
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": shown}
-
-    def logprobs(self) -> list[dict[str, object]]:
-        """Renders the log-probabilities of all its tokens, if requested."""
-        return logprob_entries(self._logprobs) if self._echo.logprobs else []
 
 
 class ResponseWriter(Writer):
-    """Writes the events of one response."""
+    """Writes the events of one response.
+
+    Its end shows everything four times over: the pieces of it are shared, not copied.
+    """
 
     trailer = DONE
 
@@ -98,6 +108,7 @@ class ResponseWriter(Writer):
         self._echo = head.told(Echo)
         self._items: list[_Item] = []
         self._is_open = False
+        self._unsaid: list[bytes] = []  # the latest tokens' log-probabilities, rendered
 
     numbers = True
 
@@ -105,13 +116,19 @@ class ResponseWriter(Writer):
         """Writes its number into an event."""
         return body.replace(_UNNUMBERED, b'"sequence_number":%d' % number, 1)
 
-    def _openings(self, choice: int, started: Started | None) -> Iterable[bytes]:
+    def _openings(self, choice: int, started: Started | None) -> Iterable[Body]:
         if started is None:
             response = _response(self.head, self._echo, "in_progress", [])
             yield _event("response.created", response=response)
             yield _event("response.in_progress", response=response)
 
-    def _before(self, choice: int, part: AnswerPart) -> Iterable[bytes]:
+    def parts(self, choice: int, events: Iterable[Parts]) -> list[bytes]:
+        """Renders pieces of the answer."""
+        out = super().parts(choice, events)
+        self._unsaid.clear()
+        return out
+
+    def _before(self, choice: int, part: AnswerPart) -> Iterable[Body]:
         last = self._items[-1] if self._is_open else None
         is_new_call = isinstance(part, ToolCallPart) and bool(part.name)
         if last is not None and last.kind is type(part) and not is_new_call:
@@ -131,13 +148,14 @@ class ResponseWriter(Writer):
             )
 
     def _noted(self, choice: int, part: AnswerPart) -> None:
-        self._items[-1].add(part)
+        self._unsaid += self._items[-1].add(part)
 
     def _said(self, choice: int, part: AnswerPart) -> bytes:
         item = self._items[-1]
         match part:
             case Text(text, logprobs):
-                shown = logprob_entries(logprobs) if self._echo.logprobs else []
+                latest = self._unsaid[-len(logprobs) :] if logprobs else []
+                shown = msgspec.Raw(b"[" + b",".join(latest) + b"]")
                 return self._of_part("response.output_text.delta", item, delta=text, logprobs=shown)
             case Reasoning(text):
                 return self._of_part("response.reasoning_text.delta", item, delta=text)
@@ -147,12 +165,13 @@ class ResponseWriter(Writer):
                 )
         return b""
 
-    def _close(self, status: str) -> Iterable[bytes]:
+    def _close(self, status: str) -> Iterable[Body]:
         """Ends the open item, if there is one."""
         if not self._is_open:
             return
         self._is_open = False
         item = self._items[-1]
+        fills = item.fills()
         if item.kind is ToolCallPart:
             yield self._of_item(
                 "response.function_call_arguments.done",
@@ -162,32 +181,33 @@ class ResponseWriter(Writer):
             )
         else:
             if item.kind is Text:
-                yield self._of_part(
-                    "response.output_text.done", item, text=item.text, logprobs=item.logprobs()
+                done = self._of_part(
+                    "response.output_text.done", item, text=item.text, logprobs=[HOLE]
                 )
             else:
-                yield self._of_part("response.reasoning_text.done", item, text=item.text)
-            yield self._of_part("response.content_part.done", item, part=item.content())
-        yield _event("response.output_item.done", output_index=item.number, item=item.shown(status))
+                done = self._of_part("response.reasoning_text.done", item, text=item.text)
+            yield filled(done, fills)
+            done = self._of_part("response.content_part.done", item, part=item.content())
+            yield filled(done, fills)
+        done = _event(
+            "response.output_item.done", output_index=item.number, item=item.shown(status)
+        )
+        yield filled(done, fills)
 
-    def _endings(self, choice: int, ended: Ended) -> Iterable[bytes]:
+    def _endings(self, choice: int, ended: Ended) -> Iterable[Body]:
         if not self._items:  # an answer always has a message
             yield from self._before(choice, Text(""))
         status = _status(ended)
         yield from self._close(status)
-        response = _response(self.head, self._echo, status, self._shown(status), ended)
-        yield _event(f"response.{status}", response=response)
+        response = _response(self.head, self._echo, status, _shown(self._items, status), ended)
+        yield filled(_event(f"response.{status}", response=response), _fills(self._items))
 
-    def _shown(self, status: str) -> list[Json]:
-        last = len(self._items) - 1
-        return [i.shown(status if i.number == last else "completed") for i in self._items]
-
-    def failure(self, error: WireError) -> bytes:
+    def failure(self, error: WireError) -> list[bytes]:
         """Renders a failed response, which ends the stream for every client."""
-        shown = self._shown("incomplete")
+        shown = _shown(self._items, "incomplete")
         response = _response(self.head, self._echo, "failed", shown, error=error)
-        failed = _event("response.failed", response=response)
-        return self.numbered(failed, self._number + 1) + DONE
+        failed = self.numbered(_event("response.failed", response=response), self._number + 1)
+        return [*filled(failed, _fills(self._items)), DONE]
 
     @staticmethod
     def _of_item(event: str, item: _Item, /, **fields: object) -> bytes:
@@ -201,17 +221,36 @@ class ResponseWriter(Writer):
 class ResponseAggregator(Aggregator):
     """Folds an answer into a response."""
 
-    def answer(self, ended: Sequence[Ended]) -> bytes:
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self._echo = head.told(Echo)
+        self._items: list[_Item] = []
+
+    def add(self, choice: int, parts: Iterable[AnswerPart]) -> None:
+        """Adds pieces of the answer, in order."""
+        for part in parts:
+            if not self._items or not continues(self._items[-1].first, part):
+                self._items.append(_Item(self.head, self._echo, len(self._items), part))
+            self._items[-1].add(part)
+
+    def answer(self, ended: Sequence[Ended]) -> Iterable[bytes]:
         """Renders the whole response as JSON."""
         (one,) = ended
-        echo, status = self.head.told(Echo), _status(one)
-        parts = self.whole(0) or [Text("")]
-        items = []
-        for number, part in enumerate(parts):
-            item = _Item(self.head, echo, number, part)
-            item.add(part)
-            items.append(item.shown(status if number == len(parts) - 1 else "completed"))
-        return _encode(_response(self.head, echo, status, items, one))
+        if not self._items:  # an answer always has a message
+            self.add(0, [Text("")])
+        status = _status(one)
+        response = _response(self.head, self._echo, status, _shown(self._items, status), one)
+        return filled(_encode(response), _fills(self._items))
+
+
+def _shown(items: list[_Item], status: str) -> list[Json]:
+    """Renders the output; only its last item can be incomplete."""
+    last = len(items) - 1
+    return [i.shown(status if i.number == last else "completed") for i in items]
+
+
+def _fills(items: list[_Item]) -> list[Sequence[bytes]]:
+    return [fill for item in items for fill in item.fills()]
 
 
 def _event(event: str, /, **fields: object) -> bytes:
