@@ -27,6 +27,7 @@ from protocol.bus import Bus, BusMessage, KvBucket, KvView
 from protocol.catalogue import Profile
 from protocol.fleet import GatewayHeartbeat, ModelState
 from protocol.names import new_instance_id
+from protocol.runtime.heap import keep_heap_small
 from protocol.runtime.loop_watch import LoopWatch
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
@@ -152,6 +153,7 @@ class Gateway:
             tasks.create_task(self._follow_fleet(), name="follow fleet")
             tasks.create_task(self._watch_connection(), name="connection")
             tasks.create_task(LoopWatch(self.metrics.loop_held).run(), name="loop watch")
+            tasks.create_task(keep_heap_small(), name="heap")
 
     def reload(self, profiles: tuple[Profile, ...] | None) -> None:
         """Takes the profiles of a ``models.toml`` that was read again."""

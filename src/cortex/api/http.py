@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from cortex.api.body_budget import SMALL_BYTES, BodyBudget, UnfinishedBody
+from cortex.api.body_budget import BodyBudget, UnfinishedBody
 from cortex.api.error_responses import Style, envelope, retry_headers, status_of
 from cortex.api.screening.screener import Screener
 from protocol.errors import ErrorCode, FleetError, WireError
-from protocol.runtime.heap import HeapKeeper
 from protocol.runtime.listen import address_group
 from protocol.runtime.sizes import size_text
 
@@ -53,7 +52,6 @@ class BodyReader:
     def __init__(self, budget: BodyBudget | None = None) -> None:
         self._budget = budget or BodyBudget()
         self._screener = Screener()
-        self._heap = HeapKeeper()
 
     async def close(self) -> None:
         """Ends what it has started."""
@@ -79,8 +77,6 @@ class BodyReader:
             await _let_others(len(whole))
             return whole
         finally:
-            if body.gave_way or body.size > SMALL_BYTES:
-                self._heap.note_burst()
             self._budget.discard(body)
 
     async def _receive_all(self, receive: Receive, body: UnfinishedBody, limit: int) -> None:

@@ -48,6 +48,7 @@ from protocol.fleet import Describe, NodeHeartbeat, NodeInfo, NodeLive
 from protocol.job import PROTOCOL
 from protocol.names import InvalidName, new_instance_id, untoken
 from protocol.orders import OrderReply
+from protocol.runtime.heap import keep_heap_small
 from protocol.runtime.loop_watch import LoopWatch
 from protocol.runtime.settings import SettingsError
 from protocol.runtime.waiting import wait_at_most
@@ -171,6 +172,7 @@ class Node:
             tasks.create_task(self._refresh_live(), name="live record")
             tasks.create_task(self._watch_connection(), name="connection")
             tasks.create_task(self.loop_watch.run(), name="loop watch")
+            tasks.create_task(keep_heap_small(), name="heap")
             if self._fork_server is not None:
                 tasks.create_task(self._fork_server.run(), name="fork server")
             tasks.create_task(self._catalogue_view.run(), name="catalogue")

@@ -18,7 +18,6 @@ from typing import Any
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 
-from protocol.runtime.heap import HeapKeeper
 from protocol.runtime.http.connection import MAX_READ_BYTES, Connection, Shared
 from protocol.runtime.http.crowd import Crowd, HttpLimits
 from protocol.runtime.http.hang_ups import HangUps
@@ -36,8 +35,6 @@ close theirs."""
 CUT_OFF_SECONDS = 1.0
 """How long a connection that was cut off may take to end before its task is cancelled."""
 
-MANY = 500
-"""Connections of which the memory is worth giving back when they have gone."""
 
 AT_A_TIME = 8
 """Connections that are accepted before the others are served again."""
@@ -96,7 +93,6 @@ class _Connections:
         )
         self._crowd: Crowd[Connection] = Crowd(limits)
         self._open: dict[asyncio.Task[None], Connection] = {}
-        self._heap = HeapKeeper()
         self._is_cut_off = False
         self._logged = float("-inf")
 
@@ -140,8 +136,6 @@ class _Connections:
             log.warning("too many connections: %d; the last one is from %s", len(self._crowd), peer)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if len(self._open) > MANY:
-            self._heap.note_burst()
         self._crowd.remove(self._open.pop(task))
         error = None if task.cancelled() else task.exception()
         if error and not self._is_cut_off:
