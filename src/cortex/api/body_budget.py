@@ -28,6 +28,8 @@ class UnfinishedBody:
         self.data = bytearray()
         self.size = 0
         """What it holds."""
+        self.signs = 0
+        """Brackets, braces and commas in it, by which bodies of many values are found."""
         self.is_fixed = False
         """Whether it does not give way now."""
         self.gave_way = False
@@ -75,7 +77,7 @@ class BodyBudget:
             del self._bodies[body]
             self._held -= body.size
             body.size = 0
-            body.data.clear()
+            body.data = bytearray()  # what was read may still be in use
 
     def _victim(self, growing: UnfinishedBody, by: int) -> UnfinishedBody:
         sizes = {body: body.size for body in self._bodies}

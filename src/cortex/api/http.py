@@ -8,11 +8,13 @@ streaming endpoints speak ASGI themselves and watch ``receive()``.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 from starlette.types import Message, Receive, Scope, Send
 
 from cortex.api.body_budget import BodyBudget, UnfinishedBody
 from cortex.api.error_responses import Style, envelope, retry_headers, status_of
+from cortex.api.screening.complexity import signs
 from cortex.api.screening.screener import Screener
 from protocol.errors import ErrorCode, FleetError, WireError
 from protocol.runtime.listen import address_group
@@ -71,8 +73,7 @@ class BodyReader:
         body = self._budget.begin(address_group((scope.get("client") or ("", 0))[0]))
         try:
             await self._receive_all(receive, body, limit)
-            whole = bytes(body.data)
-            await _let_others(len(whole))  # a copy, a look and a decoding take their time together
+            whole = cast(bytes, body.data)  # a copy would take as long as decoding it
             await self._screen(receive, body, whole)
             await _let_others(len(whole))
             return whole
@@ -85,7 +86,9 @@ class BodyReader:
             message = await _receive(receive, body, began)
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            self._budget.add(body, message.get("body", b""))
+            chunk = message.get("body", b"")
+            self._budget.add(body, chunk)
+            body.signs += signs(chunk)  # as it comes: at the end, all of it would take milliseconds
             if body.gave_way:
                 raise _gave_way(self._budget)
             if body.size > limit:
@@ -96,7 +99,7 @@ class BodyReader:
     async def _screen(self, receive: Receive, body: UnfinishedBody, whole: bytes) -> None:
         """Has a body looked at. Others may be first, for seconds: meanwhile it may give way, and
         its client may leave."""
-        if not self._screener.has_to_look(whole):
+        if not self._screener.has_to_look(body.signs):
             return
         try:
             async with asyncio.timeout(None) as waiting:

