@@ -34,7 +34,7 @@ SOME = (
     "180,000 messages",
     "9,000 tools",
     "a message of 7.6 MB",
-    "15,000 messages to shorten",
+    "10,000 messages to shorten",
     "tokens of 1.2 MB as strings",
     "arguments of 5 MB",
 )

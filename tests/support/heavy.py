@@ -96,6 +96,12 @@ def texts() -> Requests:
     """Long texts of all kinds."""
     return {
         "15,000 messages": (TEXT, _chat(messages=_turns(15_000, "hi"))),
+        "10,000 messages": (TEXT, _chat(messages=_turns(10_000, "hi"))),
+        "500,000 tokens": ("/v1/completions", {"model": MODEL, "prompt": [5] * 500_000}),
+        "10,000 messages to shorten": (
+            "/v1/responses",
+            {"model": MODEL, "input": _turns(10_000, "hello, there"), "truncation": "auto"},
+        ),
         "15,000 messages to shorten": (
             "/v1/responses",
             {"model": MODEL, "input": _turns(15_000, "hello, there"), "truncation": "auto"},
@@ -149,6 +155,7 @@ def structures() -> Requests:
             _chat(messages=[{"role": " - at `$" * 500_000 + "\n", "content": "hi"}]),
         ),
         "a long field of many values": (TEXT, _chat(**{"k" * 70_000: list(range(60_000))})),
+        "texts of 500,000 tokens": ("/detokenize", {"model": MODEL, "tokens": [5] * 500_000}),
         "texts of a million tokens": ("/detokenize", {"model": MODEL, "tokens": [5] * 1_000_000}),
     }
 

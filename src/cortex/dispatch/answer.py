@@ -24,7 +24,7 @@ from protocol.runtime.waiting import wait_at_most
 MAX_CHARACTERS = 32 << 20
 """What all choices of one request may read together: each is a job of its own on the bus."""
 LARGE_CHARACTERS = 1 << 20
-"""From which on others have their turn on the event loop between two choices."""
+"""From which on others have their turn on the event loop before each choice."""
 
 
 class Choice(NamedTuple):
@@ -89,6 +89,8 @@ async def answered(
     like: dict[int, Stream] = {}
     async with contextlib.AsyncExitStack() as stack:
         for position, choice in enumerate(choices):
+            if size > LARGE_CHARACTERS:
+                await asyncio.sleep(0)
             stream = await stack.enter_async_context(
                 dispatcher.stream(
                     choice.request,
@@ -104,8 +106,6 @@ async def answered(
             )
             streams.append(stream)
             like[id(choice.request)] = stream
-            if size > LARGE_CHARACTERS:
-                await asyncio.sleep(0)
         for stream in streams:
             stream.siblings = tuple(streams)
         yield AnswerStream(streams, arrived)

@@ -146,6 +146,7 @@ class Dispatcher:
         )
         if like is None:
             self._hand_over.check_size(job)
+            await asyncio.sleep(0)  # the rest may take as long again
         ticket = self._admission.admit(request, tenant, priority)
         stream = Stream(job, arrived)
         stream.prefixes = prefixes_of(request) if like is None else like.prefixes

@@ -10,11 +10,15 @@ import hashlib
 from collections import OrderedDict
 from typing import NamedTuple
 
+import msgspec
+
 from protocol import codec
 from protocol.generate import GenerateRequest
 
 MIN_CHARACTERS = 1024
 """Shortest prefix worth finding; a shorter one is computed faster than it is found."""
+LONG_TEXT = 16_384
+"""Characters of a turn from which on its text is hashed as it is."""
 MAX_PREFIXES = 65_536
 """Prefixes to remember; the oldest are forgotten first."""
 
@@ -33,6 +37,11 @@ def prefixes_of(request: GenerateRequest) -> list[Prefix]:
     chain, characters = hashlib.blake2b(head, digest_size=16), len(head)
     found = []
     for message in request.messages:
+        text = message.content
+        if len(text) > LONG_TEXT:  # in JSON it would take five times as long
+            message = msgspec.structs.replace(message, content="")
+            chain.update(text.encode(errors="surrogatepass"))
+            characters += len(text)
         turn = codec.encode(message)
         chain.update(turn)
         characters += len(turn)

@@ -11,13 +11,13 @@ import msgspec
 
 from protocol.errors import MAX_PARAM, shortened
 
-QUICK_SIGNS = 49_152
-"""Bodies with fewer brackets, braces and commas are decoded at once, in 30 ms at most."""
-MAX_VALUES = 49_152
-"""Values in a field: about 16,000 messages, or parts of messages."""
+QUICK_SIGNS = 32_768
+"""Bodies with fewer brackets, braces and commas are decoded at once, in 20 ms at most."""
+MAX_VALUES = 32_768
+"""Values in a field: about 10,900 messages, or parts of messages."""
 MAX_TOOL_VALUES = 262_144
 """Values in the tools, whose schemas are passed on as they are."""
-MAX_TOKENS = 1 << 20
+MAX_TOKENS = 1 << 19
 """Tokens of a prompt that is sent as tokens."""
 MAX_OTHER_VALUES = 8_192
 """Values in any other field."""
