@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cortex.api.dialects.request_fields import MAX_TOOLS
 from protocol.catalogue import Profile
 from tests.support.fleet import (
     MODEL,
@@ -358,11 +359,11 @@ async def test_a_body_that_never_ends_does_not_keep_its_connection(
         assert b"incomplete" in answer
 
 
-async def test_ten_thousand_tools(nats: NatsServer) -> None:
-    tools = [_tool({"type": "object"}) for _ in range(10_001)]
+async def test_thousands_of_tools(nats: NatsServer) -> None:
+    tools = [_tool({"type": "object"}) for _ in range(MAX_TOOLS + 1)]
     async with scripted_fleet(nats, Script()) as fleet:
         refused = await fleet.chat(tools=tools)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
-        answer = await fleet.chat(tools=tools[:10_000])
+        answer = await fleet.chat(tools=tools[:MAX_TOOLS])
         assert answer.json()["error"]["code"] == "context_length_exceeded"
         assert (await fleet.chat()).status_code == 200

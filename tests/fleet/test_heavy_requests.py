@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("wall_clock")
 
 GAP_SECONDS = 0.25
 HEALTH_SECONDS = 0.05
-NOISE = 3.0
+NOISE = 4.0
 """By how much the limits may be exceeded beside other tests."""
 SOME = (
     "180,000 messages",
@@ -108,12 +108,15 @@ class Others:
                 yield line
 
     def _ask(self) -> None:
+        # On one connection: a lost SYN, which some other test's crowd may cause, costs a second.
+        connection = http.client.HTTPConnection(self._address, timeout=30)
         while not self._ended.is_set():
             began = time.monotonic()
-            with urllib.request.urlopen(f"http://{self._address}/health", timeout=30) as answer:
-                answer.read()
+            connection.request("GET", "/health")
+            connection.getresponse().read()
             self._healths.append((time.monotonic(), time.monotonic() - began))
             time.sleep(0.02)
+        connection.close()
 
     def send(self, path: str, body: bytes) -> Seen:
         """Sends a heavy request, and says what they saw meanwhile."""

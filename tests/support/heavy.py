@@ -130,6 +130,7 @@ def structures() -> Requests:
         ),
         "5,000 calls": (TEXT, _chat(messages=_calls(5_000))),
         "arguments of 5 MB": (TEXT, _chat(messages=_called(json.dumps([1] * 1_000_000), 1))),
+        "2,000 tools": (TEXT, _chat(tools=_tools(2_000))),
         "tools with large schemas": (TEXT, _chat(tools=_tools(200, properties=300))),
         "deep arguments": (TEXT, _chat(messages=_called(NESTED, 500))),
         "Anthropic blocks": (

@@ -28,7 +28,7 @@ Limit = Annotated[int, Meta(ge=1)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 
 MAX_STOPS = 16
-MAX_TOOLS = 10_000
+MAX_TOOLS = 2_048
 MAX_BIASES = 1024
 _PRIORITIES = {"priority": Priority.HIGH, "flex": Priority.LOW}
 _FIXED_OPTIONS = ("messages", "tools")
