@@ -178,14 +178,20 @@ async def test_a_piece_that_was_begun_is_completed(nats: NatsServer) -> None:
     assert gateway.indexes == [1, 0, 1]
 
 
+async def continued_job(bus: Bus, tokens: int) -> tuple[RunningJob, Gateway]:
+    """A job that has replayed so many tokens, and a gateway that listens from then on."""
+    running = new_job(bus, tokens=tokens)
+    await running.accept()
+    await running.on_event(replayed(tokens), 0.01)
+    gateway = Gateway()
+    await gateway.listen(bus)
+    return running, gateway
+
+
 async def test_new_tokens_do_not_overtake_those_that_are_sent_again(nats: NatsServer) -> None:
     tokens = 10 * AT_ONCE
     async with connected(nats.url) as bus:
-        running = new_job(bus, tokens=tokens)
-        await running.accept()
-        await running.on_event(replayed(tokens), 0.01)
-        gateway = Gateway()
-        await gateway.listen(bus)
+        running, gateway = await continued_job(bus, tokens)
         resending = asyncio.create_task(running.resume(0, 0.0))
         await asyncio.sleep(0)
         await running.on_event(Output(1, tokens + 1, [7], "?"), 0.01)
@@ -201,11 +207,7 @@ async def test_new_tokens_do_not_overtake_those_that_are_sent_again(nats: NatsSe
 async def test_who_asks_again_meanwhile_gets_it_from_there(nats: NatsServer) -> None:
     tokens = 10 * AT_ONCE
     async with connected(nats.url) as bus:
-        running = new_job(bus, tokens=tokens)
-        await running.accept()
-        await running.on_event(replayed(tokens), 0.01)
-        gateway = Gateway()
-        await gateway.listen(bus)
+        running, gateway = await continued_job(bus, tokens)
         resending = asyncio.create_task(running.resume(AT_ONCE, 0.0))
         await asyncio.sleep(0)
         await running.resume(7, 0.0)
