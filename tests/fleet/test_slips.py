@@ -32,6 +32,8 @@ MENDED_SECONDS = 3.0
 EDITED_SECONDS = 8.0
 """The same, where a bucket has lost what it confirmed until its configuration was restored: what a
 gateway wants, and no longer wants, is known again when the record expires."""
+RESTORED_SECONDS = 1.5
+"""Within which a configuration is restored."""
 LONG = 4000
 CLIENTS = 3
 
@@ -119,6 +121,8 @@ async def all_mended(fleet: TestFleet, *, edits: bool, seed: int = 0) -> list[st
         found = await mended(fleet, slip, "bc"[number % 2])
         sys.stdout.write(f"{slip.what}: {found}\n")
         wrong += found
+        if edits:
+            await asyncio.sleep(RESTORED_SECONDS)  # a lane made smaller refuses the next ones
     return wrong
 
 
